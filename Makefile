@@ -1,0 +1,50 @@
+# Set-up and checks. `make demo` and `make test` do all of their own set-up.
+
+PYTHON ?= python3
+# Passed to pip, for instance an index with CPU builds of torch: PIP_FLAGS="--extra-index-url ..."
+PIP_FLAGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install $(PIP_FLAGS)
+TORCH := $(shell grep '^torch==' constraints.txt)
+PASSIVE := OMP_WAIT_POLICY=PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | \
+		while IFS='|' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+
+install: .venv/.installed  ## create .venv with the package and all that its developers need
+
+demo: .venv/.installed  ## run the method on built-in tasks into runs/demo and show what it gives
+	@$(BIN)/fedrouter demo -o runs/demo
+
+test: .venv/.installed  ## run the tests
+	@$(PASSIVE) $(BIN)/python -m pytest
+
+test-slow: .venv/.installed  ## run the tests that take long or need shared data
+	@$(PASSIVE) $(BIN)/python -m pytest -m slow || \
+		{ code=$$?; test $$code -eq 5 && echo "There are no slow tests."; }
+
+check: .venv/.installed  ## lint, format and type checks
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+
+clean:  ## remove caches and build outputs; .venv and runs stay
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find fedrouter tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "fedrouter needs Python 3.11 or later; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+# torch goes first, alone, so that the build that PIP_FLAGS asks for is the one that stays.
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing into .venv (minutes the first time) ..."
+	@$(PIP) "$(TORCH)"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@

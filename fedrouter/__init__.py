@@ -1,0 +1,50 @@
+"""Federated fine-tuning of language models in which the unit of personalisation is the task.
+
+The public names are imported on first use: `import fedrouter` alone loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedrouter.config import Config, load_config
+    from fedrouter.errors import FedRouterError
+    from fedrouter.experiment import resume, run
+    from fedrouter.inference import Generation, Route, RoutedModel
+    from fedrouter.rows import Row
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "config",
+    "FedRouterError": "errors",
+    "Generation": "inference",
+    "Route": "inference",
+    "RoutedModel": "inference",
+    "Row": "rows",
+    "load_config": "config",
+    "resume": "experiment",
+    "run": "experiment",
+}
+
+__all__ = [
+    "Config",
+    "FedRouterError",
+    "Generation",
+    "Route",
+    "RoutedModel",
+    "Row",
+    "load_config",
+    "resume",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"fedrouter.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'fedrouter' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

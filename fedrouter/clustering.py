@@ -1,0 +1,155 @@
+"""Samples -> local tasks, and local tasks -> global tasks (step 0 of the method).
+
+FedRouter, arXiv 2604.00050: client i groups the embeddings of its prompts with K-means into local
+tasks with centroids c_ij; the server groups all c_ij with K-means into global tasks with centroids
+g_t; assignment(i, j) = argmin_t ||c_ij - g_t||.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrouter.errors import MessageError
+from fedrouter.messages import FloatArray, TaskProfile
+
+RESTARTS = 10  # K-means runs from different starts, of which the tightest is kept
+BLOCK = 256  # rows per block of differences: bounds the memory, and fits a cache
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Points in groups, numbered in the order in which they first appear among the points.
+
+    Attributes:
+        labels: int64, shape (n,): the cluster of each point.
+        centroids: float32, shape (k, d): the mean of each cluster's points.
+        counts: int64, shape (k,): number of points; all positive.
+        spreads: float64, shape (k,): mean squared distance of a cluster's points to its centroid.
+    """
+
+    labels: NDArray[np.int64]
+    centroids: FloatArray
+    counts: NDArray[np.int64]
+    spreads: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalTasks:
+    """Local tasks in groups, numbered by first appearance in order of client and local task.
+
+    Attributes:
+        centroids: float32, shape (T, d): g_t.
+        assignment: client -> the global task of each of its local tasks.
+    """
+
+    centroids: FloatArray
+    assignment: Mapping[int, tuple[int, ...]]
+
+
+def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
+    """K-means of `points` into `k` clusters, or as many as there are distinct points.
+
+    Args:
+        points: shape (n, d), finite; n at least 1.
+        k: number of clusters, at least 1.
+        seed: decides the starts.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    # In float64 the order in which threads add up cannot move a point to another cluster.
+    exact = np.asarray(points, np.float64)
+    distinct = len({row.tobytes() for row in exact + 0.0})  # + 0.0 turns -0.0 into 0.0
+    kmeans = KMeans(min(k, distinct), n_init=RESTARTS, random_state=seed % 2**32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters found: handled below
+        labels = _by_appearance(kmeans.fit_predict(exact))
+    centroids = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
+    counts = np.bincount(labels)
+    distances = np.square(exact - centroids[labels]).sum(axis=1)
+    spreads = np.bincount(labels, weights=distances) / counts
+    return Clusters(labels, centroids.astype(np.float32), counts, spreads)
+
+
+def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTasks:
+    """K-means of all clients' local centroids, each counting once, into global tasks.
+
+    The order of `profiles` does not matter. There are fewer than `n_global` global tasks where
+    there are fewer distinct local ones.
+
+    Args:
+        profiles: at least one, of different clients.
+        n_global: number of global tasks, at least 1.
+        seed: decides the starts of K-means.
+
+    Raises:
+        MessageError: a profile that is malformed or does not fit the others.
+    """
+    ordered = sorted(profiles, key=lambda profile: profile.client)
+    dimension = ordered[0].centroids.size // max(1, len(ordered[0].counts))
+    for profile in ordered:
+        check_profile(profile, dimension)
+    for one, other in pairwise(ordered):
+        if one.client == other.client:
+            raise MessageError(f"client {one.client} sent two profiles; one is expected")
+    local = np.concatenate([profile.centroids for profile in ordered])
+    centroids = cluster(local, n_global, seed).centroids
+    nearest = squared_distances(local, centroids).argmin(axis=1)
+    first_seen = list(dict.fromkeys(nearest.tolist()))
+    assigned = iter(_by_appearance(nearest).tolist())
+    return GlobalTasks(
+        centroids=centroids[first_seen],
+        assignment={
+            profile.client: tuple(next(assigned) for _ in profile.counts) for profile in ordered
+        },
+    )
+
+
+def check_profile(profile: TaskProfile, dimension: int) -> None:
+    """Check what a client says about its data before it is used.
+
+    Raises:
+        MessageError: shapes that do not match, numbers that are not finite, or empty local tasks.
+    """
+    centroids, counts, spreads = profile.centroids, profile.counts, profile.spreads
+    fault = None
+    if centroids.shape != (len(counts), dimension) or len(spreads) != len(counts) or not counts:
+        fault = (
+            f"centroids of shape {centroids.shape}, {len(counts)} counts and {len(spreads)} "
+            f"spreads, where (local tasks, {dimension}) and two of each local task are expected"
+        )
+    elif not (np.isfinite(centroids).all() and np.isfinite(spreads).all()):
+        fault = "a number that is not finite"
+    elif min(counts) < 1 or min(spreads) < 0:
+        fault = "a local task without samples or with a negative spread"
+    if fault:
+        raise MessageError(f"the profile of client {profile.client} has {fault}")
+
+
+def squared_distances(
+    points: NDArray[np.floating[Any]], centroids: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Squared Euclidean distances, shape (n, k), of points (n, d) to centroids (k, d).
+
+    Differences are taken in float64 before they are squared: the expanded form loses all its
+    digits where points are far from the origin and near each other, as embeddings are.
+    """
+    targets = np.asarray(centroids, np.float64)
+    distances = np.empty((len(points), len(targets)))
+    for start in range(0, len(points), BLOCK):
+        block = np.asarray(points[start : start + BLOCK], np.float64)
+        for j, target in enumerate(targets):
+            difference = block - target
+            distances[start : start + BLOCK, j] = np.einsum("ij,ij->i", difference, difference)
+    return distances
+
+
+def _by_appearance(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels renumbered 0, 1, ... in the order in which they first appear."""
+    number = {label: i for i, label in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([number[label] for label in labels.tolist()], np.int64)

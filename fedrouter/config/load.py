@@ -1,0 +1,78 @@
+"""Configuration from a TOML file and ``--set`` overrides, and back to TOML."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from fedrouter.config.faults import explain
+from fedrouter.config.schema import Config
+from fedrouter.errors import ConfigError
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a file (None: all defaults) with overrides laid over it.
+
+    Args:
+        path: a TOML file. Relative paths in it are relative to the current folder, as they are
+            in a shell command.
+        overrides: texts ``section.key=value``. The value is read as TOML, and as plain text where
+            it is none: ``training.steps=5``, ``strategy=fedavg``, ``data.train=../rows.jsonl``.
+
+    Raises:
+        ConfigError: one line that lists every fault.
+    """
+    raw = {} if path is None else _read(path)
+    faults = [fault for text in overrides if (fault := _override(raw, text))]
+    config: Config | None = None
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        faults += explain(error, raw)
+    if faults or config is None:
+        raise ConfigError("; ".join(faults))
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as TOML that `load_config` reads back; unset keys are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: it is not UTF-8 text") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; give a TOML file") from error
+
+
+def _override(raw: dict[str, Any], text: str) -> str | None:
+    """Lay one override over `raw`; returns what is wrong with it, if anything."""
+    key, equals, value = text.partition("=")
+    *sections, leaf = (part.strip() for part in key.split("."))
+    if not equals or not leaf or not all(sections):
+        return f"--set {text!r} should be KEY=VALUE, such as training.steps=5"
+    place = raw
+    for depth, section in enumerate(sections, start=1):
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            name = ".".join(sections[:depth])
+            return f"--set {text!r} sets a key inside {name}, which is not a section"
+        place = inner
+    place[leaf] = _value(value)
+    return None
+
+
+def _value(text: str) -> Any:
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    return document["value"] if len(document) == 1 else text

@@ -1,0 +1,298 @@
+"""Every configuration key with its type, range, default and meaning; one class a section.
+
+The descriptions are the documentation: docs/configuration.md is generated from them.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+TEMPLATES = ("alpaca",)
+
+
+def _template(text: str) -> str:
+    if text not in TEMPLATES and text.count("{instruction}") != 1:
+        names = ", ".join(repr(name) for name in TEMPLATES)
+        raise ValueError(f"should be {names} or a text with exactly one {{instruction}}")
+    return text
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError("should be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'")
+    return name
+
+
+def _path(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("should be the path of a file")
+    return path
+
+
+# Strict mode would refuse TOML's strings for paths and its lists for tuples.
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_path)]
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+Template = Annotated[str, AfterValidator(_template)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: read-only, no unknown keys, no conversions, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The base model and its prompts."""
+
+    name: Name = Field(default="nano", description='"nano" (built in), a folder, or a hub name')
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description='"float32", "bfloat16", "float16"; auto: float32 on a CPU, bfloat16 elsewhere',
+    )
+    max_length: int = Field(
+        default=512,
+        ge=32,
+        description="tokens of prompt and response together; a longer instruction is cut at its "
+        "end, never the template or the response",
+    )
+    template: Template = Field(
+        default="alpaca", description='"alpaca", or a text with exactly one {instruction}'
+    )
+
+
+class AdapterConfig(Section):
+    """The LoRA adapters."""
+
+    rank: Count = Field(default=8, description="rank of the low-rank product")
+    alpha: Count = Field(default=16, description="the product is scaled by alpha / rank")
+    dropout: float = Field(
+        default=0.05, ge=0, lt=1, description="on the adapter's input, in training"
+    )
+    targets: Names | Name | None = Field(
+        default=None,
+        description="modules to adapt: a list of names, or one pattern, as PEFT's `target_modules`;"
+        " unset: PEFT's default for the architecture",
+    )
+
+
+class Columns(Section):
+    """The columns that hold a row's parts."""
+
+    instruction: Name = Field(default="instruction", description="column of the instruction")
+    response: Name = Field(default="response", description="column of the response")
+    task: Name = Field(
+        default="task",
+        description="column of the true task's name, if there is one; never used to train",
+    )
+
+
+class Source(Section):
+    """One of several sources of training data."""
+
+    path: FilePath | None = Field(default=None, description="a file; this or `dataset`")
+    dataset: Name | None = Field(default=None, description="a hub name; this or `path`")
+    columns: Columns = Columns()
+    template: Name | None = Field(
+        default=None,
+        description="makes the instruction from columns: a text with {column} fields, such as "
+        '"Summarise: {dialogue}"; unset: the instruction column as it is',
+    )
+    task: Name | None = Field(default=None, description="task of all rows; unset: the task column")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("each of data.sources needs either path or dataset")
+        return self
+
+
+class DataConfig(Section):
+    """The rows, their one split into train and test, and how clients share them.
+
+    Relative paths are relative to the current folder, also those in a TOML file.
+    """
+
+    train: FilePath | None = Field(
+        default=None,
+        description="JSONL, JSON, CSV or Parquet file of training rows; built-in tasks when "
+        "train, dataset and sources are unset",
+    )
+    test: FilePath | None = Field(
+        default=None,
+        description="file of test rows, beside train; unset: split off the training rows",
+    )
+    dataset: Name | None = Field(default=None, description="Hugging Face dataset, instead of train")
+    sources: Annotated[tuple[Source, ...], Field(strict=False)] = Field(
+        default=(), description="several sources instead of train: a list of tables"
+    )
+    columns: Columns = Columns()
+    test_fraction: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="share of the rows split off for testing where none are given",
+    )
+    scenario: Literal["single", "dual", "all", "dirichlet", "column"] | None = Field(
+        default=None,
+        description='a client holds "single", one task; "dual", two; "all", some of everything; '
+        '"dirichlet", uneven shares of every task; "column", whole groups of split_column; '
+        "unset: dual where rows name their task, else all",
+    )
+    alpha: Positive = Field(
+        default=0.3, description="concentration of scenario dirichlet; smaller: more uneven"
+    )
+    split_column: Name | None = Field(
+        default=None, description="column by which scenario column deals rows to clients"
+    )
+    builtin_train: Count = Field(default=400, description="training rows of each built-in task")
+    builtin_test: Count = Field(default=100, description="test rows of each built-in task")
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the rows are those of the built-in tasks."""
+        return self.train is None and self.dataset is None and not self.sources
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        faults = list(self._faults())
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _faults(self) -> list[str]:
+        given = [key for key in ("train", "dataset", "sources") if getattr(self, key)]
+        faults = []
+        if len(given) > 1:
+            faults.append(f"only one of {', '.join(f'data.{key}' for key in given)} may be set")
+        if self.test is not None and self.train is None:
+            faults.append(f"data.test = '{self.test}' needs data.train")
+        if self.columns != Columns() and (self.builtin or self.sources):
+            faults.append(
+                "data.columns needs data.train or data.dataset (each of data.sources has its own)"
+            )
+        if self.scenario == "column" and self.split_column is None:
+            faults.append("data.scenario = 'column' needs data.split_column")
+        if self.split_column is not None and self.scenario != "column":
+            faults.append(
+                f"data.split_column = {self.split_column!r} needs data.scenario = 'column'"
+            )
+        return faults
+
+
+class FederationConfig(Section):
+    """Clients and rounds."""
+
+    clients: Count = Field(default=8, description="number of clients")
+    rounds: Count = Field(default=25, description="number of rounds")
+    fraction: float = Field(
+        default=1.0, gt=0, le=1, description="share of the clients asked in a round"
+    )
+    min_clients: Count = Field(default=1, description="at least so many are asked in a round")
+    transport: Literal["fp16", "fp32", "int8"] = Field(
+        default="fp16", description='"fp16", "fp32" or "int8": how adapters travel'
+    )
+
+    @model_validator(mode="after")
+    def _enough_clients(self) -> Self:
+        if self.min_clients > self.clients:
+            raise ValueError(
+                f"federation.min_clients = {self.min_clients} should be at most "
+                f"federation.clients = {self.clients}"
+            )
+        return self
+
+
+class ClusteringConfig(Section):
+    """How many tasks to look for."""
+
+    n_local: Count | None = Field(
+        default=None,
+        description="local tasks of each client; unset: as many as the task names among its rows, "
+        "2 where rows name no task",
+    )
+    n_global: Count | None = Field(
+        default=None,
+        description="global tasks; unset: as many as there are task names, 4 where rows name "
+        "no task",
+    )
+
+
+class TrainingConfig(Section):
+    """Local training: AdamW, fresh each round, at a rate that is constant within a round."""
+
+    steps: Count = Field(default=10, description="optimiser steps per local task and round")
+    batch_size: Count = Field(default=16, description="rows per step")
+    lr: Positive = Field(default=5e-4, description="rate in the first round")
+    lr_min: float = Field(
+        default=1e-5, ge=0, description="rate in the last round; a cosine in between"
+    )
+    max_grad_norm: Positive = Field(
+        default=1.0, description="each adapter's gradient is clipped to this"
+    )
+
+    @model_validator(mode="after")
+    def _falling_rate(self) -> Self:
+        if self.lr_min > self.lr:
+            raise ValueError(
+                f"training.lr_min = {self.lr_min} should be at most training.lr = {self.lr}"
+            )
+        return self
+
+
+class RouterConfig(Section):
+    """Which adapter answers a prompt."""
+
+    scope: Literal["global", "local"] = Field(
+        default="global",
+        description='"global": among all tasks; "local": among those of the client that is named',
+    )
+
+
+class EvaluationConfig(Section):
+    """What is measured on the test rows."""
+
+    enabled: bool = Field(default=True, description="whether to evaluate at all")
+    every: int = Field(
+        default=0, ge=0, description="rounds between evaluations; 0: only at the end"
+    )
+    samples: Count | None = Field(default=None, description="test rows per task; unset: all")
+    max_new_tokens: Count = Field(default=64, description="longest answer, in tokens")
+
+
+class EngineConfig(Section):
+    """Where clients run."""
+
+    name: Literal["inprocess"] = Field(
+        default="inprocess", description="clients run in this process"
+    )
+    fuse: Literal["auto"] | Count = Field(
+        default="auto",
+        description="adapters trained in one pass; a run stores the number that auto stands for",
+    )
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        default="auto", description='"cpu", "cuda", "cuda:N", "mps"; auto: a GPU where there is one'
+    )
+
+
+class Config(Section):
+    """A run's whole configuration."""
+
+    strategy: Name = Field(default="fedrouter", description="the federated method")
+    seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
+    mode: Literal["paper"] = Field(
+        default="paper", description="the paper's choices wherever it says any"
+    )
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    data: DataConfig = DataConfig()
+    federation: FederationConfig = FederationConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    training: TrainingConfig = TrainingConfig()
+    router: RouterConfig = RouterConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    engine: EngineConfig = EngineConfig()

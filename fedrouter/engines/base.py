@@ -1,0 +1,28 @@
+"""The contract of an engine: a map over clients."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedrouter.messages import ClientReply, ClientTask
+
+
+@dataclass
+class Traffic:
+    """Bytes of arrays that crossed the wire so far: from clients (up) and to them (down)."""
+
+    up: int = 0
+    down: int = 0
+
+
+class Engine(Protocol):
+    """Runs tasks where the clients are.
+
+    Attributes:
+        traffic: what the messages weighed so far.
+    """
+
+    traffic: Traffic
+
+    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply]:
+        """The replies to `tasks`, at most one for each, in the order of the tasks."""

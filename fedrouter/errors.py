@@ -1,0 +1,54 @@
+"""Every error a user can meet.
+
+All derive from :class:`FedRouterError`. Its message is one line that says what is wrong, where
+(file, line, key or value) and how to mend it; the command line prints it and exits with code 2.
+
+* FedRouterError
+    * ConfigError        a configuration key or value that cannot be used
+    * DataError          a data file, row or split that cannot be used
+    * ModelError         a base model that cannot be loaded or does not match the run
+    * AdapterError       adapter weights that do not fit the base model, or an unknown adapter name
+    * MessageError       something from the other side of the wire that fails its checks
+    * RunError           a run folder that exists, is missing or is not one
+        * CheckpointError    no undamaged checkpoint to go on from
+    * MissingExtraError  an optional dependency that is not installed
+"""
+
+
+class FedRouterError(Exception):
+    """Base of every error that fedrouter raises on purpose."""
+
+
+class ConfigError(FedRouterError):
+    """A configuration key or value that cannot be used."""
+
+
+class DataError(FedRouterError):
+    """A data file, row or split that cannot be used."""
+
+
+class ModelError(FedRouterError):
+    """A base model that cannot be loaded, or that does not match the run."""
+
+
+class AdapterError(FedRouterError):
+    """Adapter weights that do not fit the base model, or an unknown adapter name."""
+
+
+class MessageError(FedRouterError):
+    """A message from outside that fails its checks."""
+
+
+class RunError(FedRouterError):
+    """A run folder that exists already, is missing, or is not a run folder."""
+
+
+class CheckpointError(RunError):
+    """A run folder without an undamaged checkpoint."""
+
+
+class MissingExtraError(FedRouterError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs an extra: pip install 'fedrouter[{extra}]'")

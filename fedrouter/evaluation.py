@@ -1,0 +1,56 @@
+"""Questions to adapters and the scores of their answers.
+
+Many clients ask the same question of the same adapter; each such pair is answered once.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from fedrouter.metrics import exact_match, rouge
+from fedrouter.responder import Responder
+from fedrouter.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A test row put to the adapter of a task, by its id; None is the base model."""
+
+    row: Row
+    task: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was generated, and its scores: rouge1, rouge2, rougeL, exact_match, loss."""
+
+    text: str
+    scores: Mapping[str, float]
+
+
+def examine(
+    responder: Responder,
+    questions: Iterable[Question],
+    max_new_tokens: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[Question, Answer]:
+    """Answer and score each distinct question once.
+
+    Args:
+        responder: the adapters.
+        questions: may repeat.
+        max_new_tokens: length of a response at most.
+        progress: called with the number of questions answered since its last call.
+    """
+    asked = list(dict.fromkeys(questions))
+    rows, tasks = [q.row for q in asked], [q.task for q in asked]
+    losses = responder.losses(rows, tasks)
+    texts = responder.generate([row.instruction for row in rows], tasks, max_new_tokens, progress)
+    return {
+        question: Answer(text, {**score(text, question.row.response), "loss": loss})
+        for question, text, loss in zip(asked, texts, losses, strict=True)
+    }
+
+
+def score(text: str, response: str) -> dict[str, float]:
+    """ROUGE F-measures and exact match of a generated text, as fractions of 1."""
+    return {**rouge(text, response), "exact_match": exact_match(text, response)}

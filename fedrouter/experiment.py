@@ -1,0 +1,310 @@
+"""A run from its configuration to its summary: the only round loop.
+
+`rounds` is the loop itself. `Experiment` puts a base model, data, clients and a run folder around
+it, so that a run killed at any moment goes on from its last finished round.
+"""
+
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedrouter.client import Client
+from fedrouter.config import Config, dump_config, load_config
+from fedrouter.datasets import load_splits
+from fedrouter.engines.base import Engine, Traffic
+from fedrouter.engines.inprocess import InProcessEngine
+from fedrouter.errors import DataError, ModelError
+from fedrouter.federation import data_fingerprint, deal, resolve
+from fedrouter.lora import LoraSpec, initial_weights, write_adapter
+from fedrouter.messages import ClientReply
+from fedrouter.model import BaseModel
+from fedrouter.progress import Progress
+from fedrouter.seeding import derive_seed, generator
+from fedrouter.store import RunFolder
+from fedrouter.strategies import ServerState, Strategy, make_strategy
+from fedrouter.summary import Evaluator
+
+
+@dataclass
+class RoundRecord:
+    """What a round cost and gave; one line of metrics.jsonl."""
+
+    round: int
+    clients: list[int]
+    lr: float
+    loss: float | None
+    tokens: int
+    bytes_up: int
+    bytes_down: int
+    seconds: dict[str, float]
+
+
+def rounds(
+    strategy: Strategy, engine: Engine, state: ServerState, config: Config
+) -> Iterator[tuple[ServerState, RoundRecord]]:
+    """Rounds from the one after `state` to the last, each as its state and its record."""
+    for round in range(state.round + 1, config.federation.rounds + 1):
+        began, sent = time.perf_counter(), Traffic(engine.traffic.up, engine.traffic.down)
+        chosen = participants(config, round)
+        tasks = strategy.plan(state, round, chosen)
+        tally = _Tally()
+        state = strategy.aggregate(state, round, tally.watch(engine.run(tasks)))
+        took = time.perf_counter() - began
+        yield (
+            state,
+            RoundRecord(
+                round=round,
+                clients=chosen,
+                lr=tasks[0].lr,
+                loss=tally.mean_loss,
+                tokens=tally.tokens,
+                bytes_up=engine.traffic.up - sent.up,
+                bytes_down=engine.traffic.down - sent.down,
+                seconds={"train": tally.seconds, "aggregate": took - tally.seconds},
+            ),
+        )
+
+
+def participants(config: Config, round: int) -> list[int]:
+    """The clients of a round: a seeded sample of `federation.fraction` of them, in order of id."""
+    settings = config.federation
+    number = max(settings.min_clients, int(settings.fraction * settings.clients + 0.5))
+    draws = generator(config.seed, "participants", round)
+    return sorted(draws.choice(settings.clients, size=number, replace=False).tolist())
+
+
+class _Tally:
+    """Counts what passes from the engine to the strategy, and the time the engine takes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.tokens = 0
+        self._losses: list[tuple[float, int]] = []
+
+    def watch(self, replies: Iterable[ClientReply]) -> Iterator[ClientReply]:
+        """Pass the replies on."""
+        source = iter(replies)
+        while True:
+            began = time.perf_counter()
+            reply = next(source, None)
+            self.seconds += time.perf_counter() - began
+            if reply is None:
+                return
+            for update in reply.updates:
+                self.tokens += update.tokens
+                self._losses.append((update.loss, update.samples))
+            yield reply
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Training loss, weighted by samples; None where nothing came back."""
+        samples = sum(count for _, count in self._losses)
+        return sum(loss * count for loss, count in self._losses) / samples if samples else None
+
+
+@dataclass
+class Costs:
+    """What a run cost so far; kept in checkpoints, so that a resumed run counts all of it."""
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("load", "profile", "train", "aggregate", "evaluate", "total"), 0.0
+        )
+    )
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to a phase and to the total."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(phase, time.perf_counter() - began)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Add time to a phase and to the total."""
+        self.seconds[phase] += seconds
+        self.seconds["total"] += seconds
+
+
+class Experiment:
+    """One run: a configuration with its data and base model, executed in a run folder.
+
+    Raises (from the constructor): any FedRouterError about the configuration, the data or the base
+    model, before anything is written.
+    """
+
+    def __init__(self, config: Config, progress: Progress | None = None) -> None:
+        self.progress = progress or Progress()
+        self.costs = Costs()
+        with self.costs.clock("load"):
+            make_strategy(config)  # a wrong name is refused before the data is read
+            self.splits = load_splits(config.data, config.seed)
+            self.config = resolve(config, self.splits.train)
+            self.strategy = make_strategy(self.config)
+            self.dealt = deal(self.config, self.splits)
+            self.base = BaseModel.load(self.config.model, self.config.engine.device)
+            self.spec = LoraSpec.from_config(self.config.adapter).resolved(self.base.model)
+
+    def run(self, path: Path, *, replace: bool = False) -> dict[str, Any]:
+        """Run from the start in a new folder; returns the summary.
+
+        Raises:
+            RunError: the folder is in use (`replace` removes an earlier run there first).
+        """
+        return self._execute(RunFolder.create(path, dump_config(self.config), replace=replace))
+
+    def resume(self, folder: RunFolder) -> dict[str, Any]:
+        """Go on from the last undamaged checkpoint; returns the summary.
+
+        Raises:
+            CheckpointError: all checkpoints are damaged.
+            ModelError, DataError: the base model or the data are not those of the run.
+        """
+        return self._execute(folder)
+
+    def _execute(self, folder: RunFolder) -> dict[str, Any]:
+        """Everything from the last checkpoint (or the profile) to the summary."""
+        engine, evaluator = self._assemble(folder)
+        start = self._restore(folder, engine) or self._start(folder, engine)
+        self.progress.phase("train", self._tasks_left(start))
+        state = start
+        for state, record in rounds(self.strategy, engine, start, self.config):
+            for phase, seconds in record.seconds.items():
+                self.costs.add(phase, seconds)
+            folder.append_metrics({**asdict(record), **self._interim(state, evaluator)})
+            self._checkpoint(folder, state, engine)
+        return self._finish(folder, state, engine, evaluator)
+
+    def _assemble(self, folder: RunFolder) -> tuple[InProcessEngine, Evaluator]:
+        """The clients with their folder, the engine that runs them, the evaluator of its states."""
+        clients = {
+            id: Client(id, rows, base=self.base, config=self.config, folder=folder.path / "clients")
+            for id, rows in enumerate(self.dealt)
+        }
+        engine = InProcessEngine(
+            self.base,
+            self.spec,
+            clients,
+            transport=self.config.federation.transport,
+            fuse=int(self.config.engine.fuse),
+            progress=self.progress.advance,
+        )
+        evaluator = Evaluator(
+            self.config,
+            self.base,
+            self.spec,
+            clients=clients,
+            test=self.splits.test,
+            progress=self.progress,
+        )
+        return engine, evaluator
+
+    def _tasks_left(self, state: ServerState) -> int:
+        """Number of client tasks from a state to the end of the run."""
+        left = range(state.round + 1, self.config.federation.rounds + 1)
+        return sum(len(participants(self.config, round)) for round in left)
+
+    def _start(self, folder: RunFolder, engine: InProcessEngine) -> ServerState:
+        """Step 0 of the method: every client's profile, and the global tasks."""
+        draws = torch.Generator().manual_seed(derive_seed(self.config.seed, "adapter"))
+        with self.costs.clock("profile"):
+            self.progress.phase("profile", len(self.splits.train))
+            replies = engine.run(self.strategy.profile(list(engine.clients)))
+            profiles = [reply.profile for reply in replies if reply.profile is not None]
+            initial = initial_weights(self.base.model, self.spec, draws)
+            state = self.strategy.init(profiles, initial, self.base.fingerprint)
+        self._checkpoint(folder, state, engine)
+        return state
+
+    def _restore(self, folder: RunFolder, engine: InProcessEngine) -> ServerState | None:
+        """The state of the last undamaged checkpoint; None where there is none yet."""
+        checkpoint, warnings = folder.latest_checkpoint()
+        for warning in warnings:
+            self.progress.message(warning)
+        if checkpoint is None:
+            return None
+        meta = checkpoint.meta
+        if meta["state"]["base"] != self.base.fingerprint:
+            raise ModelError(
+                f"{folder.path} was started with another base model than "
+                f"{self.config.model.name!r} now is; put back the one it had, or start a new run"
+            )
+        if meta["data"] != data_fingerprint(self.splits):
+            raise DataError(
+                f"the training data of {folder.path} has changed; put it back, or start a new run"
+            )
+        load_seconds = self.costs.seconds["load"]
+        self.costs = Costs(**meta["costs"])
+        self.costs.add("load", load_seconds)
+        engine.traffic = Traffic(**meta["traffic"])
+        folder.truncate_metrics(checkpoint.round)
+        return ServerState.unpack(checkpoint.round, checkpoint.arrays, meta["state"])
+
+    def _checkpoint(self, folder: RunFolder, state: ServerState, engine: Engine) -> None:
+        arrays, packed = state.pack()
+        meta = {
+            "state": packed,
+            "data": data_fingerprint(self.splits),
+            "costs": asdict(self.costs),
+            "traffic": asdict(engine.traffic),
+        }
+        folder.save_checkpoint(state.round, arrays, meta)
+
+    def _interim(self, state: ServerState, evaluator: Evaluator) -> dict[str, Any]:
+        """Evaluation between rounds, where `evaluation.every` asks for it."""
+        settings = self.config.evaluation
+        last = state.round == self.config.federation.rounds
+        if not settings.enabled or not settings.every or last or state.round % settings.every:
+            return {}
+        with self.costs.clock("evaluate"):
+            metrics = evaluator.metrics(state)
+        self.progress.phase("train", self._tasks_left(state))
+        return {"metrics": metrics}
+
+    def _finish(
+        self, folder: RunFolder, state: ServerState, engine: InProcessEngine, evaluator: Evaluator
+    ) -> dict[str, Any]:
+        """Save the adapters and the router, evaluate them, write the summary."""
+        with folder.writing():
+            for task, weights in state.adapters.items():
+                write_adapter(folder.path / "tasks" / task, weights, self.spec, self.base.name)
+            state.router.save(folder.path)
+        with self.costs.clock("evaluate"):
+            metrics, routing = evaluator.metrics(state), evaluator.routing(state)
+        summary = {
+            "strategy": self.config.strategy,
+            "scenario": self.config.data.scenario,
+            "seed": self.config.seed,
+            "rounds": state.round,
+            "clients": len(engine.clients),
+            "tasks": evaluator.tasks(state),
+            "metrics": metrics,
+            "routing": routing,
+            "bytes": asdict(engine.traffic),
+            "seconds": {name: round(value, 3) for name, value in self.costs.seconds.items()},
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        folder.write_summary(summary)
+        return summary
+
+
+def run(
+    config: Config, path: Path, *, replace: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Run a configuration in a new folder; returns the summary (see DESIGN, `summary.json`)."""
+    return Experiment(config, progress).run(path, replace=replace)
+
+
+def resume(path: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Go on with an unfinished run; a finished one gives its summary again."""
+    folder = RunFolder.open(path)
+    if folder.finished:
+        return folder.read_summary()
+    return Experiment(load_config(folder.path / "config.toml"), progress).resume(folder)

@@ -1,0 +1,101 @@
+"""From a configuration and data to a federation: who holds which rows."""
+
+import hashlib
+from collections.abc import Sequence
+
+from fedrouter.config import Config
+from fedrouter.datasets import Splits
+from fedrouter.partition import partition
+from fedrouter.rows import Row
+from fedrouter.seeding import derive_seed, generator
+from fedrouter.training import FUSE_AUTO
+
+UNLABELLED_GLOBAL_TASKS = 4  # global tasks where neither the configuration nor the rows say
+
+
+def resolve(config: Config, train: Sequence[Row]) -> Config:
+    """The configuration with everything filled in that is read off the data.
+
+    The scenario is `dual` where rows name their task, else `all`; the number of global tasks is
+    that of the distinct names, else 4. File paths become absolute, so that a run can be resumed
+    from any folder.
+    """
+    names = {row.task for row in train}
+    named = None not in names
+    data, clustering, engine = config.data, config.clustering, config.engine
+    return config.model_copy(
+        update={
+            "data": data.model_copy(
+                update={
+                    "scenario": data.scenario or ("dual" if named else "all"),
+                    "train": data.train and data.train.resolve(),
+                    "test": data.test and data.test.resolve(),
+                    "sources": tuple(
+                        source.model_copy(update={"path": source.path and source.path.resolve()})
+                        for source in data.sources
+                    ),
+                }
+            ),
+            "clustering": clustering.model_copy(
+                update={
+                    "n_global": clustering.n_global
+                    or (len(names) if named else UNLABELLED_GLOBAL_TASKS)
+                }
+            ),
+            "engine": engine.model_copy(
+                update={"fuse": FUSE_AUTO if engine.fuse == "auto" else engine.fuse}
+            ),
+        }
+    )
+
+
+def deal(config: Config, splits: Splits) -> list[Splits]:
+    """Each client's training rows and own test rows, by a resolved configuration.
+
+    Raises:
+        DataError: the rows do not suffice for the scenario or the number of clients.
+    """
+    data, number = config.data, config.federation.clients
+    assert data.scenario is not None, "resolve the configuration first"
+    seed = derive_seed(config.seed, "partition")
+    dealt = []
+    for id, share in enumerate(partition(splits.train, data.scenario, number, seed, data.alpha)):
+        train = [splits.train[i] for i in share]
+        dealt.append(Splits(train, _own_test(splits.test, train, data.scenario, id, number)))
+    return dealt
+
+
+def _own_test(
+    test: Sequence[Row], train: Sequence[Row], scenario: str, id: int, clients: int
+) -> list[Row]:
+    """A client's own test rows: those of its tasks (of its groups in scenario `column`); where
+    rows name no task, every client gets an equal share."""
+    if scenario == "column":
+        groups = {row.group for row in train}
+        return [row for row in test if row.group in groups]
+    tasks = {row.task for row in train}
+    if None in tasks:
+        return list(test[id::clients])
+    return [row for row in test if row.task in tasks]
+
+
+def sample_test(rows: Sequence[Row], per_task: int | None, seed: int) -> list[Row]:
+    """At most `per_task` rows of each task (None: all), drawn from the seed, in their order."""
+    if per_task is None:
+        return list(rows)
+    by_task: dict[str | None, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_task.setdefault(row.task, []).append(i)
+    kept: list[int] = []
+    for task, indices in by_task.items():
+        order = generator(seed, "evaluation", task or "").permutation(len(indices))
+        kept += [indices[i] for i in order[:per_task]]
+    return [rows[i] for i in sorted(kept)]
+
+
+def data_fingerprint(splits: Splits) -> str:
+    """Hex digest of the training rows, to notice data that changed under a run."""
+    digest = hashlib.sha256()
+    for row in splits.train:
+        digest.update(repr((row.instruction, row.response, row.task, row.group)).encode())
+    return digest.hexdigest()[:32]

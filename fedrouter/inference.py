@@ -1,0 +1,152 @@
+"""Use a finished run: every prompt is answered by the adapter of its task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrouter.config import Config, load_config
+from fedrouter.errors import ModelError, RunError
+from fedrouter.lora import LoraSpec, read_adapter
+from fedrouter.model import BaseModel
+from fedrouter.responder import Responder
+from fedrouter.routing import Router
+from fedrouter.store import RunFolder
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a prompt goes: the global task's id and the router's confidence in it, in [0, 1]."""
+
+    prompt: str
+    task: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Generation(Route):
+    """A routed prompt and the response of its task's adapter."""
+
+    text: str
+
+
+class RoutedModel:
+    """A base model with the adapters and the router of a run.
+
+    Attributes:
+        config: the run's configuration.
+        base: the base model, resident.
+        router: prompts -> global tasks.
+        responder: the tasks' adapters, loaded on the base model.
+        found: the tasks that the run found, as in `summary.json`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        base: BaseModel,
+        router: Router,
+        responder: Responder,
+        found: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self.config = config
+        self.base = base
+        self.router = router
+        self.responder = responder
+        self.found = found
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> "RoutedModel":
+        """Load a finished run.
+
+        Args:
+            folder: the run folder.
+            device: "auto" (a GPU where there is one) or a torch device.
+
+        Raises:
+            RunError: the folder is not a finished run.
+            ModelError: the base model is not the one that the run was trained on.
+            AdapterError: a task's adapter is damaged.
+        """
+        run = RunFolder.open(Path(folder))
+        if not run.finished:
+            raise RunError(
+                f"{run.path} is not finished; finish it with: fedrouter resume {run.path}"
+            )
+        config = load_config(run.path / "config.toml")
+        base = BaseModel.load(config.model, device)
+        router = Router.load(run.path)
+        if router.base_fingerprint != base.fingerprint:
+            raise ModelError(
+                f"{run.path} was trained on another base model than {config.model.name!r} now is; "
+                "put back the one it had"
+            )
+        spec = LoraSpec.from_config(config.adapter)
+        adapters = {task: read_adapter(run.path / "tasks" / task)[0] for task in router.tasks}
+        found = run.read_summary()["tasks"]
+        return cls(config, base, router, Responder(base, spec, adapters), found)
+
+    def route(self, prompts: Sequence[str], client: int | None = None) -> list[Route]:
+        """The task of each prompt.
+
+        Args:
+            prompts: instructions, as in the training data, without a template.
+            client: choose among this client's own tasks (scope `local`); None: among all.
+
+        Raises:
+            RunError: the client holds no task, or `router.scope` is "local" and no client is given.
+        """
+        if not prompts:
+            return []
+        routes = self.router.route(self.base.embed(prompts), allowed=self._allowed(client))
+        return [
+            Route(prompt, task, float(confidence))
+            for prompt, task, confidence in zip(
+                prompts, routes.tasks, routes.confidence, strict=True
+            )
+        ]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int | None = None,
+        client: int | None = None,
+    ) -> list[Generation]:
+        """Greedy responses, each from its task's adapter, in batches that mix adapters.
+
+        Args:
+            prompts, client: as for `route`.
+            max_new_tokens: None: the run's `evaluation.max_new_tokens`.
+        """
+        limit = max_new_tokens or self.config.evaluation.max_new_tokens
+        routes = self.route(prompts, client)
+        texts = self.responder.generate(prompts, [route.task for route in routes], limit)
+        return [
+            Generation(route.prompt, route.task, route.confidence, text)
+            for route, text in zip(routes, texts, strict=True)
+        ]
+
+    @property
+    def majority(self) -> dict[str, str]:
+        """The true task that most training samples of each global task name; empty where rows
+        name none."""
+        return {
+            task["id"]: max(task["true_tasks"], key=task["true_tasks"].__getitem__)
+            for task in self.found
+            if task["true_tasks"]
+        }
+
+    def _allowed(self, client: int | None) -> list[str] | None:
+        """The tasks that prompts of a client may go to; None: all."""
+        if client is None:
+            if self.config.router.scope == "local":
+                raise RunError(
+                    "this run has router.scope = 'local': say whose prompts these are "
+                    "(--client N; in Python, client=N)"
+                )
+            return None
+        own = [task["id"] for task in self.found if client in task["clients"]]
+        if not own:
+            known = sorted({id for task in self.found for id in task["clients"]})
+            raise RunError(f"there is no client {client}; this run has {known[0]} to {known[-1]}")
+        return own

@@ -1,0 +1,245 @@
+"""The frozen base model: loaded once per process; it embeds, scores and generates.
+
+The base model never changes. Adapters act on it from outside (see `bank.py`): whoever calls
+`response_logits` or `generate` decides which adapters are active.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from fedrouter.config import ModelConfig
+from fedrouter.errors import ModelError
+from fedrouter.messages import FloatArray
+from fedrouter.prompts import PromptFormat
+
+BUILTIN_BASE = "nano"
+BATCH_TOKENS = 16_384  # padded tokens in one forward pass that keeps no activations
+BATCH_ROWS = 256
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class BaseModel:
+    """A frozen causal language model with its tokenizer and prompt format.
+
+    Attributes:
+        model: the transformers model, in eval mode, no parameter requiring a gradient.
+        prompts: turns instructions and responses into token ids.
+        name: what it was loaded from.
+        fingerprint: hex digest of the weights (rounded to bfloat16, so that it does not depend on
+            the dtype they were loaded in) and of the vocabulary.
+        load_seconds: time that loading took.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.name = config.name
+        self.prompts = PromptFormat(tokenizer, config.template, config.max_length)
+        self.fingerprint = fingerprint(model, tokenizer)
+        self.load_seconds = 0.0
+        self._embeddings: dict[bytes, FloatArray] = {}
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str = "auto") -> "BaseModel":
+        """Load `config.name`: "nano" (built in), a folder, or a hub name.
+
+        Args:
+            config: the `[model]` section; dtype "auto" is float32 on a CPU, bfloat16 on a GPU.
+            device: "auto" (a GPU where there is one), or a torch device.
+
+        Raises:
+            ModelError: nothing there can be loaded as a causal language model.
+        """
+        started = time.perf_counter()
+        where = torch.device(resolve_device(device))
+        dtype = DTYPES.get(config.dtype, torch.float32 if where.type == "cpu" else torch.bfloat16)
+        source = _source(config.name)
+        transformers_logging.disable_progress_bar()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise ModelError(
+                f"model.name = {config.name!r} cannot be loaded as a causal language model "
+                f"({reason}); give 'nano', a folder with config.json, weights and tokenizer, "
+                "or a hub name that this machine can reach"
+            ) from error
+        base = cls(nn.Module.to(model, where), tokenizer, config)
+        base.load_seconds = time.perf_counter() - started
+        return base
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    def embed(
+        self, texts: Sequence[str], progress: Callable[[int], None] = lambda _: None
+    ) -> FloatArray:
+        """Embeddings of prompts: the mean over the tokens of the bare text of the last hidden
+        state after the final norm (paper, section on task clustering).
+
+        A text that was embedded before, by this object, costs no forward pass. Call it with no
+        adapter active.
+
+        Args:
+            texts: n bare instructions.
+            progress: called with the number of texts done since its last call.
+
+        Returns:
+            float32, shape (n, hidden size).
+        """
+        keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+        missing = {
+            key: text for key, text in zip(keys, texts, strict=True) if key not in self._embeddings
+        }
+        progress(len(texts) - len(missing))
+        ids = [self.prompts.bare_ids(text) for text in missing.values()]
+        names = list(missing)
+        for batch in length_batches([len(one) for one in ids]):
+            vectors = self._mean_hidden([ids[i] for i in batch])
+            for i, vector in zip(batch, vectors, strict=True):
+                self._embeddings[names[i]] = vector
+            progress(len(batch))
+        if not texts:
+            return np.zeros((0, self.model.config.hidden_size), np.float32)
+        return np.stack([self._embeddings[key] for key in keys])
+
+    @torch.no_grad()
+    def _mean_hidden(self, ids: Sequence[Sequence[int]]) -> FloatArray:
+        tokens, mask = pad(ids, self.prompts.pad_id, side="right", device=self.device)
+        decoder = getattr(self.model, self.model.base_model_prefix)
+        hidden = decoder(input_ids=tokens, attention_mask=mask, use_cache=False)
+        weights = mask.unsqueeze(-1).float()
+        mean = (hidden.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
+        vectors: FloatArray = mean.cpu().numpy()
+        return vectors
+
+    def response_logits(self, tokens: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
+        """Logits at the positions where `keep` is true, and nowhere else.
+
+        The model runs its own forward; only the input of its output layer is narrowed to the kept
+        positions, so that scaling or capping of logits (Gemma-2, Granite, Cohere) is the model's
+        own. On a vocabulary of real size this saves most of the memory of a training step.
+
+        Args:
+            tokens: int64, shape (rows, length), right-padded.
+            mask: the attention mask, same shape.
+            keep: bool, same shape; m true entries.
+
+        Returns:
+            float32, shape (m, vocabulary), in row-major order of `keep`.
+        """
+
+        def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (args[0][keep].unsqueeze(0), *args[1:])
+
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(narrow)
+        try:
+            output = self.model(input_ids=tokens, attention_mask=mask, use_cache=False)
+        finally:
+            hook.remove()
+        logits: Tensor = output.logits[0].float()
+        return logits
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+        """Greedy responses to one batch of prompts, with whatever adapters are active.
+
+        Args:
+            prompts: token ids as from `self.prompts.prompt_ids`.
+            max_new_tokens: length of a response at most.
+        """
+        tokens, mask = pad(prompts, self.prompts.pad_id, side="left", device=self.device)
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.prompts.eos_id,
+            pad_token_id=self.prompts.pad_id,
+        )
+        output = self.model.generate(
+            input_ids=tokens, attention_mask=mask, generation_config=settings
+        )
+        responses = output[:, tokens.shape[1] :].tolist()
+        return [self.prompts.decode(ids) for ids in responses]
+
+
+def resolve_device(device: str) -> str:
+    """The torch device that "auto" stands for on this machine."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pad(
+    ids: Sequence[Sequence[int]], pad_id: int, *, side: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids as one int64 tensor (rows, longest) with its attention mask."""
+    longest = max(len(one) for one in ids)
+    tokens = np.full((len(ids), longest), pad_id, np.int64)
+    mask = np.zeros((len(ids), longest), np.int64)
+    for i, one in enumerate(ids):
+        span = slice(0, len(one)) if side == "right" else slice(longest - len(one), longest)
+        tokens[i, span] = one
+        mask[i, span] = 1
+    return torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
+
+
+def length_batches(
+    lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS, batch_rows: int = BATCH_ROWS
+) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first, each at most `batch_tokens` padded
+    tokens and `batch_rows` rows (but at least one row)."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    start = 0
+    while start < len(order):
+        longest = max(lengths[order[start]], 1)
+        rows = max(1, min(batch_rows, batch_tokens // longest))
+        yield order[start : start + rows]
+        start += rows
+
+
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex digest that tells base models apart, whatever dtype or device they were loaded in."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        values = parameter.detach()
+        if values.is_floating_point():
+            values = values.to(torch.bfloat16).view(torch.int16)
+        digest.update(values.cpu().contiguous().numpy().tobytes())
+    for token, index in sorted(tokenizer.get_vocab().items()):
+        digest.update(f"{token}\x1f{index}\x1e".encode())
+    return digest.hexdigest()[:32]
+
+
+def _source(name: str) -> str:
+    """The folder of the built-in base model, or the name as it is."""
+    if name == BUILTIN_BASE:
+        return str(resources.files("fedrouter") / "assets" / BUILTIN_BASE)
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ModelError(
+            f"model.name = {name!r} is not a folder; give 'nano', a folder or a hub name"
+        )
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name

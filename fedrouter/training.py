@@ -1,0 +1,193 @@
+"""Train jobs -> results: many adapters in one forward/backward over the frozen base model.
+
+What is computed is, adapter by adapter, exactly what training them one after the other computes:
+each adapter has its own batches, mean loss over response tokens, gradient clipping, AdamW state and
+dropout masks, and the base model that they share does not change. So the rows of a step can be
+passed through the base model in any grouping: they are sorted by length, so that little of a pass
+is padding, and the gradients of the passes add up.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedrouter.bank import AdapterBank
+from fedrouter.lora import LoraSpec
+from fedrouter.messages import Weights
+from fedrouter.model import BaseModel, length_batches, pad
+from fedrouter.prompts import Example
+from fedrouter.seeding import derive_seed, generator
+
+FUSE_AUTO = 8  # adapters trained together where the configuration leaves it open
+PASS_TOKENS = 4096  # padded tokens in one forward/backward; bounds the activations' memory
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One adapter to train.
+
+    Attributes:
+        weights: the adapter to start from.
+        examples: its samples; at least one.
+        samples: number of samples the result stands for.
+        steps: optimiser steps.
+        batch_size: samples in a batch; fewer where there are not as many examples.
+        lr: AdamW's learning rate, constant over the job.
+        max_grad_norm: the adapter's gradient is clipped to this norm.
+        seed: decides the batches and the dropout masks.
+    """
+
+    weights: Weights
+    examples: Sequence[Example]
+    steps: int
+    batch_size: int
+    lr: float
+    max_grad_norm: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained adapter, its mean training loss per step and the tokens it saw."""
+
+    weights: Weights
+    loss: float
+    tokens: int
+
+
+def train(
+    base: BaseModel, spec: LoraSpec, jobs: Iterable[TrainJob], fuse: int
+) -> Iterator[TrainResult]:
+    """Train `jobs`, up to `fuse` adapters in one pass, and yield their results in order.
+
+    Jobs are drawn as they are needed, and fused only with neighbours of the same number of steps,
+    learning rate and clipping.
+    """
+    for _, alike in groupby(jobs, key=lambda job: (job.steps, job.lr, job.max_grad_norm)):
+        while together := list(islice(alike, fuse)):
+            yield from _train_together(base, spec, together)
+
+
+def batches(job: TrainJob) -> Iterator[list[Example]]:
+    """The job's batches: seeded passes over its examples, without replacement within a pass.
+
+    A batch never mixes two passes; the samples that do not fill a batch at the end of a pass are
+    left to the next pass's shuffle.
+    """
+    draws = generator(job.seed, "batches")
+    size = min(job.batch_size, len(job.examples))
+    order: list[int] = []
+    for _ in range(job.steps):
+        if len(order) < size:
+            order = draws.permutation(len(job.examples)).tolist()
+        batch, order = order[:size], order[size:]
+        yield [job.examples[i] for i in batch]
+
+
+def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+    """Train jobs that agree in steps, learning rate and clipping, step by step side by side."""
+    first = jobs[0]
+    losses = torch.zeros(len(jobs), device=base.device)
+    tokens = [0] * len(jobs)
+    with AdapterBank(base.model, spec, size=len(jobs)) as bank:
+        for slot, job in enumerate(jobs):
+            bank.load(slot, job.weights)
+        optimiser = torch.optim.AdamW(bank.parameters(), lr=first.lr, weight_decay=0.0)
+        for step, groups in enumerate(zip(*(batches(job) for job in jobs), strict=True)):
+            rows = [
+                TrainRow(example, slot, derive_seed(job.seed, "dropout", step, i))
+                for slot, (job, group) in enumerate(zip(jobs, groups, strict=True))
+                for i, example in enumerate(group)
+            ]
+            optimiser.zero_grad()
+            losses += accumulate_gradients(base, bank, rows)
+            bank.clip_gradients(first.max_grad_norm)
+            optimiser.step()
+            for row in rows:
+                tokens[row.slot] += len(row.example.input_ids)
+        means = (losses / first.steps).tolist()
+        return [
+            TrainResult(bank.dump(slot), means[slot], tokens[slot]) for slot in range(len(jobs))
+        ]
+
+
+@dataclass(frozen=True)
+class TrainRow:
+    """One sample of a step: whose it is, and the seed of its dropout masks."""
+
+    example: Example
+    slot: int
+    seed: int
+
+
+def accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[TrainRow]) -> Tensor:
+    """Add to each adapter's gradient that of its mean loss over the response tokens of its rows.
+
+    Returns:
+        The losses, shape (bank.size,).
+    """
+    slots = torch.tensor([row.slot for row in rows], device=base.device)
+    responses = [len(row.example.input_ids) - row.example.prompt_length for row in rows]
+    counts = torch.bincount(
+        slots, weights=torch.tensor(responses, device=base.device), minlength=bank.size
+    )
+    totals = torch.zeros(bank.size, device=base.device)
+    for chosen in length_batches([len(row.example.input_ids) for row in rows], PASS_TOKENS):
+        batch = Batch.of(base, [rows[i].example for i in chosen])
+        masks = [torch.Generator().manual_seed(rows[i].seed) for i in chosen]
+        with bank.active(slots[chosen], lengths=batch.lengths, dropout=masks):
+            losses, places = token_losses(base, batch)
+        sums = torch.zeros_like(totals).index_add(0, slots[chosen][places], losses)
+        share = sums / counts.clamp(min=1)
+        share.sum().backward()
+        totals += share.detach()
+    return totals
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples right-padded to the longest.
+
+    Attributes:
+        tokens, mask, response: shape (rows, longest); `response` marks the response's tokens.
+        lengths: shape (rows,): number of tokens of each row.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    response: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, base: BaseModel, examples: Sequence[Example]) -> "Batch":
+        """The batch of `examples`, in their order."""
+        tokens, mask = pad(
+            [example.input_ids for example in examples],
+            base.prompts.pad_id,
+            side="right",
+            device=base.device,
+        )
+        starts = torch.tensor([example.prompt_length for example in examples], device=base.device)
+        places = torch.arange(tokens.shape[1], device=base.device)
+        return cls(tokens, mask, mask.bool() & (places >= starts.unsqueeze(1)), mask.sum(1))
+
+
+def token_losses(base: BaseModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every response token, and the row each belongs to; both shape (m,)."""
+    response = batch.response[:, 1:]
+    keep = torch.zeros_like(batch.response)
+    keep[:, :-1] = response  # the logits at a position predict the next token
+    logits = base.response_logits(batch.tokens, batch.mask, keep)
+    losses = cross_entropy(logits, batch.tokens[:, 1:][response], reduction="none")
+    return losses, keep.nonzero()[:, 0]
+
+
+def row_losses(base: BaseModel, batch: Batch) -> Tensor:
+    """Each row's loss: the mean over its response tokens; shape (rows,)."""
+    losses, rows = token_losses(base, batch)
+    totals = torch.zeros(len(batch.tokens), device=losses.device).index_add(0, rows, losses)
+    return totals / batch.response.sum(1)

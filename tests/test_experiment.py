@@ -1,0 +1,310 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import save_tiny_base, toy_rows
+from safetensors.numpy import load_file
+
+from fedrouter.config import Config, load_config
+from fedrouter.errors import DataError, ModelError, RunError
+from fedrouter.experiment import participants, resume, run
+from fedrouter.progress import Progress
+from fedrouter.rows import Row
+from fedrouter.store import RunFolder
+
+
+def settings(tiny_folder: Path, toy_data: Path, *more: str) -> Config:
+    sets = [
+        f"model.name={tiny_folder}",
+        "model.max_length=96",
+        r'model.template="{instruction}\n"',
+        f"data.train={toy_data / 'train.jsonl'}",
+        f"data.test={toy_data / 'test.jsonl'}",
+        "federation.clients=3",
+        "federation.rounds=3",
+        "adapter.rank=2",
+        "training.steps=2",
+        "training.batch_size=4",
+        "training.lr=0.01",
+        "evaluation.max_new_tokens=4",
+        *more,
+    ]
+    return load_config(None, sets)
+
+
+class Killed(BaseException):
+    """Stands for a process that ends without any clean-up of ours."""
+
+
+class KillAfter(Progress):
+    """Ends the run after so many steps of a phase."""
+
+    def __init__(self, phase: str, steps: int) -> None:
+        self.wanted, self.left, self.now = phase, steps, ""
+
+    def phase(self, name: str, total: int) -> None:
+        self.now = name
+        self.advance(0)
+
+    def advance(self, steps: int) -> None:
+        if self.now == self.wanted:
+            self.left -= steps
+            if self.left < 0:
+                raise Killed
+
+
+def saved_tensors(folder: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    for path in [*sorted(folder.glob("tasks/*/*.safetensors")), folder / "router.safetensors"]:
+        for name, array in sorted(load_file(path).items()):
+            yield f"{path.relative_to(folder)}:{name}", array
+
+
+def assert_same_result(one: Path, other: Path) -> None:
+    pairs = zip(saved_tensors(one), saved_tensors(other), strict=True)
+    for (name, array), (other_name, other_array) in pairs:
+        assert name == other_name
+        np.testing.assert_array_equal(array, other_array)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Path, Config]:
+    """One undisturbed run, for all tests that only read it."""
+    data = tmp_path_factory.mktemp("data")
+    write_toy(data)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = settings(tiny_folder, data, "evaluation.every=2")
+    run(config, folder)
+    return folder, config
+
+
+def write_toy(folder: Path) -> None:
+    for name, rows in (("train", toy_rows(24)), ("test", toy_rows(6, start=100))):
+        (folder / f"{name}.jsonl").write_text(
+            "".join(
+                json.dumps({"instruction": r.instruction, "response": r.response, "task": r.task})
+                + "\n"
+                for r in rows
+            )
+        )
+
+
+def test_summary(finished: tuple[Path, Config]) -> None:
+    folder, _ = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["strategy"] == "fedrouter"
+    assert summary["scenario"] == "dual"
+    assert (summary["rounds"], summary["clients"], summary["seed"]) == (3, 3, 0)
+    assert sum(task["samples"] for task in summary["tasks"]) == 72
+    for task in summary["tasks"]:
+        assert sum(task["true_tasks"].values()) == task["samples"]
+    scores = {"rouge1", "rouge2", "rougeL", "exact_match", "loss"}
+    for part in ("local", "global", "base"):
+        assert set(summary["metrics"][part]) == scores
+    assert set(summary["metrics"]["by_task"]) == {"count", "colour", "strip"}
+    assert summary["metrics"]["global"]["loss"] < summary["metrics"]["base"]["loss"]
+    assert set(summary["routing"]) == {"accuracy", "ari", "nmi", "train_purity"}
+    assert summary["routing"]["ari"] > 0.9
+    assert summary["bytes"]["up"] > 0
+    phases = {"load", "profile", "train", "aggregate", "evaluate", "total"}
+    assert set(summary["seconds"]) == phases
+    assert summary["peak_rss_mb"] > 0
+
+
+def test_bytes_are_those_of_the_adapters(finished: tuple[Path, Config]) -> None:
+    folder, _ = finished
+    numbers = sum(
+        array.size for array in load_file(next(folder.glob("tasks/*/*.safetensors"))).values()
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    sent = 3 * 3 * 2 * numbers * 2  # rounds, clients, tasks of each, fp16
+    assert summary["bytes"]["down"] == sent
+    centroids = 3 * 2 * 32 * 4
+    assert summary["bytes"]["up"] == sent + centroids
+
+
+def test_metrics_have_a_line_for_each_round(finished: tuple[Path, Config]) -> None:
+    folder, _ = finished
+    records = RunFolder.open(folder).read_metrics()
+    assert [record["round"] for record in records] == [1, 2, 3]
+    assert [record["clients"] for record in records] == [[0, 1, 2]] * 3
+    assert records[0]["lr"] == pytest.approx(0.01)
+    assert "metrics" in records[1]
+    assert "metrics" not in records[2]  # the last evaluation is in the summary
+
+
+def test_a_run_folder_holds_no_sample(finished: tuple[Path, Config]) -> None:
+    folder, _ = finished
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert b"WHICH COLOUR" not in path.read_bytes()
+
+
+def test_a_run_is_repeatable(finished: tuple[Path, Config], tmp_path: Path) -> None:
+    folder, config = finished
+    run(config, tmp_path / "again")
+    assert_same_result(folder, tmp_path / "again")
+
+
+def test_the_degree_of_fusion_changes_nothing(
+    finished: tuple[Path, Config], tmp_path: Path
+) -> None:
+    folder, config = finished
+    one_by_one = config.engine.model_copy(update={"fuse": 1})
+    run(config.model_copy(update={"engine": one_by_one}), tmp_path / "unfused")
+    pairs = zip(saved_tensors(folder), saved_tensors(tmp_path / "unfused"), strict=True)
+    for (name, array), (_, other) in pairs:
+        # Rounding to fp16 on the wire turns differences in the last float32 bit into its own.
+        np.testing.assert_allclose(array, other, atol=1e-3, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("phase", "steps"), [("profile", 30), ("train", 0), ("train", 4), ("evaluate", 0)]
+)
+def test_a_killed_run_resumes_bit_for_bit(
+    finished: tuple[Path, Config], tmp_path: Path, phase: str, steps: int
+) -> None:
+    folder, config = finished
+    killed = tmp_path / "killed"
+    with pytest.raises(Killed):
+        run(config, killed, progress=KillAfter(phase, steps))
+    summary = resume(killed)
+    assert_same_result(folder, killed)
+    reference = json.loads((folder / "summary.json").read_text())
+    for key in ("tasks", "metrics", "routing", "bytes"):
+        assert summary[key] == reference[key]
+    assert [r["round"] for r in RunFolder.open(killed).read_metrics()] == [1, 2, 3]
+
+
+def test_resuming_a_finished_run_gives_its_summary(finished: tuple[Path, Config]) -> None:
+    folder, _ = finished
+    assert resume(folder) == json.loads((folder / "summary.json").read_text())
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    finished: tuple[Path, Config], tmp_path: Path
+) -> None:
+    folder, config = finished
+    with pytest.raises(Killed):
+        run(config, tmp_path / "run", progress=KillAfter("train", 7))  # in round 3
+    (tmp_path / "run/checkpoints/round-0002/state.safetensors").write_bytes(b"damaged")
+
+    class Listener(Progress):
+        heard = ""
+
+        def message(self, text: str) -> None:
+            self.heard += text
+
+    listener = Listener()
+    resume(tmp_path / "run", listener)
+    assert "round-0002 is damaged" in listener.heard
+    assert_same_result(folder, tmp_path / "run")
+
+
+def test_changed_data_and_another_base_model_are_refused(
+    tiny_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    base = save_tiny_base(tmp_path / "base", seed=0)
+    config = settings(base, toy_data)
+    with pytest.raises(Killed):
+        run(config, tmp_path / "run", progress=KillAfter("train", 4))
+    save_tiny_base(base, seed=1)
+    with pytest.raises(ModelError, match="another base model"):
+        resume(tmp_path / "run")
+    save_tiny_base(base, seed=0)
+    with (toy_data / "train.jsonl").open("a") as file:
+        file.write('{"instruction": "new", "response": "new", "task": "count"}\n')
+    with pytest.raises(DataError, match="training data"):
+        resume(tmp_path / "run")
+
+
+def test_an_existing_run_is_not_touched(finished: tuple[Path, Config]) -> None:
+    folder, config = finished
+    before = (folder / "summary.json").read_bytes()
+    with pytest.raises(RunError, match="fedrouter resume"):
+        run(config, folder)
+    assert (folder / "summary.json").read_bytes() == before
+
+
+def test_faults_are_found_before_anything_is_written(
+    tiny_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError):
+        run(settings(tiny_folder, toy_data, "federation.clients=100"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_partial_participation(tiny_folder: Path, toy_data: Path, tmp_path: Path) -> None:
+    config = settings(tiny_folder, toy_data, "federation.fraction=0.34", "federation.rounds=6")
+    run(config, tmp_path / "run")
+    taking_part = [r["clients"] for r in RunFolder.open(tmp_path / "run").read_metrics()]
+    assert all(len(clients) == 1 for clients in taking_part)
+    assert len({clients[0] for clients in taking_part}) > 1
+    assert taking_part == [participants(config, round) for round in range(1, 7)]
+
+
+def test_rows_without_task_names(tiny_folder: Path, tmp_path: Path) -> None:
+    for name, rows in (("train", toy_rows(8)), ("test", toy_rows(2, start=50))):
+        unnamed = [Row(row.instruction, row.response) for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(
+                json.dumps({"instruction": row.instruction, "response": row.response}) + "\n"
+                for row in unnamed
+            )
+        )
+    summary = run(settings(tiny_folder, tmp_path), tmp_path / "run")
+    assert summary["scenario"] == "all"
+    assert len(summary["tasks"]) == 4
+    assert set(summary["routing"].values()) == {None}
+    assert summary["metrics"]["by_task"] is None
+    assert summary["metrics"]["local"]["loss"] > 0
+
+
+def test_without_evaluation(tiny_folder: Path, toy_data: Path, tmp_path: Path) -> None:
+    summary = run(settings(tiny_folder, toy_data, "evaluation.enabled=false"), tmp_path / "run")
+    assert set(summary["metrics"].values()) == {None}
+    assert summary["routing"]["accuracy"] == 1
+
+
+def test_a_client_with_fewer_samples_than_a_batch(
+    tiny_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    sets = ("federation.clients=20", "training.batch_size=16", "federation.rounds=1")
+    summary = run(settings(tiny_folder, toy_data, *sets), tmp_path / "run")
+    assert sum(task["samples"] for task in summary["tasks"]) == 72
+
+
+def test_fedavg_has_one_task(tiny_folder: Path, toy_data: Path, tmp_path: Path) -> None:
+    summary = run(settings(tiny_folder, toy_data, "strategy=fedavg"), tmp_path / "run")
+    assert [task["id"] for task in summary["tasks"]] == ["task-00"]
+    assert summary["tasks"][0]["clients"] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_kill_9(finished: tuple[Path, Config], tmp_path: Path) -> None:
+    """A real process, killed again and again at whatever it is doing, ends like any other."""
+    folder, _ = finished
+    target = tmp_path / "run"
+    target.mkdir()
+    code = "import sys, pathlib, fedrouter; fedrouter.resume(pathlib.Path(sys.argv[1]))"
+    target.joinpath("config.toml").write_bytes((folder / "config.toml").read_bytes())
+    for _ in range(60):
+        process = subprocess.Popen([sys.executable, "-c", code, str(target)])
+        for _ in range(100):  # a little further than the checkpoints it found
+            had = len(list(target.glob("checkpoints/round-*")))
+            time.sleep(0.1)
+            newer = len(list(target.glob("checkpoints/round-*"))) > had
+            if newer or process.poll() is not None:
+                break
+        os.kill(process.pid, signal.SIGKILL)
+        if process.wait() == 0 or RunFolder.open(target).finished:
+            break
+    resume(target)
+    assert_same_result(folder, target)
