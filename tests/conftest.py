@@ -11,7 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fedrouter.config import ModelConfig
+from fedrouter.config import ModelConfig, load_config
+from fedrouter.experiment import run
 from fedrouter.model import BaseModel
 from fedrouter.rows import Row
 
@@ -76,13 +77,45 @@ def toy_rows(per_task: int, start: int = 0) -> list[Row]:
     return rows
 
 
-@pytest.fixture
-def toy_data(tmp_path: Path) -> Path:
-    """A folder with train.jsonl (72 rows) and test.jsonl (18 rows) of the toy tasks."""
+def write_toy(folder: Path) -> Path:
+    """train.jsonl (72 rows) and test.jsonl (18 rows) of the toy tasks."""
     for name, rows in (("train", toy_rows(24)), ("test", toy_rows(6, start=100))):
         lines = [
             json.dumps({"instruction": r.instruction, "response": r.response, "task": r.task})
             for r in rows
         ]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    return tmp_path
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def toy_settings(base: Path, data: Path) -> list[str]:
+    """What `--set` needs for a run of seconds on the toy tasks."""
+    return [
+        f"model.name={base}",
+        "model.max_length=96",
+        r'model.template="{instruction}\n"',
+        f"data.train={data / 'train.jsonl'}",
+        f"data.test={data / 'test.jsonl'}",
+        "federation.clients=3",
+        "federation.rounds=3",
+        "adapter.rank=2",
+        "training.steps=2",
+        "training.batch_size=4",
+        "training.lr=0.01",
+        "evaluation.max_new_tokens=4",
+    ]
+
+
+@pytest.fixture
+def toy_data(tmp_path: Path) -> Path:
+    return write_toy(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """One finished run on the toy tasks, for tests that only read it."""
+    data = write_toy(tmp_path_factory.mktemp("data"))
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    sets = [*toy_settings(tiny_folder, data), "evaluation.every=2"]
+    run(load_config(None, sets), folder)
+    return folder

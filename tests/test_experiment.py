@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save_tiny_base, toy_rows
+from conftest import save_tiny_base, toy_rows, toy_settings
 from safetensors.numpy import load_file
 
 from fedrouter.config import Config, load_config
@@ -22,22 +22,7 @@ from fedrouter.store import RunFolder
 
 
 def settings(tiny_folder: Path, toy_data: Path, *more: str) -> Config:
-    sets = [
-        f"model.name={tiny_folder}",
-        "model.max_length=96",
-        r'model.template="{instruction}\n"',
-        f"data.train={toy_data / 'train.jsonl'}",
-        f"data.test={toy_data / 'test.jsonl'}",
-        "federation.clients=3",
-        "federation.rounds=3",
-        "adapter.rank=2",
-        "training.steps=2",
-        "training.batch_size=4",
-        "training.lr=0.01",
-        "evaluation.max_new_tokens=4",
-        *more,
-    ]
-    return load_config(None, sets)
+    return load_config(None, [*toy_settings(tiny_folder, toy_data), *more])
 
 
 class Killed(BaseException):
@@ -74,26 +59,9 @@ def assert_same_result(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(array, other_array)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Path, Config]:
-    """One undisturbed run, for all tests that only read it."""
-    data = tmp_path_factory.mktemp("data")
-    write_toy(data)
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    config = settings(tiny_folder, data, "evaluation.every=2")
-    run(config, folder)
-    return folder, config
-
-
-def write_toy(folder: Path) -> None:
-    for name, rows in (("train", toy_rows(24)), ("test", toy_rows(6, start=100))):
-        (folder / f"{name}.jsonl").write_text(
-            "".join(
-                json.dumps({"instruction": r.instruction, "response": r.response, "task": r.task})
-                + "\n"
-                for r in rows
-            )
-        )
+@pytest.fixture
+def finished(toy_run: Path) -> tuple[Path, Config]:
+    return toy_run, load_config(toy_run / "config.toml")
 
 
 def test_summary(finished: tuple[Path, Config]) -> None:
