@@ -18,13 +18,15 @@ def assess(model: RoutedModel, rows: Sequence[Row], progress: Progress) -> dict[
         rows name none), and `routing` with `accuracy` (None where rows name no task), in the shape
         of `summary.json`.
     """
+    model.base.prompts.check(rows, "row")
     progress.phase("evaluate", 2 * len(rows))
-    routes = model.route([row.instruction for row in rows])
-    routed = [Question(row, route.task) for row, route in zip(rows, routes, strict=True)]
+    points = model.base.embed([row.instruction for row in rows])
+    found = model.router.route(points).tasks
+    routed = [Question(row, task) for row, task in zip(rows, found, strict=True)]
     untuned = [Question(row, None) for row in rows]
     limit = model.config.evaluation.max_new_tokens
     answers = examine(model.responder, [*routed, *untuned], limit, progress.advance)
-    labels = [row.task or route.task for row, route in zip(rows, routes, strict=True)]
+    labels = [row.task or task for row, task in zip(rows, found, strict=True)]
     return {
         "metrics": {
             "global": _mean(answers, routed),

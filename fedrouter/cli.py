@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrouter.errors import FedRouterError
+from fedrouter.errors import DataError, FedRouterError
 
 if TYPE_CHECKING:
     from fedrouter.progress import Progress
+
+CONTESTANTS = {"base": "base", "global": "routed"}
+DEMO_LABEL = "fedrouter demo"  # one demo replaces another, and nothing else
 
 app = typer.Typer(
     help="Federated fine-tuning in which every task, not every client, gets its own adapter.",
@@ -41,20 +44,24 @@ OfClient = Annotated[
 @app.command()
 def run(
     config: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG.toml]", help="Configuration; see docs.")
+        Path | None,
+        typer.Argument(metavar="CONFIG.toml", help="Configuration; every key has a default."),
     ] = None,
     set_: Sets = [],  # noqa: B006 - typer reads the default, nobody changes it
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Run folder.  [default: runs/STRATEGY-SEED-TIME]"),
+        typer.Option("-o", "--output", help="Run folder; unset: runs/STRATEGY-SEED-TIME."),
     ] = None,
 ) -> None:
     """Find the tasks in the clients' data and train an adapter for each."""
     from fedrouter.config import load_config
     from fedrouter.experiment import Experiment
-    from fedrouter.store import new_run_path
+    from fedrouter.store import RunFolder, new_run_path
 
-    experiment = Experiment(load_config(config, set_))
+    settings = load_config(config, set_)
+    if output is not None:
+        RunFolder.check_free(output)  # before minutes go into loading
+    experiment = Experiment(settings)
     path = output or new_run_path(experiment.config.strategy, experiment.config.seed)
     with _watched(path) as experiment.progress:
         summary = experiment.run(path)
@@ -67,7 +74,8 @@ def resume(folder: RunDir) -> None:
     from fedrouter.experiment import resume as resume_experiment
     from fedrouter.store import RunFolder
 
-    if RunFolder.open(folder).finished:
+    run_folder = RunFolder.open(folder)
+    if run_folder.finished and run_folder.read_summary():
         print(f"{folder} is finished; nothing to resume")
         return
     with _watched(folder) as progress:
@@ -79,7 +87,7 @@ def resume(folder: RunDir) -> None:
 def evaluate(
     folder: RunDir,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Rows to evaluate on.  [default: the test split]")
+        Path | None, typer.Option("--data", help="Rows to evaluate on; unset: the test split.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -100,9 +108,7 @@ def evaluate(
     if as_json:
         print(json.dumps(result))
         return
-    print_scores(
-        "Scores by task", result["metrics"]["by_task"], {"base": "base", "global": "routed"}
-    )
+    print_scores("Scores on the rows", result["metrics"]["by_task"], CONTESTANTS)
     if result["routing"]["accuracy"] is not None:
         print(f"routing: {result['routing']['accuracy']:.1%} of prompts to the right task")
 
@@ -114,7 +120,8 @@ def route(
     """Say which task each prompt goes to."""
     from fedrouter.inference import RoutedModel
 
-    for found in RoutedModel.load(folder).route(_read_prompts(prompts), client):
+    asked = _read_prompts(prompts)
+    for found in RoutedModel.load(folder).route(asked, client):
         if as_json:
             print(json.dumps(asdict(found)))
         else:
@@ -129,14 +136,14 @@ def generate(
     client: OfClient = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option("--max-new-tokens", min=1, help="[default: evaluation.max_new_tokens]"),
+        typer.Option("--max-new-tokens", min=1, help="Longest answer; unset: as in the run."),
     ] = None,
 ) -> None:
     """Answer each prompt with the adapter of its task."""
     from fedrouter.inference import RoutedModel
 
-    model = RoutedModel.load(folder)
-    for found in model.generate(_read_prompts(prompts), max_new_tokens, client):
+    asked = _read_prompts(prompts)
+    for found in RoutedModel.load(folder).generate(asked, max_new_tokens, client):
         if as_json:
             print(json.dumps(asdict(found)))
         else:
@@ -165,8 +172,12 @@ def tasks(
         [[name, *row] for name, row in zip(names, distances.tolist(), strict=True)],
     )
     if prompts:
-        with make_progress() as progress:
-            near = nearest_prompts(model, prompts, progress)
+        try:
+            with make_progress() as progress:
+                near = nearest_prompts(model, prompts, progress)
+        except DataError as error:  # the run may have come from another machine
+            print(f"no prompts to show: {error}")
+            return
         rows = [[task, _one_line(text)] for task, texts in near.items() for text in texts]
         print_table("Nearest prompts of the data on this machine", ["task", "prompt"], rows)
 
@@ -178,15 +189,17 @@ def demo(
     """Run the built-in tasks on the built-in base model, beside one averaged adapter."""
     from fedrouter.config import load_config
     from fedrouter.demo import show_story
-    from fedrouter.experiment import run as run_experiment
+    from fedrouter.experiment import Experiment
+    from fedrouter.store import RunFolder
 
     packaged = Path(str(resources.files("fedrouter") / "assets" / "demo.toml"))
     averaged = output.with_name(output.name + "-fedavg")
     for path, settings in ((output, []), (averaged, ["strategy=fedavg"])):
-        with _watched(path) as progress:
-            config = load_config(packaged, settings)
-            progress.message(f"{config.strategy} into {path}")
-            run_experiment(config, path, replace=True, progress=progress)
+        RunFolder.check_free(path, DEMO_LABEL)
+        experiment = Experiment(load_config(packaged, settings))
+        with _watched(path) as experiment.progress:
+            experiment.progress.message(f"{experiment.config.strategy} into {path}")
+            experiment.run(path, label=DEMO_LABEL)
     show_story(output, averaged)
 
 
@@ -207,22 +220,31 @@ def _show_summary(path: Path, summary: dict[str, Any]) -> None:
     from fedrouter.console import print_routing, print_scores, print_tasks
 
     print_tasks(summary["tasks"])
-    if summary["metrics"]["by_task"]:
-        print_scores(
-            "Scores by task", summary["metrics"]["by_task"], {"base": "base", "global": "routed"}
-        )
+    metrics = summary["metrics"]
+    if metrics["global"]:
+        by_task = metrics["by_task"] or {"all": metrics}
+        print_scores("Scores on the test rows", by_task, CONTESTANTS)
     print_routing(summary["routing"])
     print(f"{summary['seconds']['total']:.0f} s; run folder: {path}")
 
 
 def _read_prompts(prompts: list[str]) -> list[str]:
-    """The prompts of the command line, with - replaced by the lines of standard input."""
-    lines: list[str] = []
+    """The prompts of the command line, with - replaced by the lines of standard input.
+
+    Blank lines are left out; a prompt of several lines is given as an argument.
+    """
+    read: list[str] = []
     for prompt in prompts:
-        lines += (
-            [line for line in sys.stdin.read().splitlines() if line] if prompt == "-" else [prompt]
-        )
-    return lines
+        try:
+            prompt.encode()
+            text = sys.stdin.buffer.read().decode() if prompt == "-" else None
+        except UnicodeError as error:
+            where = "standard input" if prompt == "-" else "a prompt"
+            raise DataError(f"{where} is not UTF-8 text ({error}); convert it first") from error
+        read += [prompt] if text is None else [line for line in text.split("\n") if line.strip()]
+    if not read or not all(prompt.strip() for prompt in read):
+        raise DataError("there is no prompt, or an empty one; give the text to answer")
+    return [prompt.rstrip("\r") for prompt in read]
 
 
 def _one_line(text: str, width: int = 90) -> str:

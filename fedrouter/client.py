@@ -89,7 +89,9 @@ class Client:
         try:
             labels: NDArray[np.int64] = load_file(self._path)["labels"]
         except (OSError, SafetensorError, KeyError) as error:
-            raise DataError(f"{self._path}: no readable profile of client {self.id}") from error
+            raise DataError(
+                f"{self._path}: no readable profile of client {self.id}; start a new run"
+            ) from error
         if labels.shape != (len(self.train),):
             raise DataError(
                 f"client {self.id} was profiled with {len(labels)} samples and now has "

@@ -151,14 +151,16 @@ class Experiment:
             self.dealt = deal(self.config, self.splits)
             self.base = BaseModel.load(self.config.model, self.config.engine.device)
             self.spec = LoraSpec.from_config(self.config.adapter).resolved(self.base.model)
+            self.base.prompts.check(self.splits.train, "training row")
+            self.base.prompts.check(self.splits.test, "test row")
 
-    def run(self, path: Path, *, replace: bool = False) -> dict[str, Any]:
+    def run(self, path: Path, *, label: str | None = None) -> dict[str, Any]:
         """Run from the start in a new folder; returns the summary.
 
         Raises:
-            RunError: the folder is in use (`replace` removes an earlier run there first).
+            RunError: the folder is in use (a run of the same `label` there is removed first).
         """
-        return self._execute(RunFolder.create(path, dump_config(self.config), replace=replace))
+        return self._execute(RunFolder.create(path, dump_config(self.config), label=label))
 
     def resume(self, folder: RunFolder) -> dict[str, Any]:
         """Go on from the last undamaged checkpoint; returns the summary.
@@ -214,7 +216,7 @@ class Experiment:
     def _start(self, folder: RunFolder, engine: InProcessEngine) -> ServerState:
         """Step 0 of the method: every client's profile, and the global tasks."""
         draws = torch.Generator().manual_seed(derive_seed(self.config.seed, "adapter"))
-        with self.costs.clock("profile"):
+        with folder.writing(), self.costs.clock("profile"):
             self.progress.phase("profile", len(self.splits.train))
             replies = engine.run(self.strategy.profile(list(engine.clients)))
             profiles = [reply.profile for reply in replies if reply.profile is not None]
@@ -228,6 +230,7 @@ class Experiment:
         checkpoint, warnings = folder.latest_checkpoint()
         for warning in warnings:
             self.progress.message(warning)
+        folder.truncate_metrics(0 if checkpoint is None else checkpoint.round)
         if checkpoint is None:
             return None
         meta = checkpoint.meta
@@ -238,13 +241,12 @@ class Experiment:
             )
         if meta["data"] != data_fingerprint(self.splits):
             raise DataError(
-                f"the training data of {folder.path} has changed; put it back, or start a new run"
+                f"the data of {folder.path} have changed; put them back, or start a new run"
             )
         load_seconds = self.costs.seconds["load"]
         self.costs = Costs(**meta["costs"])
         self.costs.add("load", load_seconds)
         engine.traffic = Traffic(**meta["traffic"])
-        folder.truncate_metrics(checkpoint.round)
         return ServerState.unpack(checkpoint.round, checkpoint.arrays, meta["state"])
 
     def _checkpoint(self, folder: RunFolder, state: ServerState, engine: Engine) -> None:
@@ -292,14 +294,13 @@ class Experiment:
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         folder.write_summary(summary)
+        folder.remove_leftovers()
         return summary
 
 
-def run(
-    config: Config, path: Path, *, replace: bool = False, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Run a configuration in a new folder; returns the summary (see DESIGN, `summary.json`)."""
-    return Experiment(config, progress).run(path, replace=replace)
+def run(config: Config, path: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Run a configuration in a new folder; returns the summary that it writes there."""
+    return Experiment(config, progress).run(path)
 
 
 def resume(path: Path, progress: Progress | None = None) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from fedrouter.config import Config
 from fedrouter.datasets import Splits
+from fedrouter.model import BUILTIN_BASE
 from fedrouter.partition import partition
 from fedrouter.rows import Row
 from fedrouter.seeding import derive_seed, generator
@@ -17,14 +19,15 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
     """The configuration with everything filled in that is read off the data.
 
     The scenario is `dual` where rows name their task, else `all`; the number of global tasks is
-    that of the distinct names, else 4. File paths become absolute, so that a run can be resumed
-    from any folder.
+    that of the distinct names, else 4. Paths of files and of the base model become absolute, so
+    that a run can be resumed from any folder.
     """
     names = {row.task for row in train}
     named = None not in names
-    data, clustering, engine = config.data, config.clustering, config.engine
+    model, data, clustering, engine = config.model, config.data, config.clustering, config.engine
     return config.model_copy(
         update={
+            "model": model.model_copy(update={"name": _absolute(model.name)}),
             "data": data.model_copy(
                 update={
                     "scenario": data.scenario or ("dual" if named else "all"),
@@ -47,6 +50,12 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
             ),
         }
     )
+
+
+def _absolute(name: str) -> str:
+    """The name of a base model, its folder's full path where it is one."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name != BUILTIN_BASE and folder.is_dir() else name
 
 
 def deal(config: Config, splits: Splits) -> list[Splits]:
@@ -94,8 +103,8 @@ def sample_test(rows: Sequence[Row], per_task: int | None, seed: int) -> list[Ro
 
 
 def data_fingerprint(splits: Splits) -> str:
-    """Hex digest of the training rows, to notice data that changed under a run."""
+    """Hex digest of all rows, to notice data that changed under a run."""
     digest = hashlib.sha256()
-    for row in splits.train:
+    for row in [*splits.train, *splits.test]:
         digest.update(repr((row.instruction, row.response, row.task, row.group)).encode())
     return digest.hexdigest()[:32]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedrouter.config import Config, load_config
-from fedrouter.errors import ModelError, RunError
-from fedrouter.lora import LoraSpec, read_adapter
+from fedrouter.errors import AdapterError, ModelError, RunError
+from fedrouter.lora import read_adapter
 from fedrouter.model import BaseModel
 from fedrouter.responder import Responder
 from fedrouter.routing import Router
@@ -81,10 +81,16 @@ class RoutedModel:
                 f"{run.path} was trained on another base model than {config.model.name!r} now is; "
                 "put back the one it had"
             )
-        spec = LoraSpec.from_config(config.adapter)
-        adapters = {task: read_adapter(run.path / "tasks" / task)[0] for task in router.tasks}
+        read = {task: read_adapter(run.path / "tasks" / task) for task in router.tasks}
+        specs = {spec for _, spec in read.values()}
+        if len(specs) > 1:
+            raise AdapterError(
+                f"the adapters in {run.path / 'tasks'} differ in rank, alpha or targets; "
+                "put back the ones that the run wrote"
+            )
+        adapters = {task: weights for task, (weights, _) in read.items()}
         found = run.read_summary()["tasks"]
-        return cls(config, base, router, Responder(base, spec, adapters), found)
+        return cls(config, base, router, Responder(base, specs.pop(), adapters), found)
 
     def route(self, prompts: Sequence[str], client: int | None = None) -> list[Route]:
         """The task of each prompt.

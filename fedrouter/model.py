@@ -5,6 +5,7 @@ The base model never changes. Adapters act on it from outside (see `bank.py`): w
 """
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
@@ -24,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from fedrouter.config import ModelConfig
-from fedrouter.errors import ModelError
+from fedrouter.errors import ConfigError, ModelError
 from fedrouter.messages import FloatArray
 from fedrouter.prompts import PromptFormat
 
@@ -42,8 +43,9 @@ class BaseModel:
         model: the transformers model, in eval mode, no parameter requiring a gradient.
         prompts: turns instructions and responses into token ids.
         name: what it was loaded from.
-        fingerprint: hex digest of the weights (rounded to bfloat16, so that it does not depend on
-            the dtype they were loaded in) and of the vocabulary.
+        fingerprint: hex digest of the weights (rounded to bfloat16, so that it is the same
+            whether they were loaded in float32 or in bfloat16) and of the vocabulary.
+        positions: tokens that a sequence may have at most.
         load_seconds: time that loading took.
     """
 
@@ -52,7 +54,10 @@ class BaseModel:
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.name = config.name
-        self.prompts = PromptFormat(tokenizer, config.template, config.max_length)
+        ends = _end_tokens(model)
+        model.generation_config = GenerationConfig()  # greedy means greedy: no penalties of its own
+        self.prompts = PromptFormat(tokenizer, config.template, config.max_length, ends)
+        self.positions = _positions(model, config.max_length)
         self.fingerprint = fingerprint(model, tokenizer)
         self.load_seconds = 0.0
         self._embeddings: dict[bytes, FloatArray] = {}
@@ -76,8 +81,8 @@ class BaseModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        except Exception as error:  # whatever the folder's files, the hub or a library may raise
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise ModelError(
                 f"model.name = {config.name!r} cannot be loaded as a causal language model "
                 f"({reason}); give 'nano', a folder with config.json, weights and tokenizer, "
@@ -173,9 +178,9 @@ class BaseModel:
         """
         tokens, mask = pad(prompts, self.prompts.pad_id, side="left", device=self.device)
         settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max(1, min(max_new_tokens, self.positions - tokens.shape[1])),
             do_sample=False,
-            eos_token_id=self.prompts.eos_id,
+            eos_token_id=sorted(self.prompts.end_ids),
             pad_token_id=self.prompts.pad_id,
         )
         output = self.model.generate(
@@ -186,10 +191,20 @@ class BaseModel:
 
 
 def resolve_device(device: str) -> str:
-    """The torch device that "auto" stands for on this machine."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The torch device that "auto" stands for on this machine.
+
+    Raises:
+        ConfigError: this machine does not have the device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigError(
+            f"engine.device = {device!r}: this machine has no such device; use 'auto' or 'cpu'"
+        ) from error
+    return device
 
 
 def pad(
@@ -232,6 +247,28 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
     for token, index in sorted(tokenizer.get_vocab().items()):
         digest.update(f"{token}\x1f{index}\x1e".encode())
     return digest.hexdigest()[:32]
+
+
+def _end_tokens(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens that end a response by the model's own generation settings; chat models have
+    one for the turn beside one for the text."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset([ends] if isinstance(ends, int) else ends or ())
+
+
+def _positions(model: PreTrainedModel, max_length: int) -> int:
+    """The longest sequence the model can see.
+
+    Raises:
+        ConfigError: prompts may be longer.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    if max_length > positions:
+        raise ConfigError(
+            f"model.max_length = {max_length} is more than the {positions} tokens that the base "
+            "model can see; set model.max_length to less, to leave room for answers"
+        )
+    return int(positions)
 
 
 def _source(name: str) -> str:

@@ -5,8 +5,9 @@ joined as ids, so that what a model is trained to continue is, token by token, w
 generation, whatever spaces or line breaks the template ends in.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
@@ -45,9 +46,11 @@ class PromptFormat:
             stand for themselves.
         max_length: tokens that a prompt, or a prompt with its response, has at most. Instructions
             are shortened at their end to fit; the template and the response never are.
+        end_ids: tokens besides the tokenizer's own that end a generated response.
 
     Attributes:
-        eos_id: the token that ends a response.
+        eos_id: the token that ends a response in training.
+        end_ids: all tokens that end a generated one.
         pad_id: a token to fill batches with; where the tokenizer has none, `eos_id` (padding is
             masked, so the vocabulary never needs to grow).
 
@@ -57,7 +60,11 @@ class PromptFormat:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str = "alpaca", max_length: int = 512
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str = "alpaca",
+        max_length: int = 512,
+        end_ids: Collection[int] = (),
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -66,6 +73,7 @@ class PromptFormat:
             )
         self.max_length = max_length
         self.eos_id: int = tokenizer.eos_token_id
+        self.end_ids = frozenset({self.eos_id, *end_ids})
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._tokenizer = tokenizer
         self._before, self._after = _split_template(template)
@@ -106,6 +114,27 @@ class PromptFormat:
             for row, prompt, response in zip(rows, prompts, responses, strict=True)
         ]
 
+    def check(self, rows: Sequence[Row], what: str) -> None:
+        """Refuse rows whose response does not fit, before any work is spent on them.
+
+        Args:
+            rows: the rows.
+            what: what to call them, such as "training row".
+
+        Raises:
+            DataError: template and response of a row are longer than `max_length`; names the row's
+                number, from 1.
+        """
+        template = len(next(self._prompts([""])))
+        for number, response in enumerate(self._ids([row.response for row in rows]), start=1):
+            needed = template + len(response) + 1
+            if needed > self.max_length:
+                raise DataError(
+                    f"{what} {number}: template and response take {needed} tokens, more than "
+                    f"model.max_length = {self.max_length} allows; set model.max_length to "
+                    f"{needed} or more, or shorten the response"
+                )
+
     def bare_ids(self, instruction: str) -> list[int]:
         """What is embedded: the instruction's tokens alone, no template and no special tokens.
 
@@ -115,9 +144,8 @@ class PromptFormat:
         return self._ids([instruction])[0][: self.max_length] or [self.eos_id]
 
     def decode(self, response_ids: Sequence[int]) -> str:
-        """The text of a response up to its end of sequence, special tokens left out."""
-        ids = list(response_ids)
-        text = self._text(ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids)
+        """The text of a response up to the first token that ends it, special tokens left out."""
+        text = self._text(list(takewhile(lambda id: id not in self.end_ids, response_ids)))
         return text.removeprefix(" ") if self._adds_space else text
 
     def _join(self, instruction: str, prompt: list[int], rest: list[int]) -> Example:

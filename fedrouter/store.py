@@ -28,6 +28,7 @@ from fedrouter.checkpoints import Arrays, Checkpoint
 from fedrouter.errors import RunError
 
 MARKER = "# fedrouter run\n"
+SUMMARY_PARTS = {"tasks", "metrics", "routing", "seconds"}  # what readers of a summary rely on
 
 
 class RunFolder:
@@ -40,33 +41,45 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config_toml: str, *, replace: bool = False) -> "RunFolder":
+    def create(cls, path: Path, config_toml: str, *, label: str | None = None) -> "RunFolder":
         """A new run in a new or empty folder.
 
         Args:
             path: the folder; missing parents are made.
             config_toml: the resolved configuration.
-            replace: remove an earlier run that is there; never a folder that is not a run.
+            label: a name for runs that replace each other: an earlier run of the same label is
+                removed first. Nothing else ever is.
 
         Raises:
             RunError: the folder is in use, or cannot be made.
         """
-        if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file; choose another folder with -o")
-        if any(not _temporary(entry) for entry in _entries(path)):
-            if not is_run(path):
-                raise RunError(f"{path} is not empty and not a run; choose another folder with -o")
-            if not replace:
-                raise RunError(
-                    f"{path} holds a run already; choose another folder with -o, or go on with it: "
-                    f"fedrouter resume {path}"
-                )
+        cls.check_free(path, label)
+        mark = MARKER if label is None else f"{MARKER}# {label}\n"
         with _write_errors(path, "free some space and start again"):
             if is_run(path):
                 _remove(path)
             path.mkdir(parents=True, exist_ok=True)
-            write_bytes(path / "config.toml", f"{MARKER}{config_toml}".encode())
+            write_bytes(path / "config.toml", f"{mark}{config_toml}".encode())
         return cls(path)
+
+    @staticmethod
+    def check_free(path: Path, label: str | None = None) -> None:
+        """Refuse a path that `create` would refuse.
+
+        Raises:
+            RunError: the folder is in use.
+        """
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; choose another folder with -o")
+        if all(_temporary(entry) for entry in _entries(path)):
+            return
+        if not is_run(path):
+            raise RunError(f"{path} is not empty and not a run; choose another folder with -o")
+        if label is None or not is_run(path, label):
+            raise RunError(
+                f"{path} holds a run already; choose another folder with -o, or go on with it: "
+                f"fedrouter resume {path}"
+            )
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -136,6 +149,12 @@ class RunFolder:
         with self.writing():
             write_json(self._summary, summary)
 
+    def remove_leftovers(self) -> None:
+        """Delete the unfinished files and folders that kills have left in the run."""
+        with self.writing():
+            for entry in [entry for entry in self.path.rglob(".*") if _temporary(entry)]:
+                _remove_entry(entry)
+
     def read_summary(self) -> dict[str, Any]:
         """The summary of a finished run.
 
@@ -148,11 +167,12 @@ class RunFolder:
             raise RunError(
                 f"{self.path} is not finished; finish it with: fedrouter resume {self.path}"
             ) from None
-        except ValueError as error:
+        except ValueError:
+            summary = {}
+        if not isinstance(summary, dict) or not summary.keys() >= SUMMARY_PARTS:
             raise RunError(
-                f"{self._summary} is damaged ({error}); delete it, then: "
-                f"fedrouter resume {self.path}"
-            ) from error
+                f"{self._summary} is damaged; delete it, then: fedrouter resume {self.path}"
+            )
         return summary
 
     @property
@@ -183,11 +203,13 @@ class RunFolder:
         return dict(record)
 
 
-def is_run(path: Path) -> bool:
-    """Whether `path` is a run folder: its config.toml starts with fedrouter's mark."""
+def is_run(path: Path, label: str | None = None) -> bool:
+    """Whether `path` is a run folder: its config.toml starts with fedrouter's mark, and with the
+    `label` that `RunFolder.create` was given, if one is asked for."""
+    mark = (MARKER if label is None else f"{MARKER}# {label}\n").encode()
     try:
         with (path / "config.toml").open("rb") as file:
-            return file.read(len(MARKER)) == MARKER.encode()
+            return file.read(len(mark)) == mark
     except OSError:
         return False
 

@@ -33,7 +33,6 @@ class TrainJob:
     Attributes:
         weights: the adapter to start from.
         examples: its samples; at least one.
-        samples: number of samples the result stands for.
         steps: optimiser steps.
         batch_size: samples in a batch; fewer where there are not as many examples.
         lr: AdamW's learning rate, constant over the job.
@@ -131,10 +130,10 @@ def accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[Trai
         The losses, shape (bank.size,).
     """
     slots = torch.tensor([row.slot for row in rows], device=base.device)
-    responses = [len(row.example.input_ids) - row.example.prompt_length for row in rows]
-    counts = torch.bincount(
-        slots, weights=torch.tensor(responses, device=base.device), minlength=bank.size
-    )
+    counts = torch.zeros(bank.size)
+    for row in rows:
+        counts[row.slot] += len(row.example.input_ids) - row.example.prompt_length
+    counts = counts.clamp(min=1).to(base.device)
     totals = torch.zeros(bank.size, device=base.device)
     for chosen in length_batches([len(row.example.input_ids) for row in rows], PASS_TOKENS):
         batch = Batch.of(base, [rows[i].example for i in chosen])
@@ -142,7 +141,7 @@ def accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[Trai
         with bank.active(slots[chosen], lengths=batch.lengths, dropout=masks):
             losses, places = token_losses(base, batch)
         sums = torch.zeros_like(totals).index_add(0, slots[chosen][places], losses)
-        share = sums / counts.clamp(min=1)
+        share = sums / counts
         share.sum().backward()
         totals += share.detach()
     return totals

@@ -189,7 +189,7 @@ def test_changed_data_and_another_base_model_are_refused(
     save_tiny_base(base, seed=0)
     with (toy_data / "train.jsonl").open("a") as file:
         file.write('{"instruction": "new", "response": "new", "task": "count"}\n')
-    with pytest.raises(DataError, match="training data"):
+    with pytest.raises(DataError, match="have changed"):
         resume(tmp_path / "run")
 
 

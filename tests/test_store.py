@@ -58,7 +58,15 @@ def test_an_existing_run_is_kept_unless_replaced(run: RunFolder) -> None:
         RunFolder.create(run.path, "")
     assert run.finished
 
-    fresh = RunFolder.create(run.path, "seed = 2\n", replace=True)
+    with pytest.raises(RunError, match="holds a run already"):
+        RunFolder.create(run.path, "", label="demo")  # it is not an earlier demo
+    assert run.finished
+
+
+def test_a_run_replaces_one_of_the_same_label(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", "seed = 1\n", label="demo")
+    save(run, 1)
+    fresh = RunFolder.create(run.path, "seed = 2\n", label="demo")
     assert names(fresh.path) == ["config.toml"]
     assert load_config(fresh.path / "config.toml").seed == 2
 
@@ -67,13 +75,14 @@ def test_an_existing_run_is_kept_unless_replaced(run: RunFolder) -> None:
 def test_only_a_run_is_ever_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("seed = 3\n")
     with pytest.raises(RunError, match="not empty and not a run"):
-        RunFolder.create(tmp_path, "", replace=True)
+        RunFolder.create(tmp_path, "", label="demo")
     assert names(tmp_path) == [name]
 
 
 def test_a_replacement_that_is_killed_half_way_can_be_repeated(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = RunFolder.create(tmp_path / "run", "", label="demo")
     save(run, 1)
 
     def killed(_: Path) -> None:
@@ -82,9 +91,9 @@ def test_a_replacement_that_is_killed_half_way_can_be_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(store, "_remove_entry", killed)
         with pytest.raises(KeyboardInterrupt):
-            RunFolder.create(run.path, "", replace=True)
+            RunFolder.create(run.path, "", label="demo")
     assert is_run(run.path)
-    RunFolder.create(run.path, "", replace=True)
+    RunFolder.create(run.path, "", label="demo")
 
 
 def test_a_creation_that_was_killed_can_be_repeated(tmp_path: Path) -> None:
@@ -92,12 +101,13 @@ def test_a_creation_that_was_killed_can_be_repeated(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, "seed = 1\n")
 
 
-def test_replacing_follows_no_links(run: RunFolder, tmp_path: Path) -> None:
+def test_replacing_follows_no_links(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", "", label="demo")
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").touch()
     (run.path / "link").symlink_to(outside)
-    RunFolder.create(run.path, "", replace=True)
+    RunFolder.create(run.path, "", label="demo")
     assert names(outside) == ["file"]
 
 
@@ -110,7 +120,7 @@ def test_what_is_no_run_is_not_opened(run: RunFolder, tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "elsewhere" / "b")
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="is a file"):
-        RunFolder.create(tmp_path / "file", "", replace=True)
+        RunFolder.create(tmp_path / "file", "", label="demo")
 
 
 def test_default_names_do_not_collide(tmp_path: Path) -> None:
@@ -238,12 +248,24 @@ def test_a_damaged_line_is_named(run: RunFolder, line: str) -> None:
 def test_the_summary_finishes_a_run(run: RunFolder) -> None:
     with pytest.raises(RunError, match=f"not finished; .*: fedrouter resume {run.path}"):
         run.read_summary()
-    run.write_summary({"rounds": 2})
+    summary = {"tasks": [], "metrics": {}, "routing": {}, "seconds": {}}
+    run.write_summary(summary)
     assert run.finished
-    assert run.read_summary() == {"rounds": 2}
-    (run.path / "summary.json").write_text("{")
-    with pytest.raises(RunError, match=r"summary\.json is damaged"):
-        run.read_summary()
+    assert run.read_summary() == summary
+    for damaged in ("{", "[]", "null", '{"tasks": []}'):
+        (run.path / "summary.json").write_text(damaged)
+        with pytest.raises(RunError, match=r"summary\.json is damaged"):
+            run.read_summary()
+
+
+def test_what_kills_left_behind_is_removed(run: RunFolder) -> None:
+    (run.path / "tasks").mkdir()
+    (run.path / "tasks" / ".task-00.12.tmp").mkdir()
+    (run.path / "tasks" / ".task-00.12.tmp" / "file").touch()
+    (run.path / ".summary.json.12.tmp").touch()
+    run.remove_leftovers()
+    assert names(run.path) == ["config.toml", "tasks"]
+    assert names(run.path / "tasks") == []
 
 
 # --- a full disk ---

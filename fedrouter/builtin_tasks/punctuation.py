@@ -32,7 +32,7 @@ ENDINGS = ("It was raining", "Nobody was there", "They came home late", "It took
 
 
 def draw_punctuation(rng: np.random.Generator) -> tuple[str, str]:
-    """One or two sentences in bare lower case, and the same as they should be written."""
+    """Two sentences in bare lower case, and the same as they should be written."""
     who, friend = (FIRST_NAMES[i] for i in rng.permutation(len(FIRST_NAMES))[:2])
     action = pick(rng, ACTIONS).format(place=pick(rng, PLACES), thing=pick(rng, THINGS))
     first = pick(
@@ -43,5 +43,5 @@ def draw_punctuation(rng: np.random.Generator) -> tuple[str, str]:
             f"Last {pick(rng, WEEKDAYS)} {who} {action}.",
         ),
     )
-    text = f"{first} {pick(rng, ENDINGS)}." if rng.random() < 0.5 else first
+    text = f"{first} {pick(rng, ENDINGS)}."
     return text.lower().replace(".", ""), text

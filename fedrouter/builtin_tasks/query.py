@@ -13,10 +13,10 @@ BOUNDS = {
     "above {} euros": ">",
 }
 WISHES = (
-    "Do you have a {item} by {brand} {bound}?",
-    "Can you show me a {brand} {item} {bound}?",
-    "Is there any {brand} {item} {bound}?",
-    "Where can I find a {item} from {brand} {bound}?",
+    "I would like to buy a {item} by {brand} {bound}. Do you have one in your shop?",
+    "I would like to see a {brand} {item} {bound}. Is there one in your shop?",
+    "I would like to order a {item} from {brand} {bound}. Can I find one in your shop?",
+    "I would like to have a {brand} {item} {bound}. Would there be one in your shop?",
 )
 
 
