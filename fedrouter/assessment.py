@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrouter.evaluation import Answer, Question, examine
+from fedrouter.evaluation import Question, examine, mean_scores, scores_by_label
 from fedrouter.inference import RoutedModel
-from fedrouter.metrics import mean, routing_accuracy
+from fedrouter.metrics import routing_accuracy
 from fedrouter.progress import Progress
 from fedrouter.rows import Row
 
@@ -27,35 +27,21 @@ def assess(model: RoutedModel, rows: Sequence[Row], progress: Progress) -> dict[
     limit = model.config.evaluation.max_new_tokens
     answers = examine(model.responder, [*routed, *untuned], limit, progress.advance)
     labels = [row.task or task for row, task in zip(rows, found, strict=True)]
+    contestants = {"global": routed, "base": untuned}
     return {
         "metrics": {
-            "global": _mean(answers, routed),
-            "base": _mean(answers, untuned),
-            "by_task": {
-                label: {
-                    "global": _mean(answers, _of(label, labels, routed)),
-                    "base": _mean(answers, _of(label, labels, untuned)),
-                }
-                for label in dict.fromkeys(labels)
-            },
+            **{name: mean_scores(answers, asked) for name, asked in contestants.items()},
+            "by_task": scores_by_label(answers, labels, contestants),
         },
-        "routing": {"accuracy": _accuracy(rows, routed, model.majority)},
+        "routing": {"accuracy": _accuracy(rows, found, model.majority)},
     }
 
 
 def _accuracy(
-    rows: Sequence[Row], routed: Sequence[Question], majority: Mapping[str, str]
+    rows: Sequence[Row], found: Sequence[str], majority: Mapping[str, str]
 ) -> float | None:
     """Share of rows that went to a task standing for their true one."""
     true = [row.task for row in rows if row.task is not None]
     if len(true) < len(rows) or not majority:
         return None
-    return routing_accuracy([str(question.task) for question in routed], true, majority)
-
-
-def _of(label: str, labels: Sequence[str], questions: Sequence[Question]) -> list[Question]:
-    return [question for own, question in zip(labels, questions, strict=True) if own == label]
-
-
-def _mean(answers: Mapping[Question, Answer], questions: Sequence[Question]) -> dict[str, float]:
-    return mean([answers[question].scores for question in questions])
+    return routing_accuracy(found, true, majority)

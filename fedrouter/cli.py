@@ -95,12 +95,14 @@ def evaluate(
     from fedrouter.assessment import assess
     from fedrouter.console import make_progress, print_scores
     from fedrouter.datasets import load_splits, read_rows
+    from fedrouter.federation import sample_test
     from fedrouter.inference import RoutedModel
 
     model = RoutedModel.load(folder)
     settings = model.config.data
     if data is None:
-        rows = load_splits(settings, model.config.seed).test
+        test = load_splits(settings, model.config.seed).test
+        rows = sample_test(test, model.config.evaluation.samples, model.config.seed)
     else:
         rows = read_rows(data, settings.columns)
     with make_progress() as progress:

@@ -3,10 +3,10 @@
 Many clients ask the same question of the same adapter; each such pair is answered once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedrouter.metrics import exact_match, rouge
+from fedrouter.metrics import exact_match, mean, rouge
 from fedrouter.responder import Responder
 from fedrouter.rows import Row
 
@@ -54,3 +54,36 @@ def examine(
 def score(text: str, response: str) -> dict[str, float]:
     """ROUGE F-measures and exact match of a generated text, as fractions of 1."""
     return {**rouge(text, response), "exact_match": exact_match(text, response)}
+
+
+def mean_scores(
+    answers: Mapping[Question, Answer], questions: Sequence[Question]
+) -> dict[str, float]:
+    """Mean scores of the answers to some questions; empty where there are none."""
+    return mean([answers[question].scores for question in questions])
+
+
+def scores_by_label(
+    answers: Mapping[Question, Answer],
+    labels: Sequence[str],
+    contestants: Mapping[str, Sequence[Question]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean scores of several contestants on the rows of each label.
+
+    Args:
+        answers: answers to all of the contestants' questions.
+        labels: the label of each row.
+        contestants: name -> that contestant's question on each row.
+
+    Returns:
+        label -> contestant's name -> scores; labels in the order in which they first occur.
+    """
+    return {
+        label: {
+            name: mean_scores(
+                answers, [q for own, q in zip(labels, asked, strict=True) if own == label]
+            )
+            for name, asked in contestants.items()
+        }
+        for label in dict.fromkeys(labels)
+    }

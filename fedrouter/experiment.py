@@ -144,7 +144,6 @@ class Experiment:
         self.progress = progress or Progress()
         self.costs = Costs()
         with self.costs.clock("load"):
-            make_strategy(config)  # a wrong name is refused before the data is read
             self.splits = load_splits(config.data, config.seed)
             self.config = resolve(config, self.splits.train)
             self.strategy = make_strategy(self.config)

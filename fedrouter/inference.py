@@ -137,9 +137,9 @@ class RoutedModel:
         """The true task that most training samples of each global task name; empty where rows
         name none."""
         return {
-            task["id"]: max(task["true_tasks"], key=task["true_tasks"].__getitem__)
+            task["id"]: min(counts, key=lambda name: (-counts[name], name))
             for task in self.found
-            if task["true_tasks"]
+            if (counts := task["true_tasks"])
         }
 
     def _allowed(self, client: int | None) -> list[str] | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedrouter.client import Client
 from fedrouter.config import Config
-from fedrouter.evaluation import Answer, Question, examine
+from fedrouter.evaluation import Answer, Question, examine, mean_scores, scores_by_label
 from fedrouter.federation import sample_test
 from fedrouter.lora import LoraSpec
 from fedrouter.messages import FloatArray
@@ -68,12 +68,15 @@ class Evaluator:
         untuned = [Question(row, None) for row in self._rows]
         own = [self._own_questions(state, client) for client in self._clients.values()]
         answers = self._answers(state, [everywhere, untuned, *own])
-        by_client = [scores for asked in own if (scores := _mean(answers, asked))]
+        by_client = [scores for asked in own if (scores := mean_scores(answers, asked))]
+        names = [row.task for row in self._rows if row.task is not None]
+        contestants = {"global": everywhere, "base": untuned}
+        named = len(names) == len(self._rows)
         return {
             "local": mean(by_client) or None,
-            "global": _mean(answers, everywhere),
-            "base": _mean(answers, untuned),
-            "by_task": _by_task(answers, everywhere, untuned),
+            "global": mean_scores(answers, everywhere),
+            "base": mean_scores(answers, untuned),
+            "by_task": scores_by_label(answers, names, contestants) if named else None,
         }
 
     def _own_questions(self, state: ServerState, client: Client) -> list[Question]:
@@ -138,24 +141,3 @@ class Evaluator:
             for client in self._clients.values()
             for label, row in zip(client.labels(), client.train, strict=True)
         ]
-
-
-def _mean(answers: Mapping[Question, Answer], questions: Sequence[Question]) -> dict[str, float]:
-    """Mean scores of some of the answers; empty where there are none."""
-    return mean([answers[question].scores for question in questions])
-
-
-def _by_task(
-    answers: Mapping[Question, Answer], everywhere: Sequence[Question], untuned: Sequence[Question]
-) -> dict[str, Any] | None:
-    """Scores of each true task; None where rows name none."""
-    names = dict.fromkeys(question.row.task for question in everywhere)
-    if None in names:
-        return None
-    return {
-        str(name): {
-            "global": _mean(answers, [q for q in everywhere if q.row.task == name]),
-            "base": _mean(answers, [q for q in untuned if q.row.task == name]),
-        }
-        for name in names
-    }

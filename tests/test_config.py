@@ -175,7 +175,6 @@ counts = st.integers(1, 2**40)
 rates = st.floats(1e-12, 1e3)
 configs = st.builds(
     Config,
-    strategy=names,
     seed=st.integers(0, 2**63 - 1),
     model=st.builds(
         ModelConfig, name=names, template=names.map(lambda text: f"{text}{{instruction}}\n\t'\"")

@@ -282,7 +282,9 @@ class EngineConfig(Section):
 class Config(Section):
     """A run's whole configuration."""
 
-    strategy: Name = Field(default="fedrouter", description="the federated method")
+    strategy: Literal["fedrouter", "fedavg"] = Field(
+        default="fedrouter", description="the federated method"
+    )
     seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
     mode: Literal["paper"] = Field(
         default="paper", description="the paper's choices wherever it says any"
