@@ -40,9 +40,9 @@ ORDER = [
     "checkpoints",
     "store",
     "progress",
-    # torch
     "columns",
     "datasets",
+    # torch
     "prompts",
     "model",
     "targets",

@@ -95,6 +95,17 @@ def test_generate_from_standard_input(cli, toy_run: Path, monkeypatch, tmp_path:
     assert set(answers[0]) == {"prompt", "task", "confidence", "text"}
 
 
+def test_prompts_that_are_not_text(cli, toy_run: Path, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "prompts").write_bytes(b"caf\xe9\n")
+    with (tmp_path / "prompts").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        code, _, err = cli("route", toy_run, "-")
+    assert code == 2
+    assert "standard input is not UTF-8" in err
+    assert cli("route", toy_run, " ")[0] == 2
+    assert cli("generate", toy_run, "caf\udce9")[0] == 2
+
+
 def test_generate_for_people(cli, toy_run: Path) -> None:
     code, out, _ = cli("generate", toy_run, "7 8 9", "--client", 0)
     assert code == 0

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from fedrouter.errors import DataError, ModelError, RunError
 from fedrouter.experiment import participants, resume, run
 from fedrouter.progress import Progress
 from fedrouter.rows import Row
-from fedrouter.store import RunFolder
+from fedrouter.store import RunFolder, is_run
 
 
 def settings(tiny_folder: Path, toy_data: Path, *more: str) -> Config:
@@ -207,6 +208,45 @@ def test_faults_are_found_before_anything_is_written(
     with pytest.raises(DataError):
         run(settings(tiny_folder, toy_data, "federation.clients=100"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_responses_that_do_not_fit_are_found_before_anything_is_written(
+    tiny_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    with (toy_data / "test.jsonl").open("a") as file:
+        file.write(json.dumps({"instruction": "x", "response": "y" * 200, "task": "count"}) + "\n")
+    with pytest.raises(DataError, match=r"test row 19: .*model\.max_length = 96"):
+        run(settings(tiny_folder, toy_data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_up_at_any_write_leaves_a_run_that_resumes(
+    finished: tuple[Path, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = finished
+    target = tmp_path / "run"
+    sync = os.fsync
+    left = 0  # writes until the disk is full
+
+    def limited(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", limited)
+    failures = 0
+    for attempt in range(40):
+        left = 3 * attempt + 2
+        try:
+            resume(target) if is_run(target) else run(config, target)
+            break
+        except RunError as error:
+            assert "disk is full" in str(error)
+            failures += 1
+    assert failures > 5
+    assert_same_result(folder, target)
 
 
 def test_partial_participation(tiny_folder: Path, toy_data: Path, tmp_path: Path) -> None:

@@ -1,3 +1,7 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +9,7 @@ from conftest import save_tiny_base
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from fedrouter.config import ModelConfig
-from fedrouter.errors import ModelError
+from fedrouter.errors import ConfigError, ModelError
 from fedrouter.model import BaseModel, length_batches, pad
 
 SMALL = {
@@ -90,6 +94,54 @@ def test_a_base_model_that_is_not_there(name: str) -> None:
     with pytest.raises(ModelError, match=r"model\.name = ") as caught:
         BaseModel.load(ModelConfig(name=name))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_base_model(damage: str, tmp_path: Path) -> None:
+    folder = save_tiny_base(tmp_path / "base", seed=0)
+    (folder / damage).write_bytes((folder / damage).read_bytes()[:50])
+    with pytest.raises(ModelError, match=r"model\.name = ") as caught:
+        BaseModel.load(ModelConfig(name=str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there(tiny_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no such device"):
+        BaseModel.load(ModelConfig(name=str(tiny_folder)), device="cuda")
+
+
+def test_prompts_longer_than_the_model_can_see_are_refused(tiny_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_length = 600 is more than the 512 tokens"):
+        BaseModel.load(ModelConfig(name=str(tiny_folder), max_length=600))
+
+
+def test_answers_end_where_absolute_positions_do(tiny_base: BaseModel) -> None:
+    gpt2 = AutoConfig.for_model(
+        "gpt2", vocab_size=258, n_embd=16, n_layer=1, n_head=2, n_positions=64, eos_token_id=1
+    )
+    settings = ModelConfig(max_length=64, template="{instruction}")
+    model = AutoModelForCausalLM.from_config(gpt2)
+    base = BaseModel(model, tiny_base.prompts._tokenizer, settings)
+    prompt = base.prompts.prompt_ids("a" * 200)
+    assert len(prompt) == 64
+    assert len(base.generate([prompt, prompt[:60]], max_new_tokens=30)) == 2
+
+
+def test_greedy_ignores_the_folders_sampling_settings_and_keeps_its_end_tokens(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    plain = BaseModel.load(ModelConfig(name=str(tiny_folder), template="{instruction}"))
+    prompt = plain.prompts.prompt_ids("abc")
+    [expected] = plain.generate([prompt], 8)
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    path = folder / "generation_config.json"
+    stop = ord("x")  # no answer can contain what ends it
+    settings = {"do_sample": True, "temperature": 9.0, "repetition_penalty": 5.0}
+    path.write_text(json.dumps({**settings, "eos_token_id": [1, stop]}))
+    base = BaseModel.load(ModelConfig(name=str(folder), template="{instruction}"))
+    assert base.prompts.end_ids == {1, stop}
+    assert base.generate([prompt], 8) == [expected]
 
 
 def test_padding() -> None:
