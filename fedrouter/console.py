@@ -103,7 +103,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if numeric else "left", overflow="fold", no_wrap=i == 0
+        )
     for row in rows:
         table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
     width = None if sys.stdout.isatty() else 110
@@ -113,14 +115,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 def print_scores(
     title: str, by_task: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
 ) -> None:
-    """ROUGE-1, exact match and loss by task, side by side for several contestants.
+    """ROUGE-1 and exact match by task, side by side for several contestants.
 
     Args:
         title: the table's title.
         by_task: task -> contestant's key -> scores.
         names: contestant's key -> heading, in the order of the columns.
     """
-    shown = {"rouge1": "ROUGE-1", "exact_match": "exact", "loss": "loss"}
+    shown = {"rouge1": "ROUGE-1", "exact_match": "exact"}
     columns = [f"{label} {name}" for label in shown.values() for name in names.values()]
     rows = [
         [task, *(scores[key][score] for score in shown for key in names)]
