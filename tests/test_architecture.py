@@ -59,6 +59,7 @@ ORDER = [
     "engines",
     "engines.base",
     "engines.inprocess",
+    "rounds",
     "evaluation",
     "federation",
     "summary",

@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 
 from fedrouter.config import Config, load_config
 from fedrouter.errors import DataError, ModelError, RunError
-from fedrouter.experiment import participants, resume, run
+from fedrouter.experiment import resume, run
 from fedrouter.progress import Progress
+from fedrouter.rounds import participants
 from fedrouter.rows import Row
 from fedrouter.store import RunFolder, is_run
 
