@@ -1,6 +1,7 @@
 """The command line. Everything heavy is imported inside the commands, so that --help is instant."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -256,6 +257,9 @@ def _one_line(text: str, width: int = 90) -> str:
 
 def main() -> None:
     """Entry point: an error that a user can mend is one line and exit code 2."""
+    # Threads that spin while they wait cost a run most of its speed as soon as anything else wants
+    # a core: beside one other busy process on two cores, the demo was not done after ten minutes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except FedRouterError as error:
