@@ -76,7 +76,8 @@ def resume(folder: RunDir) -> None:
     from fedrouter.store import RunFolder
 
     run_folder = RunFolder.open(folder)
-    if run_folder.finished and run_folder.read_summary():
+    if run_folder.finished:
+        run_folder.read_summary()  # says so where it is damaged
         print(f"{folder} is finished; nothing to resume")
         return
     with _watched(folder) as progress:

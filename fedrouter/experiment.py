@@ -68,6 +68,7 @@ class Experiment:
         self.costs = Costs()
         with self.costs.clock("load"):
             self.splits = load_splits(config.data, config.seed)
+            self.data = data_fingerprint(self.splits)
             self.config = resolve(config, self.splits.train)
             self.strategy = make_strategy(self.config)
             self.dealt = deal(self.config, self.splits)
@@ -161,7 +162,7 @@ class Experiment:
                 f"{folder.path} was started with another base model than "
                 f"{self.config.model.name!r} now is; put back the one it had, or start a new run"
             )
-        if meta["data"] != data_fingerprint(self.splits):
+        if meta["data"] != self.data:
             raise DataError(
                 f"the data of {folder.path} have changed; put them back, or start a new run"
             )
@@ -175,7 +176,7 @@ class Experiment:
         arrays, packed = state.pack()
         meta = {
             "state": packed,
-            "data": data_fingerprint(self.splits),
+            "data": self.data,
             "costs": asdict(self.costs),
             "traffic": asdict(engine.traffic),
         }
