@@ -98,7 +98,7 @@ class AdapterBank:
         Args:
             slots: int64, shape (rows,), in any order; -1 is the base model alone.
             lengths: int64, shape (rows,): tokens of each right-padded row; needed with `dropout`.
-            dropout: one generator for each row, to train with dropout; None: no dropout. A row's
+            dropout: one CPU generator for each row, to train with dropout; None: none. A row's
                 masks depend on its own generator and length alone, not on the rows that share the
                 pass. Every forward pass draws anew, also one that gradient checkpointing repeats:
                 do not use the two together.
@@ -234,7 +234,7 @@ def _draw(shape: tuple[int, ...], probability: float, generator: torch.Generator
     takes 4.1, bernoulli_ 5.7 and torch's own dropout 7.3.
     """
     count = torch.Size(shape).numel()
-    draws = torch.empty(-(-count // 4), dtype=torch.int64, device="cpu")
+    draws = torch.empty(-(-count // 4), dtype=torch.int64)
     draws.random_(-(2**63), None, generator=generator)
     threshold = round(probability * 2**16) - 2**15
     return (draws.view(torch.int16)[:count] >= threshold).view(shape)
