@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrouter.evaluation import Question, examine, mean_scores, scores_by_label
+from fedrouter.evaluation import Question, examine, pooled, scores_by_label
 from fedrouter.inference import RoutedModel
 from fedrouter.metrics import routing_accuracy
 from fedrouter.progress import Progress
@@ -20,18 +20,26 @@ def assess(model: RoutedModel, rows: Sequence[Row], progress: Progress) -> dict[
     """
     model.base.prompts.check(rows, "row")
     progress.phase("evaluate", 2 * len(rows))
-    points = model.base.embed([row.instruction for row in rows])
-    found = model.router.route(points).tasks
-    routed = [Question(row, task) for row, task in zip(rows, found, strict=True)]
-    untuned = [Question(row, None) for row in rows]
+    found = [route.task for route in model.route([row.instruction for row in rows])]
+    contestants = {
+        "global": [Question(row, ((task, 1.0),)) for row, task in zip(rows, found, strict=True)],
+        "base": [Question(row, ()) for row in rows],
+    }
     limit = model.config.evaluation.max_new_tokens
-    answers = examine(model.responder, [*routed, *untuned], limit, progress.advance)
+    asked = [question for questions in contestants.values() for question in questions]
+    answers = examine(model.responder, asked, limit, progress.advance)
     labels = [row.task or task for row, task in zip(rows, found, strict=True)]
-    contestants = {"global": routed, "base": untuned}
+    tables = {
+        name: scores_by_label(labels, [answers[question] for question in questions])
+        for name, questions in contestants.items()
+    }
     return {
         "metrics": {
-            **{name: mean_scores(answers, asked) for name, asked in contestants.items()},
-            "by_task": scores_by_label(answers, labels, contestants),
+            **{name: pooled(table.values()) for name, table in tables.items()},
+            "by_task": {
+                label: {name: dict(table[label].scores) for name, table in tables.items()}
+                for label in dict.fromkeys(labels)
+            },
         },
         "routing": {"accuracy": _accuracy(rows, found, model.majority)},
     }

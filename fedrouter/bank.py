@@ -1,8 +1,9 @@
 """Several LoRA adapters on one copy of the frozen base model, trained or run in one pass.
 
 The bank hooks the target modules: a module's own forward computes its output, whatever kind of
-module it is, and the hook adds each row's ``alpha / rank * B A dropout(x)``. The model's module
-tree and state dict stay as they are, and outside of `AdapterBank.active` so do its outputs.
+module it is, and the hook adds each row's ``alpha / rank * B A dropout(x)``, or the weighted sum of
+several such terms. The model's module tree and state dict stay as they are, and outside of
+`AdapterBank.active` so do its outputs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,10 @@ from transformers import PreTrainedModel
 
 from fedrouter.errors import AdapterError
 from fedrouter.lora import LoraSpec, check_weights
-from fedrouter.messages import FloatArray, Weights
+from fedrouter.messages import FloatArray, Parts, Weights
 from fedrouter.targets import Target, find_targets
+
+NO_ADAPTER = -1  # in place of a slot
 
 
 class AdapterBank:
@@ -27,7 +30,7 @@ class AdapterBank:
     The weights of slot k are row k of stacked float32 parameters: A of shape (size, rank, in) and
     B of shape (size, out, rank) for each target module. AdamW works element by element, so one
     optimiser over `parameters` does what one optimiser for each adapter would do, provided that
-    each adapter has rows in every step.
+    each adapter has rows in every step. `trained` says which of the two matrices get gradients.
 
     A context manager: leaving it takes the adapters off the model.
 
@@ -35,13 +38,15 @@ class AdapterBank:
         AdapterError: the targets do not fit the model (see `find_targets`).
     """
 
-    def __init__(self, model: PreTrainedModel, spec: LoraSpec, size: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, spec: LoraSpec, size: int, trained: Parts = "AB"
+    ) -> None:
         self.size = size
         self._spec = spec
         self._device = model.device
         self._pass: _Pass | None = None
         self._layers = [
-            _Layer(target, spec, size, self._device)
+            _Layer(target, spec, size, trained, self._device)
             for target in find_targets(model, spec.peft_config())
         ]
         self._hooks = [
@@ -61,8 +66,9 @@ class AdapterBank:
             hook.remove()
 
     def parameters(self) -> list[nn.Parameter]:
-        """The stacked weights of all adapters, A and B module by module."""
-        return [weights for layer in self._layers for weights in (layer.a, layer.b)]
+        """The stacked weights of all adapters that are trained, A and B module by module."""
+        stacks = [weights for layer in self._layers for weights in (layer.a, layer.b)]
+        return [weights for weights in stacks if weights.requires_grad]
 
     @torch.no_grad()
     def load(self, slot: int, weights: Weights) -> None:
@@ -90,13 +96,20 @@ class AdapterBank:
     def active(
         self,
         slots: Tensor,
+        weights: Tensor | None = None,
         lengths: Tensor | None = None,
         dropout: Sequence[torch.Generator] | None = None,
     ) -> Iterator[None]:
-        """Within the block, row i of every batch that the model sees uses adapter slots[i].
+        """Within the block, row i of every batch that the model sees uses adapter slots[i], or,
+        with k columns of slots, the sum over k of weights[i, k] times adapter slots[i, k].
+
+        In training only the adapters of the first column get gradients; the others are constants,
+        through which gradients flow to the module's input. All of a row's adapters see the same
+        dropout(x).
 
         Args:
-            slots: int64, shape (rows,), in any order; -1 is the base model alone.
+            slots: int64, shape (rows,) or (rows, k), in any order; NO_ADAPTER adds nothing.
+            weights: float32, of the same shape; None: 1 each.
             lengths: int64, shape (rows,): tokens of each right-padded row; needed with `dropout`.
             dropout: one CPU generator for each row, to train with dropout; None: none. A row's
                 masks depend on its own generator and length alone, not on the rows that share the
@@ -107,16 +120,20 @@ class AdapterBank:
             AdapterError: a slot is not in the bank; or, from the model, a target module sees
                 other inputs than (rows, tokens, features).
         """
-        if len(slots) and not -1 <= int(slots.min()) <= int(slots.max()) < self.size:
+        if slots.numel() and not NO_ADAPTER <= int(slots.min()) <= int(slots.max()) < self.size:
             raise AdapterError(f"slots {slots.tolist()}: this bank has slots 0 to {self.size - 1}")
-        slots, masks = slots.to(self._device), None
+        if weights is not None:
+            if weights.shape != slots.shape:
+                raise ValueError(f"{tuple(weights.shape)} weights, {tuple(slots.shape)} slots")
+            weights = _columns(weights.to(self._device))
+        slots, masks = _columns(slots.to(self._device)), None
         if dropout is not None and self._spec.dropout > 0:
             if lengths is None:
                 raise ValueError("dropout masks need the rows' lengths")
-            rows = zip(slots.tolist(), dropout, lengths.tolist(), strict=True)
+            rows = zip(slots.amax(1).tolist(), dropout, lengths.tolist(), strict=True)
             adapted = tuple((draws, length) for slot, draws, length in rows if slot >= 0)
             masks = _Dropout(self._spec.dropout, adapted)
-        outer, self._pass = self._pass, _Pass(slots, masks)
+        outer, self._pass = self._pass, _Pass(slots, weights, masks)
         try:
             yield
         finally:
@@ -144,42 +161,55 @@ class AdapterBank:
         return add_adapters
 
 
+def _columns(values: Tensor) -> Tensor:
+    """Values of shape (rows,) or (rows, k) as (rows, k)."""
+    return values.unsqueeze(1) if values.dim() == 1 else values
+
+
 class _Layer:
     """The stacked weights of one target module."""
 
-    def __init__(self, target: Target, spec: LoraSpec, size: int, device: torch.device) -> None:
+    def __init__(
+        self, target: Target, spec: LoraSpec, size: int, trained: Parts, device: torch.device
+    ) -> None:
         self.target = target
         self.scale = spec.scale
         shape_a, shape_b = target.shapes(spec.rank).values()
-        self.a = nn.Parameter(torch.zeros(size, *shape_a, device=device))
-        self.b = nn.Parameter(torch.zeros(size, *shape_b, device=device))
+        self.a = nn.Parameter(torch.zeros(size, *shape_a, device=device), "A" in trained)
+        self.b = nn.Parameter(torch.zeros(size, *shape_b, device=device), "B" in trained)
 
-    def product(self, x: Tensor, slots: Tensor) -> Tensor:
+    def product(self, x: Tensor, slots: Tensor, constant: bool) -> Tensor:
         """B A x with each row's own B and A; x float32 (rows, tokens, in), slots (rows,).
+
+        Where they are `constant`, they get no gradients.
 
         Gathering each row's matrices was as fast as or faster than one product per adapter, views
         grouped by adapter and products with all adapters at once (8 adapters of rank 8, 96 tokens,
         256 features, one core; forward and backward of the module, its own 9.8 and 37 ms included,
         at 4 and 16 rows each: 14/50 ms against 15/54, 14/53 and 20/77), and needs no order.
         """
-        down = torch.bmm(x, self.a.index_select(0, slots).mT)
-        return torch.bmm(down, self.b.index_select(0, slots).mT)
+        a, b = (self.a.detach(), self.b.detach()) if constant else (self.a, self.b)
+        down = torch.bmm(x, a.index_select(0, slots).mT)
+        return torch.bmm(down, b.index_select(0, slots).mT)
 
 
 class _Pass:
-    """Which adapter each row of the batches uses.
+    """Which adapters each row of the batches uses.
 
     Attributes:
         rows: number of rows in a batch.
-        adapted: indices of the rows that use an adapter.
-        slots: their slots.
+        adapted: indices of the rows that use any adapter.
+        columns: the first adapters of these rows, the second ones, and so on; none is empty.
         masks: draws their dropout masks; None: no dropout.
     """
 
-    def __init__(self, slots: Tensor, masks: "_Dropout | None") -> None:
+    def __init__(self, slots: Tensor, weights: Tensor | None, masks: "_Dropout | None") -> None:
         self.rows = len(slots)
-        self.adapted = (slots >= 0).nonzero()[:, 0]
-        self.slots = slots[self.adapted]
+        self.adapted = (slots >= 0).any(1).nonzero()[:, 0]
+        slots = slots[self.adapted]
+        weights = None if weights is None else weights[self.adapted]
+        columns = [_Column.of(slots, weights, k) for k in range(slots.shape[1])]
+        self.columns = [column for column in columns if len(column.slots)]
         self.masks = masks
 
     def add(self, layer: _Layer, x: Tensor, output: Tensor) -> Tensor:
@@ -201,7 +231,46 @@ class _Pass:
         if self.masks is not None:
             x = self.masks.drop(x)
             scale /= 1 - self.masks.probability  # here, not on x: half the cost of dropout
-        return (output + scale * layer.product(x, self.slots)).to(output.dtype)
+        total = output
+        for column in self.columns:
+            total = column.add(layer, x, scale, total)
+        return total.to(output.dtype)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The k-th adapters of some rows; rows that have fewer are left out.
+
+    Attributes:
+        places: indices of the n rows that are not left out; None: all of them.
+        slots: shape (n,).
+        weights: shape (n, 1, 1); None: 1 each.
+        constant: they get no gradients.
+    """
+
+    places: Tensor | None
+    slots: Tensor
+    weights: Tensor | None
+    constant: bool
+
+    @classmethod
+    def of(cls, slots: Tensor, weights: Tensor | None, k: int) -> "_Column":
+        """Column k of slots and weights, both of shape (rows, columns)."""
+        places = (slots[:, k] >= 0).nonzero()[:, 0]
+        return cls(
+            places=None if len(places) == len(slots) else places,
+            slots=slots[places, k],
+            weights=None if weights is None else weights[places, k].view(-1, 1, 1),
+            constant=k > 0,
+        )
+
+    def add(self, layer: _Layer, x: Tensor, scale: float, total: Tensor) -> Tensor:
+        """`total`, shape (rows, tokens, out), with scale * weight * B A x added; float32."""
+        factor = scale if self.weights is None else scale * self.weights
+        if self.places is None:
+            return total + factor * layer.product(x, self.slots, self.constant)
+        term = factor * layer.product(x[self.places], self.slots, self.constant)
+        return total.float().index_add(0, self.places, term)
 
 
 @dataclass(frozen=True)

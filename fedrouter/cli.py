@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrouter.errors import DataError, FedRouterError
+from fedrouter.errors import DataError, FedRouterError, RunError
 
 if TYPE_CHECKING:
     from fedrouter.progress import Progress
@@ -64,9 +65,56 @@ def run(
         RunFolder.check_free(output)  # before minutes go into loading
     experiment = Experiment(settings)
     path = output or new_run_path(experiment.config.strategy, experiment.config.seed)
-    with _watched(path) as experiment.progress:
+    with _watched(f"fedrouter resume {path}") as experiment.progress:
         summary = experiment.run(path)
     _show_summary(path, summary)
+
+
+@app.command()
+def compare(  # noqa: PLR0917 - each is an option of the command
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG.toml", help="Configuration; every key has a default."),
+    ] = None,
+    set_: Sets = [],  # noqa: B006 - typer reads the default, nobody changes it
+    strategies: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Strategies; sets compare.strategies.")
+    ] = None,
+    scenarios: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Scenarios; sets compare.scenarios.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="1,2,...", help="Seeds; sets compare.seeds.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder; unset: runs/compare-CONFIG."),
+    ] = None,
+) -> None:
+    """Run every strategy in every scenario with every seed, and put them side by side.
+
+    The same command goes on where it was stopped; with other strategies, scenarios or seeds it adds
+    to what is there.
+    """
+    from fedrouter.comparison import compare as run_grid
+    from fedrouter.comparison import notes, tables
+    from fedrouter.config import load_config
+    from fedrouter.console import print_table
+
+    lists = {"strategies": strategies, "scenarios": scenarios, "seeds": seeds}
+    grid = [f"compare.{key}={_toml_list(text)}" for key, text in lists.items() if text is not None]
+    settings = load_config(config, [*set_, *grid])
+    path = output or Path("runs") / ("compare" if config is None else f"compare-{config.stem}")
+    again = f"fedrouter {shlex.join(sys.argv[1:])}"
+    with _watched(again, keep=False) as progress:
+        results = run_grid(settings, path, progress)
+    for table in tables(results):
+        print_table(table.title, table.columns, table.rows, table.below)
+    for note in notes(results):
+        print(note)
+    print(f"{len(results['cells'])} cells are finished; tables and figures: {path}/results.*")
+    if results["failures"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -80,7 +128,7 @@ def resume(folder: RunDir) -> None:
         run_folder.read_summary()  # says so where it is damaged
         print(f"{folder} is finished; nothing to resume")
         return
-    with _watched(folder) as progress:
+    with _watched(f"fedrouter resume {folder}") as progress:
         summary = resume_experiment(folder, progress)
     _show_summary(folder, summary)
 
@@ -168,6 +216,8 @@ def tasks(
     from fedrouter.inspection import centroid_distances, nearest_prompts
 
     model = RoutedModel.load(folder)
+    if model.router is None:
+        raise RunError(f"{folder}: strategy {model.config.strategy!r} finds no tasks")
     print_tasks(model.found)
     names, distances = centroid_distances(model.router)
     print_table(
@@ -201,29 +251,31 @@ def demo(
     for path, settings in ((output, []), (averaged, ["strategy=fedavg"])):
         RunFolder.check_free(path, DEMO_LABEL)
         experiment = Experiment(load_config(packaged, settings))
-        with _watched(path) as experiment.progress:
+        with _watched(f"fedrouter resume {path}") as experiment.progress:
             experiment.progress.message(f"{experiment.config.strategy} into {path}")
             experiment.run(path, label=DEMO_LABEL)
     show_story(output, averaged)
 
 
 @contextmanager
-def _watched(path: Path) -> Iterator["Progress"]:
-    """Progress while a run is under way, and how to go on with it when it is interrupted."""
+def _watched(again: str, keep: bool = True) -> Iterator["Progress"]:
+    """Progress while work is under way, and the command that goes `again` on with it when it is
+    interrupted."""
     from fedrouter.console import make_progress
 
     try:
-        with make_progress() as progress:
+        with make_progress(keep) as progress:
             yield progress
     except KeyboardInterrupt:
-        print(f"\nstopped; go on with: fedrouter resume {path}", file=sys.stderr)
+        print(f"\nstopped; go on with: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
 def _show_summary(path: Path, summary: dict[str, Any]) -> None:
     from fedrouter.console import print_routing, print_scores, print_tasks
 
-    print_tasks(summary["tasks"])
+    if summary["tasks"]:
+        print_tasks(summary["tasks"])
     metrics = summary["metrics"]
     if metrics["global"]:
         by_task = metrics["by_task"] or {"all": metrics}
@@ -249,6 +301,12 @@ def _read_prompts(prompts: list[str]) -> list[str]:
     if not read or not all(prompt.strip() for prompt in read):
         raise DataError("there is no prompt, or an empty one; give the text to answer")
     return [prompt.rstrip("\r") for prompt in read]
+
+
+def _toml_list(text: str) -> str:
+    """The parts of a text with commas, as a TOML list."""
+    parts = [part.strip() for part in text.split(",")]
+    return json.dumps([int(part) if part.isdecimal() else part for part in parts])
 
 
 def _one_line(text: str, width: int = 90) -> str:

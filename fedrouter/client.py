@@ -4,142 +4,251 @@ Work on a round is split in `prepare` (a task -> train jobs) and `finish` (their
 reply), so that an engine may train the jobs of many clients in one pass in between.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from fedrouter.atomic import write_tensors
-from fedrouter.clustering import cluster
+from fedrouter.client_folder import ClientFolder
+from fedrouter.clustering import Clusters, cluster, group
 from fedrouter.config import Config
-from fedrouter.datasets import Splits
 from fedrouter.errors import DataError
+from fedrouter.evaluation import Question, scores_by_label
+from fedrouter.lora import LoraSpec
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
+    EvaluateOrder,
+    Findings,
+    LabelScores,
     ProfileOrder,
+    Scope,
     TaskProfile,
     TrainOrder,
     Update,
+    Weights,
+    only,
 )
 from fedrouter.model import BaseModel
-from fedrouter.prompts import Example
+from fedrouter.resident import Resident
+from fedrouter.rows import Row
 from fedrouter.seeding import derive_seed
+from fedrouter.serving import AtHand, Choice, choose
 from fedrouter.training import TrainJob, TrainResult
 
 UNLABELLED_LOCAL_TASKS = 2  # local tasks where neither the configuration nor the rows say
 
 
+@dataclass(frozen=True)
+class Holding:
+    """The rows of one client.
+
+    Attributes:
+        train: its training rows, at least one.
+        test: its own test rows.
+        everything: all test rows, where the client has them (in an experiment on one machine).
+    """
+
+    train: Sequence[Row]
+    test: Sequence[Row] = ()
+    everything: Sequence[Row] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A task under way.
+
+    Attributes:
+        task: what was asked.
+        reply: what is already known of the answer.
+        adapters: for each train order, the received adapter that was chosen.
+        jobs: for each train order, its job.
+    """
+
+    task: ClientTask
+    reply: ClientReply
+    adapters: tuple[str | None, ...]
+    jobs: tuple[TrainJob, ...] = field(repr=False)
+
+
 class Client:
-    """One client: its rows, its local tasks, its training.
+    """One client: its rows, its local tasks, its own adapters, its training and evaluation.
 
     Args:
         id: the client's number, from 0.
-        rows: its training rows, at least one, and its own test rows.
-        base: the resident base model.
+        rows: its rows.
+        resident: the base model, shared with other clients of this process.
+        spec: the adapters' shape.
         config: the run's configuration.
-        folder: where the client keeps its local tasks between processes.
+        folder: where clients keep what must outlive the process.
     """
 
     def __init__(
         self,
         id: int,
-        rows: Splits,
+        rows: Holding,
         *,
-        base: BaseModel,
+        resident: Resident,
+        spec: LoraSpec,
         config: Config,
         folder: Path,
     ) -> None:
         self.id = id
-        self.train = rows.train
-        self.test = rows.test
-        self._base = base
+        self.rows = rows
+        self._resident = resident
+        self._spec = spec
         self._config = config
-        self._path = folder / f"client-{id:03d}.safetensors"
+        self._folder = ClientFolder(folder, id)
 
-    def profile(
-        self, order: ProfileOrder, progress: Callable[[int], None] = lambda _: None
-    ) -> TaskProfile:
-        """Find the local tasks: embed the training prompts, cluster them, keep the labels here."""
-        points = self._base.embed([row.instruction for row in self.train], progress)
-        found = cluster(
-            points,
-            order.n_local or self._distinct_tasks(),
-            derive_seed(self._config.seed, "profile", self.id),
+    @property
+    def base(self) -> BaseModel:
+        """The base model."""
+        return self._resident.base
+
+    def prepare(self, task: ClientTask) -> Work:
+        """Profile and evaluate, where the task asks for it, and make its train jobs."""
+        hand = AtHand(
+            self._resident, self._spec, task, self._folder, self.rows.train, self._config.seed
         )
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(self._path, {"labels": found.labels.astype(np.int64)})
+        reply = ClientReply(
+            self.id,
+            task.round,
+            profile=None if task.profile is None else self.profile(task.profile),
+            findings=None if task.evaluate is None else self._evaluate(task.evaluate, hand),
+        )
+        adapters = tuple(hand.lowest_loss(order.adapters) for order in task.train)
+        jobs = tuple(
+            self._job(task, order, hand.assembled(adapter, order.keep))
+            for order, adapter in zip(task.train, adapters, strict=True)
+        )
+        return Work(task, reply, adapters, jobs)
+
+    def finish(self, work: Work, results: Sequence[TrainResult]) -> ClientReply:
+        """The reply to a task, from the results of its jobs; what is to be kept is kept."""
+        updates = []
+        trained = zip(work.task.train, work.adapters, results, strict=True)
+        for slot, (order, adapter, result) in enumerate(trained):
+            if order.keep is not None:
+                kept = only(result.weights, order.keep_parts)
+                self._folder.keep(order.keep, work.task.round, kept)
+            updates.append(
+                Update(
+                    slot=slot,
+                    adapter=adapter,
+                    weights=only(result.weights, order.send),
+                    samples=len(self._samples(order)),
+                    loss=result.loss,
+                    tokens=result.tokens,
+                )
+            )
+        done = work.reply
+        return ClientReply(self.id, done.round, done.profile, done.findings, tuple(updates))
+
+    def profile(self, order: ProfileOrder) -> TaskProfile:
+        """Find the local tasks: embed the training prompts, group them, keep the labels here."""
+        points = self.base.embed([row.instruction for row in self.rows.train])
+        found, names = self._by_name(points) if order.by_name else (self._clustered(points), ())
+        self._folder.write_labels(found.labels)
         return TaskProfile(
             client=self.id,
             centroids=found.centroids,
             counts=tuple(int(count) for count in found.counts),
             spreads=tuple(float(spread) for spread in found.spreads),
+            names=names,
         )
 
     def labels(self) -> NDArray[np.int64]:
-        """The local task of every training row, as `profile` found and stored it.
+        """The local task of every training row; raises as `ClientFolder.labels`."""
+        return self._folder.labels(len(self.rows.train))
 
-        Raises:
-            DataError: the client has no (undamaged) profile, or its rows have changed since.
-        """
-        try:
-            labels: NDArray[np.int64] = load_file(self._path)["labels"]
-        except (OSError, SafetensorError, KeyError) as error:
+    @property
+    def n_local(self) -> int:
+        """How many local tasks to find: as configured, else as many as the rows name."""
+        names = {row.task for row in self.rows.train}
+        unset = UNLABELLED_LOCAL_TASKS if None in names else len(names)
+        return self._config.clustering.n_local or unset
+
+    def _clustered(self, points: NDArray[np.float32]) -> Clusters:
+        return cluster(points, self.n_local, derive_seed(self._config.seed, "profile", self.id))
+
+    def _by_name(self, points: NDArray[np.float32]) -> tuple[Clusters, tuple[str, ...]]:
+        names = [row.task for row in self.rows.train]
+        if None in names:
             raise DataError(
-                f"{self._path}: no readable profile of client {self.id}; start a new run"
-            ) from error
-        if labels.shape != (len(self.train),):
-            raise DataError(
-                f"client {self.id} was profiled with {len(labels)} samples and now has "
-                f"{len(self.train)}; start a new run, or give it the data it had"
+                f"the rows of client {self.id} do not name their task, as strategy 'oracle' needs; "
+                "set data.columns.task, or choose another strategy"
             )
-        return labels
+        ordered = tuple(str(name) for name in dict.fromkeys(names))
+        return group(points, np.array([ordered.index(str(name)) for name in names])), ordered
 
-    def prepare(self, task: ClientTask) -> list[TrainJob]:
-        """The train jobs of a task, one for each of its orders."""
-        return [self._job(task, order) for order in task.train]
+    def _evaluate(self, order: EvaluateOrder, hand: AtHand) -> Findings:
+        """Answer and score the test rows of each scope."""
+        widest = self.rows.everything or self.rows.test
+        rows = {"local": self.rows.test, "global": self.rows.everything, "base": widest}
+        return Findings(
+            scores={
+                scope: self._scores(order, hand, scope, rows[scope])
+                for scope in order.scopes
+                if rows[scope]
+            },
+            routed=_contingency(choose(order.serving, hand, widest, "global").routed, widest),
+            found=self._found(),
+        )
 
-    def finish(self, task: ClientTask, results: Sequence[TrainResult]) -> ClientReply:
-        """The reply to a task, from the results of the jobs that `prepare` made for it."""
-        updates = [
-            Update(
-                slot=slot,
-                weights=result.weights,
-                samples=len(self._samples(order)),
-                loss=result.loss,
-                tokens=result.tokens,
-            )
-            for slot, (order, result) in enumerate(zip(task.train, results, strict=True))
-        ]
-        return ClientReply(self.id, task.round, updates=tuple(updates))
+    def _scores(
+        self, order: EvaluateOrder, hand: AtHand, scope: Scope, rows: Sequence[Row]
+    ) -> dict[str, LabelScores]:
+        untuned = Choice({}, [()] * len(rows))
+        chosen = untuned if scope == "base" else choose(order.serving, hand, rows, scope)
+        asked = [Question(row, blend) for row, blend in zip(rows, chosen.blends, strict=True)]
+        limit = self._config.evaluation.max_new_tokens
+        answers = self._resident.answers(self._spec, chosen.adapters, asked, limit)
+        return scores_by_label([row.task or "" for row in rows], answers)
 
-    def _job(self, task: ClientTask, order: TrainOrder) -> TrainJob:
+    def _found(self) -> tuple[dict[str, int], ...]:
+        """For each local task, how many of its training rows name each true task."""
+        if not self._folder.profiled:
+            return ()
+        labels = self.labels()
+        counts = [Counter[str]() for _ in range(labels.max() + 1)]
+        for label, row in zip(labels, self.rows.train, strict=True):
+            counts[label][row.task or ""] += 1
+        return tuple(dict(count) for count in counts)
+
+    def _job(self, task: ClientTask, order: TrainOrder, start: Weights) -> TrainJob:
         settings = self._config.training
         which = "all" if order.local_task is None else order.local_task
+        times = self.n_local if order.local_task is None else 1
+        received = task.adapters
+        keep = () if order.keep is None else (order.keep,)
         return TrainJob(
-            weights=task.adapters[order.adapter],
-            examples=[self._examples[i] for i in self._samples(order)],
-            steps=order.steps,
+            weights=start,
+            examples=self._resident.examples([self.rows.train[i] for i in self._samples(order)]),
+            steps=order.steps * times,
             batch_size=settings.batch_size,
             lr=task.lr,
             max_grad_norm=settings.max_grad_norm,
-            seed=derive_seed(self._config.seed, "train", task.round, self.id, which),
+            seed=derive_seed(self._config.seed, "train", task.round, self.id, which, *keep),
+            parts=order.train_parts,
+            anchor=None if order.proximal is None else received[order.proximal.toward],
+            mu=0.0 if order.proximal is None else order.proximal.mu,
+            beside=None if order.beside is None else received[order.beside.adapter],
+            share=1.0 if order.beside is None else order.beside.weight,
         )
 
     def _samples(self, order: TrainOrder) -> NDArray[np.int64]:
         """Indices of the rows that an order trains on."""
         if order.local_task is None:
-            return np.arange(len(self.train))
+            return np.arange(len(self.rows.train))
         return np.flatnonzero(self.labels() == order.local_task)
 
-    @cached_property
-    def _examples(self) -> list[Example]:
-        return self._base.prompts.examples(self.train)
 
-    def _distinct_tasks(self) -> int:
-        names = {row.task for row in self.train}
-        return UNLABELLED_LOCAL_TASKS if None in names else len(names)
+def _contingency(tasks: Sequence[str], rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """task -> label -> number of rows; `tasks` may be empty."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for task, row in zip(tasks, rows, strict=bool(tasks)):
+        counts[task][row.task or ""] += 1
+    return {task: dict(labels) for task, labels in sorted(counts.items())}

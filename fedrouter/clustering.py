@@ -69,6 +69,12 @@ def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters found: handled below
         labels = _by_appearance(kmeans.fit_predict(exact))
+    return group(exact, labels)
+
+
+def group(points: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Clusters:
+    """The clusters that `labels`, from 0 and none left out, make of `points`, shape (n, d)."""
+    exact = np.asarray(points, np.float64)
     centroids = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
     counts = np.bincount(labels)
     distances = np.square(exact - centroids[labels]).sum(axis=1)

@@ -1,7 +1,7 @@
 """Records -> rows: which columns hold a row's parts, and what they may hold."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from string import Formatter
@@ -13,6 +13,7 @@ from fedrouter.files import Record, kind
 from fedrouter.rows import Row
 
 SHOWN_COLUMNS = 8
+Pieces = list[tuple[str, str | None]]  # of a template: literal text, and the field after it
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class RowFormat:
         template: a text with ``{column}`` fields that makes the instruction, in which
             ``{instruction}`` is `columns.instruction`; None: that column as it is.
         task: the task of all rows; None: the task's column.
+        labels: what each value of the response's column stands for; None: itself.
+        skip_empty: leave out records that lack a value, instead of refusing them.
         group: column of `Row.group`; None: rows have none.
         setting: what a user sets to map a column; ``{}`` stands for the row's part.
     """
@@ -32,6 +35,8 @@ class RowFormat:
     columns: Columns
     template: str | None = None
     task: str | None = None
+    labels: Mapping[str, str] | None = None
+    skip_empty: bool = False
     group: str | None = None
     setting: str = "--set data.columns.{}=NAME"
 
@@ -45,9 +50,11 @@ class RowFormat:
         template = None if self.template is None else parse_template(self.template)
         rows: list[Row] = []
         for record in records:
+            if self.skip_empty and self._lacks_a_value(record, template):
+                continue
             row = Row(
                 self._instruction(record, template),
-                self._filled(record, "response", numbers=True),
+                self._response(record),
                 self._task(record),
                 None if self.group is None else _text(record, self.group, "data.split_column"),
             )
@@ -60,7 +67,7 @@ class RowFormat:
             rows.append(row)
         return rows
 
-    def _instruction(self, record: Record, template: list[tuple[str, str | None]] | None) -> str:
+    def _instruction(self, record: Record, template: Pieces | None) -> str:
         if template is None:
             return self._filled(record, "instruction", numbers=False)
         text = "".join(literal + self._field(record, field) for literal, field in template)
@@ -69,8 +76,37 @@ class RowFormat:
     def _field(self, record: Record, field: str | None) -> str:
         if field is None:
             return ""
-        column = self.columns.instruction if field == "instruction" else field
+        column = self._column(field)
+        value = record.values.get(column)
+        if isinstance(value, list):
+            parts = [Record(record.place, {column: part}) for part in value]
+            return ", ".join(_text(part, column, "the template") for part in parts)
         return _text(record, column, "the template")
+
+    def _column(self, field: str) -> str:
+        """The column that a field of the template names."""
+        return self.columns.instruction if field == "instruction" else field
+
+    def _lacks_a_value(self, record: Record, template: Pieces | None) -> bool:
+        """Whether a column that is there, and used, holds nothing."""
+        if template is None:
+            columns = [self.columns.instruction]
+        else:
+            columns = [self._column(field) for _, field in template if field is not None]
+        names = [name for name in (*columns, self.columns.response) if name in record.values]
+        values = [record.values[name] for name in names]
+        return any(value is None or value == [] or not str(value).strip() for value in values)
+
+    def _response(self, record: Record) -> str:
+        text = self._filled(record, "response", numbers=True)
+        if self.labels is None:
+            return text
+        if text not in self.labels:
+            raise DataError(
+                f"{record.place}: {self.columns.response!r} is {text!r}, for which the source's "
+                f"labels ({', '.join(self.labels)}) say nothing; add it there"
+            )
+        return self.labels[text]
 
     def _filled(self, record: Record, part: str, *, numbers: bool) -> str:
         column = getattr(self.columns, part)
@@ -87,7 +123,7 @@ class RowFormat:
         return _text(record, column, self.setting.format("task")).strip() or None
 
 
-def parse_template(template: str) -> list[tuple[str, str | None]]:
+def parse_template(template: str) -> Pieces:
     """A template as pieces: a literal text and the field that follows it, if any.
 
     Only plain ``{column}`` fields: nothing of a value but its text can be reached.

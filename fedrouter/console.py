@@ -25,9 +25,14 @@ LOG_EVERY_S = 10.0  # plain log lines come at most this often
 
 
 class BarProgress(Progress):
-    """Progress bars with the time left, for a terminal. A context manager."""
+    """Progress bars with the time left, for a terminal. A context manager.
 
-    def __init__(self) -> None:
+    Args:
+        keep: leave the bars of finished phases there; else one bar takes the place of another.
+    """
+
+    def __init__(self, keep: bool = True) -> None:
+        self._keep = keep
         self._bars = Bars(
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -48,6 +53,8 @@ class BarProgress(Progress):
 
     def phase(self, name: str, total: int) -> None:
         """Start a new bar."""
+        if self._current is not None and not self._keep:
+            self._bars.remove_task(self._current)
         self._current = self._bars.add_task(name, total=total)
 
     def advance(self, steps: int) -> None:
@@ -93,21 +100,30 @@ class LogProgress(Progress):
         print(text, file=sys.stderr, flush=True)
 
 
-def make_progress() -> BarProgress | LogProgress:
-    """Bars on a terminal, plain lines elsewhere."""
-    return BarProgress() if sys.stderr.isatty() else LogProgress()
+def make_progress(keep: bool = True) -> BarProgress | LogProgress:
+    """Bars on a terminal (those of finished phases stay if `keep`), plain lines elsewhere."""
+    return BarProgress(keep) if sys.stderr.isatty() else LogProgress()
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on standard output; the first column is text, numbers are right-aligned."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    below: Sequence[Sequence[object]] = (),
+) -> None:
+    """A table on standard output; the first column is text, numbers are right-aligned; the rows
+    `below` stand under a rule."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], int | float) for row in rows)
         table.add_column(
             column, justify="right" if numeric else "left", overflow="fold", no_wrap=i == 0
         )
-    for row in rows:
-        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+    for part in (rows, below):
+        for row in part:
+            cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+            table.add_row(*cells)
+        table.add_section()
     width = None if sys.stdout.isatty() else 110
     Console(width=width, highlight=False, markup=False).print(table)
 

@@ -1,7 +1,7 @@
 """The rows of a run and their only split into training and test rows."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from fedrouter.config import Columns, DataConfig, Source
 from fedrouter.errors import DataError, MissingExtraError
 from fedrouter.files import Record, read_records
 from fedrouter.rows import Row
-from fedrouter.seeding import generator
+from fedrouter.seeding import derive_seed, generator
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def load_splits(data: DataConfig, seed: int) -> Splits:
         from fedrouter.builtin_tasks import builtin_rows
 
         return Splits(*builtin_rows(data.builtin_train, data.builtin_test, seed))
-    parts = _parts(data)
+    parts = _parts(data, seed)
     _check_same_naming(parts)
     train = [row for part in parts if part.test for row in part.train]
     test = [row for part in parts for row in part.test]
@@ -106,54 +106,80 @@ class _Part:
     test: list[Row]
 
 
-def _parts(data: DataConfig) -> list[_Part]:
+def _parts(data: DataConfig, seed: int) -> list[_Part]:
     layout = RowFormat(data.columns, group=data.split_column)
     if data.train is not None:
         test = [] if data.test is None else layout.rows(read_records(data.test))
         return [_Part(str(data.train), layout.rows(read_records(data.train)), test)]
     if data.dataset is not None:
-        return [_hub_part(data.dataset, layout)]
-    return [_source_part(source, data.split_column) for source in data.sources]
+        return [_hub_part(Source(dataset=data.dataset), layout, seed)]
+    return [
+        _source_part(source, data.split_column, derive_seed(seed, "source", number))
+        for number, source in enumerate(data.sources)
+    ]
 
 
-def _source_part(source: Source, group: str | None) -> _Part:
-    setting = f'columns.{{}} = "NAME" of data.sources entry {str(source.path or source.dataset)!r}'
-    layout = RowFormat(source.columns, source.template, source.task, group, setting)
-    if source.path is not None:
-        return _Part(str(source.path), layout.rows(read_records(source.path)), [])
-    assert source.dataset is not None, "the configuration checks this"
-    return _hub_part(source.dataset, layout)
+def _source_part(source: Source, group: str | None, seed: int) -> _Part:
+    name = str(source.path or source.dataset)
+    layout = RowFormat(
+        source.columns,
+        source.template,
+        source.task,
+        source.labels,
+        source.skip_empty,
+        group,
+        setting=f'columns.{{}} = "NAME" of data.sources entry {name!r}',
+    )
+    if source.path is None:
+        part = _hub_part(source, layout, seed)
+    else:
+        records = list(read_records(source.path))
+        part = _Part(name, layout.rows(records[i] for i in _drawn(records, source, seed)), [])
+    if not part.train:
+        raise DataError(f"{name}: every row that was read is empty; check its columns")
+    return part
 
 
-def _hub_part(name: str, layout: RowFormat) -> _Part:
-    splits = _load_hub_dataset(name)
+def _drawn(items: Sequence[Any], source: Source, seed: int) -> list[int]:
+    """Indices of the rows to use, in order: all, or `rows` of them at random."""
+    if source.rows is None or source.rows >= len(items):
+        return list(range(len(items)))
+    chosen = generator(seed, "rows").choice(len(items), source.rows, replace=False)
+    return sorted(chosen.tolist())
+
+
+def _hub_part(source: Source, layout: RowFormat, seed: int) -> _Part:
+    """The rows of a hub dataset, for training and, where it brings them, for testing."""
+    name, splits = str(source.dataset), _load_hub_dataset(source)
     if "train" not in splits:
         raise DataError(f"dataset {name} has no split 'train' (it has {', '.join(splits)})")
-    train, test = (
-        layout.rows(_hub_records(name, split, splits.get(split, ()))) for split in ("train", "test")
-    )
-    return _Part(name, train, test)
+    items, own = splits["train"], splits.get("test", ()) if source.own_test else ()
+    train = _hub_records(f"{name} (train)", items, _drawn(items, source, seed))
+    test = _hub_records(f"{name} (test)", own, range(len(own)))
+    return _Part(name, layout.rows(train), layout.rows(test))
 
 
-def _load_hub_dataset(name: str) -> Mapping[str, Any]:
+def _load_hub_dataset(source: Source) -> Mapping[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError(f"dataset {name}", "data") from error
+        raise MissingExtraError(f"dataset {source.dataset}", "data") from error
+    asked = {"name": source.subset, "data_dir": source.folder, "revision": source.revision}
+    given = {key: value for key, value in asked.items() if value is not None}
     try:
-        splits: Mapping[str, Any] = datasets.load_dataset(name)
+        splits: Mapping[str, Any] = datasets.load_dataset(source.dataset, **given)
     except Exception as error:  # whatever the hub's client, the network and the files may raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
-            f"dataset {name} cannot be loaded ({reason}); check its name and the network, "
-            "or give its files as data.train and data.test"
+            f"dataset {source.dataset} cannot be loaded ({reason}); check its name and the "
+            "network, or give its files instead"
         ) from error
     return splits
 
 
-def _hub_records(name: str, split: str, items: Any) -> Iterator[Record]:
-    for number, values in enumerate(items, start=1):
-        yield Record(f"dataset {name} ({split}): row {number}", values)
+def _hub_records(name: str, items: Any, indices: Iterable[int]) -> Iterator[Record]:
+    for index in indices:
+        yield Record(f"dataset {name}: row {index + 1}", items[index])
 
 
 def _check_same_naming(parts: Sequence[_Part]) -> None:

@@ -11,6 +11,7 @@ All derive from :class:`FedRouterError`. Its message is one line that says what 
     * MessageError       something from the other side of the wire that fails its checks
     * RunError           a run folder that exists, is missing or is not one
         * CheckpointError    no undamaged checkpoint to go on from
+    * EngineError        clients that cannot be reached, or of whom none answers
     * MissingExtraError  an optional dependency that is not installed
 """
 
@@ -45,6 +46,10 @@ class RunError(FedRouterError):
 
 class CheckpointError(RunError):
     """A run folder without an undamaged checkpoint."""
+
+
+class EngineError(FedRouterError):
+    """Clients that cannot be reached, or of whom none answers."""
 
 
 class MissingExtraError(FedRouterError):

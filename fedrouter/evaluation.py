@@ -1,22 +1,21 @@
-"""Questions to adapters and the scores of their answers.
+"""Questions to adapters and the scores of their answers."""
 
-Many clients ask the same question of the same adapter; each such pair is answered once.
-"""
-
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fedrouter.messages import LabelScores
 from fedrouter.metrics import exact_match, mean, rouge
-from fedrouter.responder import Responder
+from fedrouter.responder import Blend, Responder
 from fedrouter.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A test row put to the adapter of a task, by its id; None is the base model."""
+    """A test row put to a blend of adapters, by name; the empty blend is the base model."""
 
     row: Row
-    task: str | None
+    blend: Blend
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,9 @@ def examine(
         progress: called with the number of questions answered since its last call.
     """
     asked = list(dict.fromkeys(questions))
-    rows, tasks = [q.row for q in asked], [q.task for q in asked]
-    losses = responder.losses(rows, tasks)
-    texts = responder.generate([row.instruction for row in rows], tasks, max_new_tokens, progress)
+    rows, blends = [q.row for q in asked], [q.blend for q in asked]
+    losses = responder.losses(rows, blends)
+    texts = responder.generate([row.instruction for row in rows], blends, max_new_tokens, progress)
     return {
         question: Answer(text, {**score(text, question.row.response), "loss": loss})
         for question, text, loss in zip(asked, texts, losses, strict=True)
@@ -56,34 +55,17 @@ def score(text: str, response: str) -> dict[str, float]:
     return {**rouge(text, response), "exact_match": exact_match(text, response)}
 
 
-def mean_scores(
-    answers: Mapping[Question, Answer], questions: Sequence[Question]
-) -> dict[str, float]:
-    """Mean scores of the answers to some questions; empty where there are none."""
-    return mean([answers[question].scores for question in questions])
+def scores_by_label(labels: Sequence[str], answers: Sequence[Answer]) -> dict[str, LabelScores]:
+    """Mean scores of the answers to the rows of each label, in the order of first appearance."""
+    groups: defaultdict[str, list[Mapping[str, float]]] = defaultdict(list)
+    for label, answer in zip(labels, answers, strict=True):
+        groups[label].append(answer.scores)
+    return {label: LabelScores(len(scores), mean(scores)) for label, scores in groups.items()}
 
 
-def scores_by_label(
-    answers: Mapping[Question, Answer],
-    labels: Sequence[str],
-    contestants: Mapping[str, Sequence[Question]],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean scores of several contestants on the rows of each label.
-
-    Args:
-        answers: answers to all of the contestants' questions.
-        labels: the label of each row.
-        contestants: name -> that contestant's question on each row.
-
-    Returns:
-        label -> contestant's name -> scores; labels in the order in which they first occur.
-    """
-    return {
-        label: {
-            name: mean_scores(
-                answers, [q for own, q in zip(labels, asked, strict=True) if own == label]
-            )
-            for name, asked in contestants.items()
-        }
-        for label in dict.fromkeys(labels)
-    }
+def pooled(groups: Iterable[LabelScores]) -> dict[str, float]:
+    """Mean scores over all rows of several groups; empty where there are none."""
+    counted = [group for group in groups if group.rows]
+    rows = sum(group.rows for group in counted)
+    names = counted[0].scores if counted else ()
+    return {name: sum(g.rows * g.scores[name] for g in counted) / rows for name in names}

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedrouter.client import Holding
 from fedrouter.config import Config
 from fedrouter.datasets import Splits
 from fedrouter.model import BUILTIN_BASE
@@ -19,30 +20,23 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
     """The configuration with everything filled in that is read off the data.
 
     The scenario is `dual` where rows name their task, else `all`; the number of global tasks is
-    that of the distinct names, else 4. Paths of files and of the base model become absolute, so
-    that a run can be resumed from any folder.
+    that of the distinct names, else 4; the number of local tasks is what the scenario gives every
+    client, and stays open where that differs from client to client. Paths of files and of the base
+    model become absolute, so that a run can be resumed from any folder.
     """
     names = {row.task for row in train}
     named = None not in names
-    model, data, clustering, engine = config.model, config.data, config.clustering, config.engine
+    scenario = config.data.scenario or ("dual" if named else "all")
+    config = with_full_paths(config)
+    data, clustering, engine = config.data, config.clustering, config.engine
     return config.model_copy(
         update={
-            "model": model.model_copy(update={"name": _absolute(model.name)}),
-            "data": data.model_copy(
-                update={
-                    "scenario": data.scenario or ("dual" if named else "all"),
-                    "train": data.train and data.train.resolve(),
-                    "test": data.test and data.test.resolve(),
-                    "sources": tuple(
-                        source.model_copy(update={"path": source.path and source.path.resolve()})
-                        for source in data.sources
-                    ),
-                }
-            ),
+            "data": data.model_copy(update={"scenario": scenario}),
             "clustering": clustering.model_copy(
                 update={
+                    "n_local": clustering.n_local or _tasks_per_client(scenario, names),
                     "n_global": clustering.n_global
-                    or (len(names) if named else UNLABELLED_GLOBAL_TASKS)
+                    or (len(names) if named else UNLABELLED_GLOBAL_TASKS),
                 }
             ),
             "engine": engine.model_copy(
@@ -52,14 +46,47 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
     )
 
 
+def with_full_paths(config: Config) -> Config:
+    """The configuration with full paths of files and of the base model's folder."""
+    model, data = config.model, config.data
+    return config.model_copy(
+        update={
+            "model": model.model_copy(update={"name": _absolute(model.name)}),
+            "data": data.model_copy(
+                update={
+                    "train": data.train and data.train.resolve(),
+                    "test": data.test and data.test.resolve(),
+                    "sources": tuple(
+                        source.model_copy(update={"path": source.path and source.path.resolve()})
+                        for source in data.sources
+                    ),
+                }
+            ),
+        }
+    )
+
+
+def _tasks_per_client(scenario: str, names: set[str | None]) -> int | None:
+    """The number of tasks that every client holds; None where the clients have to count."""
+    if None in names:
+        return None
+    return {"single": 1, "dual": min(2, len(names)), "all": len(names)}.get(scenario)
+
+
 def _absolute(name: str) -> str:
     """The name of a base model, its folder's full path where it is one."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if name != BUILTIN_BASE and folder.is_dir() else name
 
 
-def deal(config: Config, splits: Splits) -> list[Splits]:
-    """Each client's training rows and own test rows, by a resolved configuration.
+def deal(config: Config, splits: Splits, pooled: bool = False) -> list[Holding]:
+    """What each client holds, by a resolved configuration; of the test rows, those that
+    `evaluation.samples` leaves.
+
+    Args:
+        config: the resolved configuration.
+        splits: all rows.
+        pooled: client 0 gets the training rows of all clients (`Strategy.pooled`).
 
     Raises:
         DataError: the rows do not suffice for the scenario or the number of clients.
@@ -67,10 +94,12 @@ def deal(config: Config, splits: Splits) -> list[Splits]:
     data, number = config.data, config.federation.clients
     assert data.scenario is not None, "resolve the configuration first"
     seed = derive_seed(config.seed, "partition")
+    test = sample_test(splits.test, config.evaluation.samples, config.seed)
     dealt = []
     for id, share in enumerate(partition(splits.train, data.scenario, number, seed, data.alpha)):
         train = [splits.train[i] for i in share]
-        dealt.append(Splits(train, _own_test(splits.test, train, data.scenario, id, number)))
+        own = _own_test(test, train, data.scenario, id, number)
+        dealt.append(Holding(splits.train if pooled and id == 0 else train, own, test))
     return dealt
 
 

@@ -36,7 +36,7 @@ class RoutedModel:
     Attributes:
         config: the run's configuration.
         base: the base model, resident.
-        router: prompts -> global tasks.
+        router: prompts -> global tasks; None where the run's method has one adapter for everything.
         responder: the tasks' adapters, loaded on the base model.
         found: the tasks that the run found, as in `summary.json`.
     """
@@ -45,7 +45,7 @@ class RoutedModel:
         self,
         config: Config,
         base: BaseModel,
-        router: Router,
+        router: Router | None,
         responder: Responder,
         found: Sequence[Mapping[str, Any]],
     ) -> None:
@@ -64,7 +64,8 @@ class RoutedModel:
             device: "auto" (a GPU where there is one) or a torch device.
 
         Raises:
-            RunError: the folder is not a finished run.
+            RunError: the folder is not a finished run, or one of a method whose clients choose
+                their adapters themselves.
             ModelError: the base model is not the one that the run was trained on.
             AdapterError: a task's adapter is damaged.
         """
@@ -73,15 +74,26 @@ class RoutedModel:
             raise RunError(
                 f"{run.path} is not finished; finish it with: fedrouter resume {run.path}"
             )
-        config = load_config(run.path / "config.toml")
+        config, summary = load_config(run.path / "config.toml"), run.read_summary()
+        names = [path.name for path in sorted(run.path.glob("tasks/*/"))]
+        routed = (run.path / "router.json").exists()
+        if not routed and len(names) != 1:
+            raise RunError(
+                f"{run.path}: with strategy {config.strategy!r} clients choose their adapters "
+                "themselves, so that there is nothing to route to; use a run of 'fedrouter'"
+            )
         base = BaseModel.load(config.model, device)
-        router = Router.load(run.path)
-        if router.base_fingerprint != base.fingerprint:
+        router = Router.load(run.path) if routed else None
+        fingerprint = router.base_fingerprint if router else summary["base_fingerprint"]
+        if fingerprint != base.fingerprint:
             raise ModelError(
                 f"{run.path} was trained on another base model than {config.model.name!r} now is; "
                 "put back the one it had"
             )
-        read = {task: read_adapter(run.path / "tasks" / task) for task in router.tasks}
+        read = {
+            name: read_adapter(run.path / "tasks" / name)
+            for name in (router.tasks if router else names)
+        }
         specs = {spec for _, spec in read.values()}
         if len(specs) > 1:
             raise AdapterError(
@@ -89,8 +101,7 @@ class RoutedModel:
                 "put back the ones that the run wrote"
             )
         adapters = {task: weights for task, (weights, _) in read.items()}
-        found = run.read_summary()["tasks"]
-        return cls(config, base, router, Responder(base, specs.pop(), adapters), found)
+        return cls(config, base, router, Responder(base, specs.pop(), adapters), summary["tasks"])
 
     def route(self, prompts: Sequence[str], client: int | None = None) -> list[Route]:
         """The task of each prompt.
@@ -104,6 +115,9 @@ class RoutedModel:
         """
         if not prompts:
             return []
+        if self.router is None:
+            [only] = self.responder.names
+            return [Route(prompt, only, 1.0) for prompt in prompts]
         routes = self.router.route(self.base.embed(prompts), allowed=self._allowed(client))
         return [
             Route(prompt, task, float(confidence))
@@ -126,7 +140,7 @@ class RoutedModel:
         """
         limit = max_new_tokens or self.config.evaluation.max_new_tokens
         routes = self.route(prompts, client)
-        texts = self.responder.generate(prompts, [route.task for route in routes], limit)
+        texts = self.responder.generate(prompts, [((r.task, 1.0),) for r in routes], limit)
         return [
             Generation(route.prompt, route.task, route.confidence, text)
             for route, text in zip(routes, texts, strict=True)

@@ -21,6 +21,7 @@ def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict
     The prompts are read from the training data that the run's configuration names, on this machine;
     a run folder holds none.
     """
+    assert model.router is not None, "there are no tasks without a router"
     prompts = list(
         dict.fromkeys(
             row.instruction for row in load_splits(model.config.data, model.config.seed).train

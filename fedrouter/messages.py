@@ -1,17 +1,27 @@
 """All that crosses the wire between the server and a client.
 
 A message holds numbers, names and adapter weights, never a sample. `Weights` maps PEFT's tensor
-names (``base_model.model....lora_A.weight``) to float32 arrays.
+names (``base_model.model....lora_A.weight``) to float32 arrays; where only part of an adapter is
+shared, the names of that part.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 Weights = Mapping[str, FloatArray]
+Tensor = TypeVar("Tensor")
+Parts = Literal["AB", "A", "B", ""]  # which of an adapter's two matrices; "": nothing
+
+
+def only(tensors: Mapping[str, Tensor], parts: Parts) -> dict[str, Tensor]:
+    """Of an adapter's tensors (or their shapes), by name, those of the matrices A, B or both."""
+    suffixes = tuple(f"lora_{part}.weight" for part in parts)
+    return {name: tensor for name, tensor in tensors.items() if name.endswith(suffixes)}
 
 
 @dataclass(frozen=True)
@@ -23,56 +33,191 @@ class TaskProfile:
         centroids: float32, shape (local tasks, d): mean embedding of each local task's prompts.
         counts: number of training samples in each local task; all positive.
         spreads: mean squared distance of each local task's embeddings to its centroid.
+        names: the true task's name of each local task, where the server asked for them (the
+            oracle); else empty.
     """
 
     client: int
     centroids: FloatArray
     counts: tuple[int, ...]
     spreads: tuple[float, ...]
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ProfileOrder:
     """Ask a client for its profile.
 
-    `n_local` is the number of local tasks to find; None: the client counts the distinct true tasks
-    of its rows, or takes 2 where rows name no task.
+    Attributes:
+        by_name: group the samples by their true task's name instead of clustering them (oracle).
     """
 
-    n_local: int | None
+    by_name: bool = False
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """Add mu / 2 times the squared distance to the received adapter `toward` to the loss."""
+
+    mu: float
+    toward: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Train with a second, constant adapter at work: the trained one counts `weight`, the received
+    adapter `adapter` 1 - weight."""
+
+    adapter: str
+    weight: float
 
 
 @dataclass(frozen=True)
 class TrainOrder:
     """One adapter that a client is asked to train.
 
+    Training starts from the run's initial adapter, overlaid with the received adapter and then with
+    what the client kept under `keep`, tensor by tensor: what is missing in one comes from the one
+    before it.
+
     Attributes:
-        adapter: the adapter to start from, a key of `ClientTask.adapters`.
-        local_task: train on this local task's samples; None for all of the client's samples.
-        steps: number of optimiser steps.
+        adapters: received adapters to choose from, keys of `ClientTask.adapters`: the one with the
+            lowest loss on the client's training samples where there are several; empty: none.
+        steps: optimiser steps for each local task that the samples make up: an order on all of a
+            client's samples takes as many times more as the client has local tasks.
+        local_task: train on this local task's samples; None: on all of the client's.
+        keep: the name under which the client keeps the result for later rounds; None: it does not.
+        keep_parts: the matrices that it keeps.
+        train_parts: the matrices that are trained; the others stay as they are.
+        send: the matrices that are sent back.
+        proximal, beside: see there.
+    """
+
+    adapters: tuple[str, ...]
+    steps: int
+    local_task: int | None = None
+    keep: str | None = None
+    keep_parts: Parts = "AB"
+    train_parts: Parts = "AB"
+    send: Parts = "AB"
+    proximal: Proximal | None = None
+    beside: Beside | None = None
+
+
+@dataclass(frozen=True)
+class OneAdapter:
+    """Answer every prompt with one adapter: the initial one, overlaid with the received `adapter`
+    and with what the client kept under `keep` (either may be None)."""
+
+    adapter: str | None = None
+    keep: str | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The adapters that the client must receive."""
+        return () if self.adapter is None else (self.adapter,)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Answer a prompt with the adapter of the task whose centroid is nearest.
+
+    Attributes:
+        tasks: T names, keys of the received adapters.
+        centroids: float32, shape (T, d).
+        own: the client's own tasks: the choice in scope `local`.
+    """
+
+    tasks: tuple[str, ...]
+    centroids: FloatArray
+    own: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The adapters that the client must receive."""
+        return self.tasks
+
+
+@dataclass(frozen=True)
+class ByName:
+    """Answer a prompt with the adapter of its true task (the oracle): true name -> adapter."""
+
+    adapters: Mapping[str, str]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The adapters that the client must receive."""
+        return tuple(sorted(set(self.adapters.values())))
+
+
+@dataclass(frozen=True)
+class InstanceMix:
+    """Answer with a mix of the kept and the received adapter that depends on the prompt (FedDPA).
+
+    The kept adapter's weight is `scale` times the mean cosine between the prompt and `samples`
+    random training prompts of the client, by the last token's hidden state.
     """
 
     adapter: str
-    local_task: int | None
-    steps: int
+    keep: str
+    scale: float
+    samples: int
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The adapters that the client must receive."""
+        return (self.adapter,)
+
+
+@dataclass(frozen=True)
+class LowestLoss:
+    """Answer with the received adapter that has the lowest loss on the client's training data."""
+
+    adapters: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The adapters that the client must receive."""
+        return self.adapters
+
+
+Serving = OneAdapter | Routed | ByName | InstanceMix | LowestLoss
+Scope = Literal["local", "global", "base"]
+
+
+@dataclass(frozen=True)
+class EvaluateOrder:
+    """Ask a client to answer its test rows and to score the answers.
+
+    Attributes:
+        serving: how to answer.
+        scopes: "local": its own test rows; "global": all test rows, where it has them; "base": the
+            widest of the two, answered by the base model alone.
+    """
+
+    serving: Serving
+    scopes: tuple[Scope, ...]
 
 
 @dataclass(frozen=True)
 class ClientTask:
-    """What the server asks of one client in one round.
+    """What the server asks of one client in one round, to be done in this order.
 
     Attributes:
         client: the client's id.
-        round: 1 to the number of rounds; 0 before the first.
+        round: 1 to the number of rounds; 0 before the first; the number of rounds + 1 after the
+            last.
         profile: set when the client is to profile its data.
+        evaluate: set when it is to evaluate what it receives and has kept, before training.
         train: what to train; the order is the slot of `Update`.
-        adapters: the adapters that `train` starts from.
+        adapters: the adapters that the orders name.
         lr: this round's learning rate.
     """
 
     client: int
     round: int
     profile: ProfileOrder | None = None
+    evaluate: EvaluateOrder | None = None
     train: tuple[TrainOrder, ...] = ()
     adapters: Mapping[str, Weights] = field(default_factory=dict)
     lr: float = 0.0
@@ -84,13 +229,15 @@ class Update:
 
     Attributes:
         slot: which of the task's train orders it answers.
-        weights: the trained adapter.
+        adapter: the received adapter it was trained from; None where the order names none.
+        weights: the matrices that the order asks to send; may be empty.
         samples: number of samples it stands for: its weight in a mean.
         loss: mean training loss over the steps.
         tokens: number of tokens trained on.
     """
 
     slot: int
+    adapter: str | None
     weights: Weights
     samples: int
     loss: float
@@ -98,10 +245,44 @@ class Update:
 
 
 @dataclass(frozen=True)
+class LabelScores:
+    """Mean scores (rouge1, rouge2, rougeL, exact_match, loss) over `rows` test rows."""
+
+    rows: int
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a client's evaluation gave. A label is a true task's name, "" where rows name none.
+
+    Attributes:
+        scores: scope -> label -> mean scores.
+        routed: task -> label -> number of all test rows (of its own, where it has no others) that
+            the router sent there; empty where nothing is routed.
+        found: for each local task, label -> number of its training samples; empty without profile.
+    """
+
+    scores: Mapping[str, Mapping[str, LabelScores]]
+    routed: Mapping[str, Mapping[str, int]]
+    found: tuple[Mapping[str, int], ...]
+
+
+@dataclass(frozen=True)
 class ClientReply:
-    """A client's answer: its profile, or what it trained."""
+    """A client's answer: what of profile, evaluation and training it was asked for."""
 
     client: int
     round: int
     profile: TaskProfile | None = None
+    findings: Findings | None = None
     updates: tuple[Update, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No usable answer from a client, and why; the reason holds no sample."""
+
+    client: int
+    round: int
+    reason: str

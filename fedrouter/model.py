@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ BUILTIN_BASE = "nano"
 BATCH_TOKENS = 16_384  # padded tokens in one forward pass that keeps no activations
 BATCH_ROWS = 256
 
+Pooling = Literal["mean", "last"]  # how a text's hidden states make one vector
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -60,7 +61,7 @@ class BaseModel:
         self.positions = _positions(model, config.max_length)
         self.fingerprint = fingerprint(model, tokenizer)
         self.load_seconds = 0.0
-        self._embeddings: dict[bytes, FloatArray] = {}
+        self._embeddings: dict[tuple[Pooling, bytes], FloatArray] = {}
 
     @classmethod
     def load(cls, config: ModelConfig, device: str = "auto") -> "BaseModel":
@@ -80,7 +81,9 @@ class BaseModel:
         transformers_logging.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, attn_implementation=_attention(where, dtype)
+            )
         except Exception as error:  # whatever the folder's files, the hub or a library may raise
             reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise ModelError(
@@ -99,7 +102,10 @@ class BaseModel:
         return device
 
     def embed(
-        self, texts: Sequence[str], progress: Callable[[int], None] = lambda _: None
+        self,
+        texts: Sequence[str],
+        progress: Callable[[int], None] = lambda _: None,
+        pooling: Pooling = "mean",
     ) -> FloatArray:
         """Embeddings of prompts: the mean over the tokens of the bare text of the last hidden
         state after the final norm (paper, section on task clustering).
@@ -110,11 +116,12 @@ class BaseModel:
         Args:
             texts: n bare instructions.
             progress: called with the number of texts done since its last call.
+            pooling: "last": the last token's hidden state in place of the mean (FedDPA).
 
         Returns:
             float32, shape (n, hidden size).
         """
-        keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+        keys = [(pooling, hashlib.sha256(text.encode()).digest()) for text in texts]
         missing = {
             key: text for key, text in zip(keys, texts, strict=True) if key not in self._embeddings
         }
@@ -122,7 +129,7 @@ class BaseModel:
         ids = [self.prompts.bare_ids(text) for text in missing.values()]
         names = list(missing)
         for batch in length_batches([len(one) for one in ids]):
-            vectors = self._mean_hidden([ids[i] for i in batch])
+            vectors = self._pooled_hidden([ids[i] for i in batch], pooling)
             for i, vector in zip(batch, vectors, strict=True):
                 self._embeddings[names[i]] = vector
             progress(len(batch))
@@ -131,13 +138,16 @@ class BaseModel:
         return np.stack([self._embeddings[key] for key in keys])
 
     @torch.no_grad()
-    def _mean_hidden(self, ids: Sequence[Sequence[int]]) -> FloatArray:
+    def _pooled_hidden(self, ids: Sequence[Sequence[int]], pooling: Pooling) -> FloatArray:
         tokens, mask = pad(ids, self.prompts.pad_id, side="right", device=self.device)
         decoder = getattr(self.model, self.model.base_model_prefix)
-        hidden = decoder(input_ids=tokens, attention_mask=mask, use_cache=False)
-        weights = mask.unsqueeze(-1).float()
-        mean = (hidden.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
-        vectors: FloatArray = mean.cpu().numpy()
+        hidden = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        if pooling == "last":
+            pooled = hidden[torch.arange(len(ids)), mask.sum(1) - 1].float()
+        else:
+            weights = mask.unsqueeze(-1).float()
+            pooled = (hidden.float() * weights).sum(1) / weights.sum(1)
+        vectors: FloatArray = pooled.cpu().numpy()
         return vectors
 
     def response_logits(self, tokens: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
@@ -205,6 +215,15 @@ def resolve_device(device: str) -> str:
             f"engine.device = {device!r}: this machine has no such device; use 'auto' or 'cpu'"
         ) from error
     return device
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The attention kernel to ask for; None leaves it to transformers.
+
+    On a CPU torch's fused kernel is slow in bfloat16: nano trains 8 adapters on 80 tokens 1.25 to
+    1.55 times as fast with plain matrix products (in float32 both take the same time).
+    """
+    return "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
 
 
 def pad(

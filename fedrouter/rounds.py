@@ -1,14 +1,26 @@
-"""The round loop: plan, run, aggregate."""
+"""The round loop: plan, run, check, aggregate."""
 
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from fedrouter.config import Config
 from fedrouter.engines.base import Engine, Traffic
-from fedrouter.messages import ClientReply
+from fedrouter.errors import MessageError
+from fedrouter.messages import (
+    ClientReply,
+    ClientTask,
+    EvaluateOrder,
+    Failure,
+    Findings,
+    Scope,
+    TaskProfile,
+)
+from fedrouter.replies import check_reply
 from fedrouter.seeding import generator
 from fedrouter.strategies import ServerState, Strategy
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass
@@ -23,63 +35,143 @@ class RoundRecord:
     bytes_up: int
     bytes_down: int
     seconds: dict[str, float]
+    failures: list[dict[str, object]] = field(default_factory=list)
+
+
+@dataclass
+class Round:
+    """A finished round.
+
+    Attributes:
+        state: the state after it.
+        record: what it cost and gave.
+        findings: client -> what its evaluation of the state before the round gave.
+    """
+
+    state: ServerState
+    record: RoundRecord
+    findings: Mapping[int, Findings]
 
 
 def rounds(
-    strategy: Strategy, engine: Engine, state: ServerState, config: Config
-) -> Iterator[tuple[ServerState, RoundRecord]]:
-    """Rounds from the one after `state` to the last, each as its state and its record."""
+    strategy: Strategy, engine: Engine, state: ServerState, config: Config, shapes: Shapes
+) -> Iterator[Round]:
+    """Rounds from the one after `state` to the last.
+
+    Args:
+        strategy: the method.
+        engine: where the clients are.
+        state: where to go on from.
+        config: the run's configuration.
+        shapes: names and shapes of an adapter's tensors; a reply that does not fit is refused.
+    """
     for round in range(state.round + 1, config.federation.rounds + 1):
         began, sent = time.perf_counter(), Traffic(engine.traffic.up, engine.traffic.down)
-        chosen = participants(config, round)
+        chosen = participants(config, round, engine.online())
         tasks = strategy.plan(state, round, chosen)
-        tally = _Tally()
-        state = strategy.aggregate(state, round, tally.watch(engine.run(tasks)))
+        if evaluation_due(config, state.round):
+            scopes: tuple[Scope, ...] = ("local", "global")
+            tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
+        replies = CheckedReplies(engine, tasks, shapes)
+        state = strategy.aggregate(state, round, replies)
         took = time.perf_counter() - began
-        yield (
-            state,
-            RoundRecord(
-                round=round,
-                clients=chosen,
-                lr=tasks[0].lr,
-                loss=tally.mean_loss,
-                tokens=tally.tokens,
-                bytes_up=engine.traffic.up - sent.up,
-                bytes_down=engine.traffic.down - sent.down,
-                seconds={"train": tally.seconds, "aggregate": took - tally.seconds},
-            ),
+        record = RoundRecord(
+            round=round,
+            clients=chosen,
+            lr=strategy.learning_rate(round),
+            loss=replies.mean_loss,
+            tokens=replies.tokens,
+            bytes_up=engine.traffic.up - sent.up,
+            bytes_down=engine.traffic.down - sent.down,
+            seconds={"train": replies.seconds, "aggregate": took - replies.seconds},
+            failures=[{"client": f.client, "reason": f.reason} for f in replies.failures],
         )
+        yield Round(state, record, replies.findings)
 
 
-def participants(config: Config, round: int) -> list[int]:
-    """The clients of a round: a seeded sample of `federation.fraction` of them, in order of id."""
+def participants(config: Config, round: int, online: Sequence[int]) -> list[int]:
+    """The clients of a round: a seeded sample of `federation.fraction` of those online, and at
+    least `federation.min_clients` where there are as many, in order of id."""
     settings = config.federation
-    number = max(settings.min_clients, int(settings.fraction * settings.clients + 0.5))
+    wanted = max(settings.min_clients, int(settings.fraction * len(online) + 0.5))
     draws = generator(config.seed, "participants", round)
-    return sorted(draws.choice(settings.clients, size=number, replace=False).tolist())
+    number = min(wanted, len(online))
+    return sorted(draws.choice(list(online), size=number, replace=False).tolist())
 
 
-class _Tally:
-    """Counts what passes from the engine to the strategy, and the time the engine takes."""
+def evaluation_due(config: Config, round: int) -> bool:
+    """Whether the state after a round is to be evaluated before the next one is trained."""
+    settings = config.evaluation
+    return settings.enabled and settings.every > 0 and round > 0 and round % settings.every == 0
 
-    def __init__(self) -> None:
+
+def with_evaluation(
+    task: ClientTask, strategy: Strategy, state: ServerState, scopes: tuple[Scope, ...]
+) -> ClientTask:
+    """The task, with the order to evaluate `state` first; as it is where the client has none of
+    the method's adapters yet."""
+    if task.profile is not None:
+        return task
+    rule = strategy.serve(state, task.client)
+    adapters = {name: state.adapters[name] for name in rule.needs}
+    return replace(
+        task, evaluate=EvaluateOrder(rule, scopes), adapters={**task.adapters, **adapters}
+    )
+
+
+class CheckedReplies:
+    """The replies of an engine to some tasks, each checked before it is passed on.
+
+    Attributes:
+        seconds: the time that the engine took.
+        tokens: number of tokens trained on.
+        failures: clients that gave no usable answer.
+        findings: client -> what its evaluation gave.
+        profiles: what clients said about their data.
+    """
+
+    def __init__(self, engine: Engine, tasks: Sequence[ClientTask], shapes: Shapes) -> None:
         self.seconds = 0.0
         self.tokens = 0
+        self.failures: list[Failure] = []
+        self.findings: dict[int, Findings] = {}
+        self.profiles: list[TaskProfile] = []
         self._losses: list[tuple[float, int]] = []
+        self._answers = engine.run(tasks)
+        self._tasks = {task.client: task for task in tasks}
+        self._shapes = shapes
 
-    def watch(self, replies: Iterable[ClientReply]) -> Iterator[ClientReply]:
-        """Pass the replies on."""
-        source = iter(replies)
+    def __iter__(self) -> Iterator[ClientReply]:
+        """Pass the good replies on."""
         while True:
             began = time.perf_counter()
-            reply = next(source, None)
+            answer = next(self._answers, None)
             self.seconds += time.perf_counter() - began
-            if reply is None:
+            if answer is None:
                 return
-            for update in reply.updates:
-                self.tokens += update.tokens
-                self._losses.append((update.loss, update.samples))
-            yield reply
+            if isinstance(answer, Failure):
+                self.failures.append(answer)
+            elif self._is_good(answer):
+                self._note(answer)
+                yield answer
+
+    def _is_good(self, reply: ClientReply) -> bool:
+        task = self._tasks[reply.client]
+        try:
+            check_reply(task, reply, self._shapes)
+        except MessageError as error:
+            self.failures.append(Failure(task.client, task.round, str(error)))
+            return False
+        return True
+
+    def _note(self, reply: ClientReply) -> None:
+        if reply.profile is not None:
+            self.profiles.append(reply.profile)
+        if reply.findings is not None:
+            self.findings[reply.client] = reply.findings
+        for update in reply.updates:
+            self.tokens += update.tokens
+            self._losses.append((update.loss, update.samples))
 
     @property
     def mean_loss(self) -> float | None:

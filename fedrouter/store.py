@@ -55,7 +55,7 @@ class RunFolder:
         """
         cls.check_free(path, label)
         mark = MARKER if label is None else f"{MARKER}# {label}\n"
-        with _write_errors(path, "free some space and start again"):
+        with write_errors(path, "free some space and start again"):
             if is_run(path):
                 _remove(path)
             path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class RunFolder:
         """
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; choose another folder with -o")
-        if all(_temporary(entry) for entry in _entries(path)):
+        if all(is_temporary(entry) for entry in _entries(path)):
             return
         if not is_run(path):
             raise RunError(f"{path} is not empty and not a run; choose another folder with -o")
@@ -99,7 +99,7 @@ class RunFolder:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Turn a full disk, or a folder that cannot be written, into a RunError with a remedy."""
-        with _write_errors(self.path, f"free some space, then: fedrouter resume {self.path}"):
+        with write_errors(self.path, f"free some space, then: fedrouter resume {self.path}"):
             yield
 
     def save_checkpoint(self, round: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
@@ -152,7 +152,7 @@ class RunFolder:
     def remove_leftovers(self) -> None:
         """Delete the unfinished files and folders that kills have left in the run."""
         with self.writing():
-            for entry in [entry for entry in self.path.rglob(".*") if _temporary(entry)]:
+            for entry in [entry for entry in self.path.rglob(".*") if is_temporary(entry)]:
                 _remove_entry(entry)
 
     def read_summary(self) -> dict[str, Any]:
@@ -225,7 +225,8 @@ def new_run_path(strategy: str, seed: int, root: Path = Path("runs")) -> Path:
 
 
 @contextmanager
-def _write_errors(path: Path, remedy: str) -> Iterator[None]:
+def write_errors(path: Path, remedy: str) -> Iterator[None]:
+    """Turn a full disk, or a folder that cannot be written, into a RunError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -238,8 +239,8 @@ def _entries(path: Path) -> list[Path]:
     return list(path.iterdir()) if path.is_dir() else []
 
 
-def _temporary(entry: Path) -> bool:
-    """What a kill left of a file or folder that was being written."""
+def is_temporary(entry: Path) -> bool:
+    """Whether `entry` is what a kill left of a file or folder that was being written."""
     return entry.name.startswith(".") and entry.name.endswith((".tmp", ".old"))
 
 

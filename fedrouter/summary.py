@@ -1,143 +1,115 @@
-"""What a run found and how good it is: the tasks, the scores and the routing of `summary.json`."""
+"""What a run found and how good it is, from what its clients say: the tasks, the scores and the
+routing of `summary.json`."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedrouter.client import Client
-from fedrouter.config import Config
-from fedrouter.evaluation import Answer, Question, examine, mean_scores, scores_by_label
-from fedrouter.federation import sample_test
-from fedrouter.lora import LoraSpec
-from fedrouter.messages import FloatArray
+from fedrouter.evaluation import pooled
+from fedrouter.messages import Findings, LabelScores
 from fedrouter.metrics import ari, majority, mean, nmi, purity, routing_accuracy
-from fedrouter.model import BaseModel
-from fedrouter.progress import Progress
-from fedrouter.responder import Responder
-from fedrouter.rows import Row
 from fedrouter.strategies import ServerState
 
+SCOPES = ("local", "global", "base")
+Counts = Mapping[str, Mapping[str, int]]  # task -> true task -> number
 
-class Evaluator:
-    """Measures states of one experiment on its test rows.
 
-    Args:
-        config: the resolved configuration.
-        base: the base model.
-        spec: the adapters' shape.
-        clients: the clients, by id.
-        test: all test rows; `evaluation.samples` of each task are used.
-        progress: hears of embedding and of every answer.
+def score_table(findings: Iterable[Findings]) -> dict[str, Any]:
+    """The scores by scope, each the mean over clients, and by true task.
+
+    `local`: each client's own test rows; `global`: all test rows; `base`: the base model. None
+    where nothing was measured. `by_task` splits them by true task (mean over the clients' rows of
+    it); None where rows name none.
     """
+    found = list(findings)
+    table: dict[str, Any] = {scope: _mean_over_clients(found, scope) for scope in SCOPES}
+    labels = dict.fromkeys(
+        label for one in found for scores in one.scores.values() for label in scores
+    )
+    named = bool(labels) and "" not in labels
+    by_task = {label: _by_scope(found, label) for label in sorted(labels)} if named else None
+    return {**table, "by_task": by_task}
 
-    def __init__(
-        self,
-        config: Config,
-        base: BaseModel,
-        spec: LoraSpec,
-        *,
-        clients: Mapping[int, Client],
-        test: Sequence[Row],
-        progress: Progress,
-    ) -> None:
-        self._config = config
-        self._base = base
-        self._spec = spec
-        self._clients = clients
-        self._rows = sample_test(test, config.evaluation.samples, config.seed)
-        self._progress = progress
 
-    @cached_property
-    def _points(self) -> FloatArray:
-        """Embeddings of the test rows, in their order."""
-        self._progress.phase("embed the test prompts", len(self._rows))
-        return self._base.embed([row.instruction for row in self._rows], self._progress.advance)
+def routing_table(state: ServerState, findings: Mapping[int, Findings]) -> dict[str, Any]:
+    """How well found tasks match true ones; None where rows name no task or nothing is routed.
 
-    def metrics(self, state: ServerState) -> dict[str, Any]:
-        """Scores of the routed adapters and of the base model.
+    `accuracy` is over the test rows, each global task standing for the majority true task of its
+    training rows; `ari`, `nmi` and `train_purity` are over the training rows; `confusion` has, for
+    each global task, the number of test rows of each true task that were routed to it.
+    """
+    trained = _trained(state, findings)
+    routed = _sum(one.routed for one in findings.values())
+    unnamed = any("" in labels for labels in [*trained.values(), *routed.values()])
+    if not trained or not routed or unnamed:
+        return dict.fromkeys(("accuracy", "ari", "nmi", "train_purity", "confusion"))
+    found, true = _pairs(trained)
+    return {
+        "accuracy": routing_accuracy(*_pairs(routed), majority(found, true)),
+        "ari": ari(found, true),
+        "nmi": nmi(found, true),
+        "train_purity": purity(found, true),
+        "confusion": {task: dict(labels) for task, labels in routed.items()},
+    }
 
-        `local` is each client's own test rows, routed among its own tasks, mean over clients;
-        `global` and `base` are all test rows, routed among all tasks and put to the base model;
-        `by_task` splits these two by true task (None where rows name none).
-        """
-        if not self._config.evaluation.enabled:
-            return dict.fromkeys(("local", "global", "base", "by_task"))
-        routed = state.router.route(self._points).tasks
-        everywhere = [Question(row, task) for row, task in zip(self._rows, routed, strict=True)]
-        untuned = [Question(row, None) for row in self._rows]
-        own = [self._own_questions(state, client) for client in self._clients.values()]
-        answers = self._answers(state, [everywhere, untuned, *own])
-        by_client = [scores for asked in own if (scores := mean_scores(answers, asked))]
-        names = [row.task for row in self._rows if row.task is not None]
-        contestants = {"global": everywhere, "base": untuned}
-        named = len(names) == len(self._rows)
-        return {
-            "local": mean(by_client) or None,
-            "global": mean_scores(answers, everywhere),
-            "base": mean_scores(answers, untuned),
-            "by_task": scores_by_label(answers, names, contestants) if named else None,
+
+def task_table(state: ServerState, findings: Mapping[int, Findings]) -> list[dict[str, Any]]:
+    """One entry for each global task: its clients, its number of training samples, and the number
+    of each true task among them (empty where rows name none). Empty where nothing is routed."""
+    if state.router is None:
+        return []
+    trained = _trained(state, findings)
+    return [
+        {
+            "id": task,
+            "clients": [client for client, own in sorted(state.assignment.items()) if task in own],
+            "samples": sum(
+                count
+                for client, own in state.assignment.items()
+                for name, count in zip(own, state.counts[client], strict=True)
+                if name == task
+            ),
+            "true_tasks": {k: n for k, n in trained.get(task, {}).items() if k},
         }
+        for task in state.router.tasks
+    ]
 
-    def _own_questions(self, state: ServerState, client: Client) -> list[Question]:
-        """A client's own test rows, each with the task that its local router chooses."""
-        own = set(client.test)
-        chosen = [i for i, row in enumerate(self._rows) if row in own]
-        if not chosen:
-            return []
-        routed = state.router.route(self._points[chosen], allowed=state.own_tasks(client.id))
-        return [Question(self._rows[i], t) for i, t in zip(chosen, routed.tasks, strict=True)]
 
-    def _answers(
-        self, state: ServerState, asked: Sequence[Sequence[Question]]
-    ) -> dict[Question, Answer]:
-        """Answers of a state's adapters to several lists of questions, each question once."""
-        questions = dict.fromkeys(question for group in asked for question in group)
-        self._progress.phase("evaluate", len(questions))
-        with Responder(self._base, self._spec, state.adapters) as responder:
-            limit = self._config.evaluation.max_new_tokens
-            return examine(responder, questions, limit, self._progress.advance)
+def _mean_over_clients(findings: Sequence[Findings], scope: str) -> dict[str, float] | None:
+    clients = [pooled(one.scores[scope].values()) for one in findings if scope in one.scores]
+    return mean(clients) or None
 
-    def routing(self, state: ServerState) -> dict[str, float | None]:
-        """How well found tasks match true ones; all None where rows name no task.
 
-        `accuracy` is over the test rows, each global task standing for the majority true task of
-        its training rows; `ari`, `nmi` and `train_purity` are over the training rows.
-        """
-        pairs = self._training_tasks(state)
-        found = [task for task, _ in pairs]
-        true = [row.task for _, row in pairs if row.task is not None]
-        wanted = [row.task for row in self._rows if row.task is not None]
-        if len(true) < len(found) or len(wanted) < len(self._rows):
-            return dict.fromkeys(("accuracy", "ari", "nmi", "train_purity"))
-        routed = state.router.route(self._points).tasks
-        return {
-            "accuracy": routing_accuracy(routed, wanted, majority(found, true)),
-            "ari": ari(found, true),
-            "nmi": nmi(found, true),
-            "train_purity": purity(found, true),
-        }
+def _by_scope(findings: Sequence[Findings], label: str) -> dict[str, dict[str, float]]:
+    groups: defaultdict[str, list[LabelScores]] = defaultdict(list)
+    for one in findings:
+        for scope, scores in one.scores.items():
+            if label in scores:
+                groups[scope].append(scores[label])
+    return {scope: pooled(groups[scope]) for scope in SCOPES if groups[scope]}
 
-    def tasks(self, state: ServerState) -> list[dict[str, Any]]:
-        """One entry for each global task: its clients, its number of training samples, and the
-        number of each true task among them (empty where rows name none)."""
-        rows: dict[str, list[Row]] = {task: [] for task in state.router.tasks}
-        for task, row in self._training_tasks(state):
-            rows[task].append(row)
-        return [
-            {
-                "id": task,
-                "clients": [id for id in self._clients if task in state.assignment[id]],
-                "samples": len(own),
-                "true_tasks": dict(Counter(row.task for row in own if row.task is not None)),
-            }
-            for task, own in rows.items()
-        ]
 
-    def _training_tasks(self, state: ServerState) -> list[tuple[str, Row]]:
-        """All clients' training rows, each with the global task it was found to belong to."""
-        return [
-            (state.assignment[client.id][label], row)
-            for client in self._clients.values()
-            for label, row in zip(client.labels(), client.train, strict=True)
-        ]
+def _trained(state: ServerState, findings: Mapping[int, Findings]) -> Counts:
+    """Global task -> true task -> number of training rows, over the clients that told."""
+    return _sum(
+        {task: labels}
+        for client, one in sorted(findings.items())
+        for task, labels in zip(state.assignment.get(client, ()), one.found, strict=False)
+    )
+
+
+def _sum(tables: Iterable[Counts]) -> dict[str, Counter[str]]:
+    total: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for table in tables:
+        for task, labels in table.items():
+            total[task].update(labels)
+    return dict(sorted(total.items()))
+
+
+def _pairs(counts: Counts) -> tuple[list[str], list[str]]:
+    """The table as two lists with an entry for each row: found task and true task."""
+    cells = [(task, label, n) for task, row in counts.items() for label, n in row.items()]
+    return (
+        [task for task, _, n in cells for _ in range(n)],
+        [label for _, label, n in cells for _ in range(n)],
+    )

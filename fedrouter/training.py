@@ -1,10 +1,10 @@
 """Train jobs -> results: many adapters in one forward/backward over the frozen base model.
 
 What is computed is, adapter by adapter, exactly what training them one after the other computes:
-each adapter has its own batches, mean loss over response tokens, gradient clipping, AdamW state and
-dropout masks, and the base model that they share does not change. So the rows of a step can be
-passed through the base model in any grouping: they are sorted by length, so that little of a pass
-is padding, and the gradients of the passes add up.
+each adapter has its own batches, mean loss over response tokens, proximal term, gradient clipping,
+AdamW state and dropout masks, and the base model that they share does not change. So the rows of a
+step can be passed through the base model in any grouping: they are sorted by length, so that little
+of a pass is padding, and the gradients of the passes add up.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +17,10 @@ from torch.nn.functional import cross_entropy
 
 from fedrouter.bank import AdapterBank
 from fedrouter.lora import LoraSpec
-from fedrouter.messages import Weights
+from fedrouter.messages import Parts, Weights
 from fedrouter.model import BaseModel, length_batches, pad
 from fedrouter.prompts import Example
+from fedrouter.proximal import ProximalTerms
 from fedrouter.seeding import derive_seed, generator
 
 FUSE_AUTO = 8  # adapters trained together where the configuration leaves it open
@@ -38,6 +39,15 @@ class TrainJob:
         lr: AdamW's learning rate, constant over the job.
         max_grad_norm: the adapter's gradient is clipped to this norm.
         seed: decides the batches and the dropout masks.
+        parts: the matrices that are trained, at least one; the others keep their bits, and do not
+            count in the clipping.
+        anchor: the loss has mu / 2 times the squared distance of the trained matrices to these
+            (see `ProximalTerms`); a tensor that it lacks is held to where it starts; None: no
+            such term.
+        mu: see `anchor`.
+        beside: a complete adapter, constant, at work beside the trained one; None: none.
+        share: what the trained adapter counts where there is one beside it, which counts the rest:
+            h = W0 x + share s B A x + (1 - share) s Bc Ac x (FedDPA, Yang et al. 2024).
     """
 
     weights: Weights
@@ -47,11 +57,20 @@ class TrainJob:
     lr: float
     max_grad_norm: float
     seed: int
+    parts: Parts = "AB"
+    anchor: Weights | None = None
+    mu: float = 0.0
+    beside: Weights | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A trained adapter, its mean training loss per step and the tokens it saw."""
+    """A trained adapter, its mean training loss per step and the tokens it saw.
+
+    The loss is that of the samples alone: the proximal term is left out, so that losses can be
+    compared across methods.
+    """
 
     weights: Weights
     loss: float
@@ -63,12 +82,21 @@ def train(
 ) -> Iterator[TrainResult]:
     """Train `jobs`, up to `fuse` adapters in one pass, and yield their results in order.
 
-    Jobs are drawn as they are needed, and fused only with neighbours of the same number of steps,
-    learning rate and clipping.
+    Jobs are drawn as they are needed, and fused only with neighbours that are alike: of the same
+    number of steps, learning rate, clipping and trained matrices, all or none of them with an
+    adapter beside the trained one.
+
+    Raises:
+        AdapterError: weights do not fit the base model.
     """
-    for _, alike in groupby(jobs, key=lambda job: (job.steps, job.lr, job.max_grad_norm)):
+    for _, alike in groupby(jobs, key=_kind):
         while together := list(islice(alike, fuse)):
             yield from _train_together(base, spec, together)
+
+
+def _kind(job: TrainJob) -> tuple[object, ...]:
+    """Equal for jobs that can be fused."""
+    return job.steps, job.lr, job.max_grad_norm, job.parts, job.beside is None
 
 
 def batches(job: TrainJob) -> Iterator[list[Example]]:
@@ -88,22 +116,35 @@ def batches(job: TrainJob) -> Iterator[list[Example]]:
 
 
 def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-    """Train jobs that agree in steps, learning rate and clipping, step by step side by side."""
+    """Train jobs that are alike, step by step side by side.
+
+    Job i's adapter is in slot i; the constants beside them are in the slots after those.
+    """
     first = jobs[0]
-    losses = torch.zeros(len(jobs), device=base.device)
+    constants = [job.beside for job in jobs if job.beside is not None]
     tokens = [0] * len(jobs)
-    with AdapterBank(base.model, spec, size=len(jobs)) as bank:
-        for slot, job in enumerate(jobs):
-            bank.load(slot, job.weights)
+    with AdapterBank(base.model, spec, len(jobs) + len(constants), first.parts) as bank:
+        proximal = ProximalTerms(bank, _anchors(jobs))  # leaves the anchors in the bank
+        for slot, weights in enumerate([*(job.weights for job in jobs), *constants]):
+            bank.load(slot, weights)
+        losses = torch.zeros(bank.size, device=base.device)
+        # A constant's gradient is zero, which AdamW answers with a step of zero.
         optimiser = torch.optim.AdamW(bank.parameters(), lr=first.lr, weight_decay=0.0)
         for step, groups in enumerate(zip(*(batches(job) for job in jobs), strict=True)):
             rows = [
-                TrainRow(example, slot, derive_seed(job.seed, "dropout", step, i))
+                TrainRow(
+                    example,
+                    slot,
+                    derive_seed(job.seed, "dropout", step, i),
+                    beside=len(jobs) + slot if constants else None,
+                    share=job.share,
+                )
                 for slot, (job, group) in enumerate(zip(jobs, groups, strict=True))
                 for i, example in enumerate(group)
             ]
             optimiser.zero_grad()
             losses += accumulate_gradients(base, bank, rows)
+            proximal.accumulate_gradients()
             bank.clip_gradients(first.max_grad_norm)
             optimiser.step()
             for row in rows:
@@ -114,13 +155,30 @@ def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -
         ]
 
 
+def _anchors(jobs: Sequence[TrainJob]) -> dict[int, tuple[float, Weights]]:
+    """For each job that has an anchor: its mu and the anchor, completed by where the job starts."""
+    return {
+        slot: (job.mu, {**job.weights, **job.anchor})
+        for slot, job in enumerate(jobs)
+        if job.anchor is not None
+    }
+
+
 @dataclass(frozen=True)
 class TrainRow:
-    """One sample of a step: whose it is, and the seed of its dropout masks."""
+    """One sample of a step: whose it is, and the seed of its dropout masks.
+
+    Attributes:
+        slot: the adapter that it trains.
+        beside: the slot of the constant adapter beside it; set in all rows of a step, or in none.
+        share: what the trained adapter counts where there is one beside it.
+    """
 
     example: Example
     slot: int
     seed: int
+    beside: int | None = None
+    share: float = 1.0
 
 
 def accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[TrainRow]) -> Tensor:
@@ -129,22 +187,31 @@ def accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[Trai
     Returns:
         The losses, shape (bank.size,).
     """
-    slots = torch.tensor([row.slot for row in rows], device=base.device)
+    owners = torch.tensor([row.slot for row in rows], device=base.device)
     counts = torch.zeros(bank.size)
     for row in rows:
         counts[row.slot] += len(row.example.input_ids) - row.example.prompt_length
     counts = counts.clamp(min=1).to(base.device)
     totals = torch.zeros(bank.size, device=base.device)
     for chosen in length_batches([len(row.example.input_ids) for row in rows], PASS_TOKENS):
+        slots, weights = _adapters([rows[i] for i in chosen])
         batch = Batch.of(base, [rows[i].example for i in chosen])
         masks = [torch.Generator().manual_seed(rows[i].seed) for i in chosen]
-        with bank.active(slots[chosen], lengths=batch.lengths, dropout=masks):
+        with bank.active(slots, weights, batch.lengths, masks):
             losses, places = token_losses(base, batch)
-        sums = torch.zeros_like(totals).index_add(0, slots[chosen][places], losses)
+        sums = torch.zeros_like(totals).index_add(0, owners[chosen][places], losses)
         share = sums / counts
         share.sum().backward()
         totals += share.detach()
     return totals
+
+
+def _adapters(rows: Sequence[TrainRow]) -> tuple[Tensor, Tensor | None]:
+    """The rows' adapters as `AdapterBank.active` wants them: slots and weights."""
+    if rows[0].beside is None:
+        return torch.tensor([row.slot for row in rows]), None
+    slots = torch.tensor([(row.slot, row.beside) for row in rows])
+    return slots, torch.tensor([(row.share, 1 - row.share) for row in rows])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from fedrouter.bank import AdapterBank
+from fedrouter.bank import NO_ADAPTER, AdapterBank
 from fedrouter.config import AdapterConfig
 from fedrouter.errors import AdapterError
 from fedrouter.lora import LoraSpec, initial_weights, read_adapter, write_adapter
-from fedrouter.messages import Weights
+from fedrouter.messages import Parts, Weights
 from fedrouter.targets import find_targets
 
 SPEC = LoraSpec(rank=4, alpha=8, dropout=0.0)
@@ -75,11 +76,12 @@ def train_bank(
     adapters: dict[int, Weights],
     steps: int = 5,
     weight_decay: float = 0.0,
+    trained: Parts = "AB",
 ) -> tuple[dict[int, dict[str, np.ndarray]], list[np.ndarray]]:
     """Train the adapters together; returns their weights and the gradient norms of each step."""
     order = {slot: position for position, slot in enumerate(adapters)}
     norms = []
-    with AdapterBank(model, spec, size=len(adapters)) as bank:
+    with AdapterBank(model, spec, len(adapters), trained) as bank:
         for slot, weights in adapters.items():
             bank.load(order[slot], weights)
         optimiser = torch.optim.AdamW(bank.parameters(), lr=0.01, weight_decay=weight_decay)
@@ -160,6 +162,131 @@ def test_five_steps_give_the_weights_of_separate_peft_trainings(
         for name, weights in trained[slot].items():
             np.testing.assert_allclose(weights, expected[name].numpy(), rtol=1e-3, atol=2e-5)
     assert clipped
+
+
+@pytest.mark.parametrize("part", ["A", "B"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_one_matrix_trains_as_peft_with_the_other_frozen(kind: str, part: Parts) -> None:
+    model = frozen(kind)
+    adapters = {slot: random_weights(model, SPEC, slot) for slot in BATCHES}
+    found, norms = train_bank(model, SPEC, adapters, trained=part)
+    for slot in BATCHES:
+        judge = peft_model(frozen(kind), SPEC, adapters[slot]).eval()
+        for name, parameter in judge.named_parameters():
+            parameter.requires_grad_(f"lora_{part}" in name)
+        parameters = [p for p in judge.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)
+        for step in range(5):
+            batch = tokens(slot, step)
+            optimiser.zero_grad()
+            batch_loss(judge(input_ids=batch, use_cache=False).logits, batch).backward()
+            norm = nn.utils.clip_grad_norm_(parameters, 0.5)
+            np.testing.assert_allclose(norms[step][slot], norm.item(), rtol=1e-3)
+            optimiser.step()
+        expected = get_peft_model_state_dict(judge, save_embedding_layers=False)
+        for name, weights in found[slot].items():
+            if f"lora_{part}" in name:
+                np.testing.assert_allclose(weights, expected[name].numpy(), rtol=1e-3, atol=2e-5)
+                assert np.abs(weights - adapters[slot][name]).max() > 0.01
+            else:
+                np.testing.assert_array_equal(weights, adapters[slot][name])
+
+
+MIXES = [  # slots and weights of a row's adapters
+    ((0, 1), (0.3, 0.7)),
+    ((2,), (1.0,)),
+    ((), ()),
+    ((1, 0, 2), (0.5, -0.2, 1.2)),
+    ((NO_ADAPTER, 1), (9.0, 0.25)),
+    ((1, 1), (0.5, 0.25)),
+]
+
+
+def padded(mixes: list[tuple[tuple[int, ...], tuple[float, ...]]]) -> tuple[Tensor, Tensor]:
+    width = max(len(slots) for slots, _ in mixes)
+    short = [width - len(slots) for slots, _ in mixes]
+    slots = [[*slots, *[NO_ADAPTER] * n] for (slots, _), n in zip(mixes, short, strict=True)]
+    weights = [[*weights, *[0.0] * n] for (_, weights), n in zip(mixes, short, strict=True)]
+    return torch.tensor(slots), torch.tensor(weights)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mix_is_pefts_weighted_combination_of_the_products(kind: str) -> None:
+    model = frozen(kind)
+    adapters = {slot: random_weights(model, SPEC, slot) for slot in range(3)}
+    ids = tokens(2)[:1].repeat(len(MIXES), 1)
+    with torch.no_grad(), AdapterBank(model, SPEC, size=3) as bank:
+        for slot, weights in adapters.items():
+            bank.load(slot, weights)
+        with bank.active(*padded(MIXES)):
+            logits = model(input_ids=ids, use_cache=False).logits
+        for row, mix in enumerate(MIXES):
+            with bank.active(*padded([mix])):
+                alone = model(input_ids=ids[:1], use_cache=False).logits
+            torch.testing.assert_close(logits[row], alone[0], **TOLERANCE)
+        base = model(input_ids=ids, use_cache=False).logits
+    assert torch.equal(logits[2], base[2])
+
+    judge = peft_model(frozen(kind), SPEC, adapters[0]).eval()
+    names = ["default", "one", "two"]
+    for slot in (1, 2):
+        judge.add_adapter(names[slot], SPEC.resolved(model).peft_config())
+        tensors = {name: torch.tensor(array) for name, array in adapters[slot].items()}
+        set_peft_model_state_dict(judge, tensors, adapter_name=names[slot])
+    for row, (slots, weights) in enumerate(MIXES):
+        factors: Counter[str] = Counter()
+        for slot, weight in zip(slots, weights, strict=True):
+            if slot != NO_ADAPTER:
+                factors[names[slot]] += weight
+        if not factors:
+            continue
+        chosen, used = [*factors], [*factors.values()]
+        judge.add_weighted_adapter(chosen, used, f"mix{row}", combination_type="cat")
+        judge.set_adapter(f"mix{row}")
+        expected = judge(input_ids=ids[:1], use_cache=False).logits
+        torch.testing.assert_close(logits[row], expected[0], **TOLERANCE)
+
+
+def test_one_column_of_weight_one_is_the_plain_pass_bit_for_bit() -> None:
+    model = frozen("llama")
+    ids, slots = tokens(2), torch.tensor([1, NO_ADAPTER, 0, 1])
+    with torch.no_grad(), AdapterBank(model, SPEC, size=2) as bank:
+        for slot in range(2):
+            bank.load(slot, random_weights(model, SPEC, slot))
+        with bank.active(slots):
+            plain = model(input_ids=ids).logits
+        with bank.active(slots.unsqueeze(1), torch.ones(4, 1)):
+            column = model(input_ids=ids).logits
+        with bank.active(torch.stack([slots, torch.full((4,), NO_ADAPTER)], dim=1)):
+            columns = model(input_ids=ids).logits
+    assert torch.equal(plain, column)
+    assert torch.equal(plain, columns)
+
+
+def test_only_the_first_column_gets_gradients() -> None:
+    model = frozen("llama")
+    ids = tokens(1)
+    with AdapterBank(model, SPEC, size=3) as bank:
+        for slot in range(3):
+            bank.load(slot, random_weights(model, SPEC, slot))
+        with bank.active(torch.tensor([[0, 1], [0, 2]]), torch.full((2, 2), 0.5)):
+            batch_loss(model(input_ids=ids, use_cache=False).logits, ids).backward()
+        for parameter in bank.parameters():
+            assert parameter.grad[0].abs().max() > 0
+            assert not parameter.grad[1:].any()
+
+
+def test_an_adapter_that_is_not_finite_does_not_leak_through_padding_columns() -> None:
+    model = frozen("llama")
+    with torch.no_grad(), AdapterBank(model, SPEC, size=2) as bank:
+        for slot in range(2):
+            bank.load(slot, random_weights(model, SPEC, slot))
+        bank.parameters()[-1][0] = torch.nan
+        slots, weights = padded([((1,), (1.0,)), ((1, 0), (0.5, 0.5)), ((), ())])
+        with bank.active(slots, weights):
+            logits = model(input_ids=tokens(0)).logits
+    assert logits[[0, 2]].isfinite().all()
+    assert logits[1].isnan().all()
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -485,6 +612,8 @@ def test_slots_and_inputs_that_do_not_fit_are_refused() -> None:
             pass
         with pytest.raises(AdapterError, match="q_proj"), bank.active(torch.tensor([0, 1])):
             model(input_ids=tokens(0))
+        with pytest.raises(ValueError, match=r"\(2, 1\) weights"):
+            bank.active(torch.tensor([0, 1]), torch.ones(2, 1)).__enter__()
 
 
 def test_initial_weights_are_pefts_and_come_from_the_generator_alone() -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,25 +7,53 @@ import pytest
 import torch
 from conftest import toy_rows
 
-from fedrouter.client import Client
+from fedrouter.client import Client, Holding
 from fedrouter.config import load_config
-from fedrouter.datasets import Splits
 from fedrouter.engines.inprocess import InProcessEngine
-from fedrouter.errors import DataError
+from fedrouter.errors import DataError, MessageError
+from fedrouter.evaluation import pooled
 from fedrouter.lora import LoraSpec, initial_weights
-from fedrouter.messages import ClientTask, ProfileOrder, TrainOrder, Weights
+from fedrouter.messages import (
+    ByName,
+    ClientTask,
+    EvaluateOrder,
+    Findings,
+    InstanceMix,
+    LowestLoss,
+    OneAdapter,
+    ProfileOrder,
+    Routed,
+    Serving,
+    TrainOrder,
+    Weights,
+    only,
+)
 from fedrouter.model import BaseModel
+from fedrouter.resident import Resident
 from fedrouter.rows import Row
+from fedrouter.serving import AtHand, choose
 from fedrouter.transport import Transport, decode, encode
 
 SPEC = LoraSpec(rank=2, alpha=4, dropout=0.0)
 ROWS = [row for row in toy_rows(6) if row.task != "count"]
-CONFIG = load_config(None, ["training.batch_size=2"])
+
+
+def client_of(
+    base: BaseModel, folder: Path, rows: Sequence[Row] = ROWS, id: int = 3, *sets: str
+) -> Client:
+    return Client(
+        id,
+        Holding(rows, rows[:2], rows[:4]),
+        resident=Resident(base),
+        spec=SPEC,
+        config=load_config(None, ["training.batch_size=2", "evaluation.max_new_tokens=2", *sets]),
+        folder=folder,
+    )
 
 
 @pytest.fixture
 def client(tiny_base: BaseModel, tmp_path: Path) -> Client:
-    return Client(3, Splits(ROWS, []), base=tiny_base, config=CONFIG, folder=tmp_path)
+    return client_of(tiny_base, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +62,7 @@ def adapter(tiny_base: BaseModel) -> Weights:
 
 
 def test_the_profile_is_the_means_of_the_true_tasks(client: Client, tiny_base: BaseModel) -> None:
-    profile = client.profile(ProfileOrder(n_local=None))  # counts the task names: 2
+    profile = client.profile(ProfileOrder())  # counts the task names: 2
     assert profile.client == 3
     assert profile.counts == (6, 6)
     for number, task in enumerate(("colour", "strip")):
@@ -45,18 +75,27 @@ def test_the_profile_is_the_means_of_the_true_tasks(client: Client, tiny_base: B
 
 def test_rows_without_names_make_two_local_tasks(tiny_base: BaseModel, tmp_path: Path) -> None:
     rows = [Row(row.instruction, row.response) for row in ROWS]
-    client = Client(0, Splits(rows, []), base=tiny_base, config=CONFIG, folder=tmp_path)
-    assert len(client.profile(ProfileOrder(n_local=None)).counts) == 2
-    assert len(client.profile(ProfileOrder(n_local=3)).counts) == 3
+    assert len(client_of(tiny_base, tmp_path, rows).profile(ProfileOrder()).counts) == 2
+    three = client_of(tiny_base, tmp_path, rows, 0, "clustering.n_local=3")
+    assert len(three.profile(ProfileOrder()).counts) == 3
+    with pytest.raises(DataError, match="do not name their task"):
+        three.profile(ProfileOrder(by_name=True))
+
+
+def test_the_oracles_profile_groups_by_name(client: Client) -> None:
+    profile = client.profile(ProfileOrder(by_name=True))
+    assert profile.names == ("colour", "strip")
+    assert profile.counts == (6, 6)
+    assert client.labels().tolist() == [0, 1] * 6
 
 
 def test_a_job_trains_on_its_local_task_only(client: Client, adapter: Weights) -> None:
-    client.profile(ProfileOrder(n_local=2))
-    orders = (TrainOrder("a", 1, 4), TrainOrder("a", None, 8))
+    client.profile(ProfileOrder())
+    orders = (TrainOrder(("a",), 4, local_task=1), TrainOrder(("a",), 4))
     task = ClientTask(3, round=1, train=orders, adapters={"a": adapter}, lr=0.1)
-    one, everything = client.prepare(task)
+    one, everything = client.prepare(task).jobs
     strips = [row for row in ROWS if row.task == "strip"]
-    assert one.examples == client._base.prompts.examples(strips)
+    assert one.examples == client.base.prompts.examples(strips)
     assert len(everything.examples) == 12
     assert (one.steps, everything.steps, one.lr, one.batch_size) == (4, 8, 0.1, 2)
     assert one.seed != everything.seed
@@ -65,11 +104,11 @@ def test_a_job_trains_on_its_local_task_only(client: Client, adapter: Weights) -
 def test_rows_that_changed_since_the_profile_are_refused(
     client: Client, tiny_base: BaseModel, tmp_path: Path
 ) -> None:
-    client.profile(ProfileOrder(n_local=2))
-    changed = Client(3, Splits(ROWS[:-1], []), base=tiny_base, config=CONFIG, folder=tmp_path)
+    client.profile(ProfileOrder())
+    changed = client_of(tiny_base, tmp_path, ROWS[:-1])
     with pytest.raises(DataError, match="profiled with 12 samples and now has 11"):
         changed.labels()
-    stranger = Client(4, Splits(ROWS, []), base=tiny_base, config=CONFIG, folder=tmp_path)
+    stranger = client_of(tiny_base, tmp_path, id=4)
     with pytest.raises(DataError, match="no readable profile of client 4"):
         stranger.labels()
 
@@ -83,10 +122,10 @@ def test_the_engine_rounds_as_the_transport_does(
     client: Client, tiny_base: BaseModel, adapter: Weights, transport: Transport
 ) -> None:
     profiled = engine(tiny_base, client, transport)
-    [reply] = profiled.run([ClientTask(3, round=0, profile=ProfileOrder(2))])
+    [reply] = profiled.run([ClientTask(3, round=0, profile=ProfileOrder())])
     assert reply.profile is not None
     assert profiled.traffic.up == reply.profile.centroids.nbytes
-    order = TrainOrder("a", 0, steps=1)
+    order = TrainOrder(("a",), 1, local_task=0)
     task = ClientTask(3, round=1, train=(order,), adapters={"a": adapter}, lr=1e-9)
     trained = engine(tiny_base, client, transport)
     [reply] = trained.run([task])
@@ -103,17 +142,14 @@ def test_the_engine_rounds_as_the_transport_does(
 def test_replies_come_in_the_order_of_the_tasks(
     tiny_base: BaseModel, adapter: Weights, tmp_path: Path
 ) -> None:
-    clients = {
-        id: Client(id, Splits(ROWS, []), base=tiny_base, config=CONFIG, folder=tmp_path)
-        for id in range(3)
-    }
+    clients = {id: client_of(tiny_base, tmp_path, id=id) for id in range(3)}
     run = InProcessEngine(tiny_base, SPEC, clients, transport="fp32", fuse=2)
-    list(run.run([ClientTask(id, 0, profile=ProfileOrder(2)) for id in clients]))
+    list(run.run([ClientTask(id, 0, profile=ProfileOrder()) for id in clients]))
     tasks = [
         ClientTask(
             id,
             round=1,
-            train=(TrainOrder("a", 0, 1), TrainOrder("a", 1, 1)),
+            train=(TrainOrder(("a",), 1, local_task=0), TrainOrder(("a",), 1, local_task=1)),
             adapters={"a": adapter},
             lr=0.01,
         )
@@ -125,3 +161,130 @@ def test_replies_come_in_the_order_of_the_tasks(
     for one, other in zip(replies[1].updates, alone.updates, strict=True):
         for name, array in one.weights.items():
             np.testing.assert_allclose(array, other.weights[name], atol=1e-4)
+
+
+KEEP = "personal"
+
+
+def train(client: Client, base: BaseModel, round: int, order: TrainOrder, **adapters: Weights):
+    run = engine(base, client, "fp32")
+    [reply] = run.run([ClientTask(3, round, train=(order,), adapters=adapters, lr=0.1)])
+    return reply.updates[0], run.traffic
+
+
+def test_what_is_kept_stays_with_the_client(client: Client, tiny_base: BaseModel) -> None:
+    order = TrainOrder((), steps=1, keep=KEEP, send="")
+    first, traffic = train(client, tiny_base, 1, order)
+    assert (first.adapter, first.weights) == (None, {})
+    assert (traffic.up, traffic.down) == (0, 0)
+    task = ClientTask(3, round=2, train=(order,), lr=0.1)
+    [job] = client.prepare(task).jobs
+    [initial] = client.prepare(replace(task, round=1)).jobs  # round 1 done again starts anew
+    drawn = client._resident.initial(SPEC, 0)
+    for name, array in initial.weights.items():
+        np.testing.assert_array_equal(array, drawn[name])
+    assert any((array != drawn[name]).any() for name, array in job.weights.items())
+
+
+def test_a_start_is_overlaid_tensor_by_tensor(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    order = TrainOrder(("a",), steps=1, keep=KEEP, keep_parts="B", send="A")
+    update, _ = train(client, tiny_base, 1, order, a=only(adapter, "A"))
+    assert update.adapter == "a"
+    assert update.weights.keys() == only(adapter, "A").keys()
+    task = ClientTask(3, 2, train=(order,), adapters={"a": only(adapter, "A")}, lr=0.1)
+    [job] = client.prepare(task).jobs
+    for name, array in only(adapter, "A").items():
+        np.testing.assert_array_equal(job.weights[name], array)  # received
+    assert all(array.any() for array in only(job.weights, "B").values())  # kept
+
+
+def test_an_order_with_several_adapters_takes_the_one_of_lowest_loss(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=5), a=adapter)
+    order = TrainOrder(("worse", "better"), steps=1)
+    update, _ = train(client, tiny_base, 2, order, worse=adapter, better=trained.weights)
+    assert update.adapter == "better"
+
+
+def test_steps_count_for_each_local_task(client: Client, adapter: Weights) -> None:
+    task = ClientTask(3, 1, train=(TrainOrder(("a",), 3),), adapters={"a": adapter}, lr=0.1)
+    [job] = client.prepare(task).jobs
+    assert (client.n_local, job.steps) == (2, 6)
+
+
+def serve(client: Client, rule: Serving, round: int = 9, **adapters: Weights) -> Findings:
+    order = EvaluateOrder(rule, ("local", "global", "base"))
+    work = client.prepare(ClientTask(3, round, evaluate=order, adapters=adapters))
+    findings = client.finish(work, []).findings
+    assert findings is not None
+    return findings
+
+
+def loss(findings: Findings, scope: str) -> float:
+    return pooled(findings.scores[scope].values())["loss"]
+
+
+def test_an_untrained_adapter_scores_as_the_base_model(client: Client, adapter: Weights) -> None:
+    findings = serve(client, OneAdapter("a"), a=adapter)
+    assert {label: one.rows for label, one in findings.scores["local"].items()} == {
+        "colour": 1,
+        "strip": 1,
+    }
+    assert sum(one.rows for one in findings.scores["global"].values()) == 4
+    assert loss(findings, "global") == pytest.approx(loss(findings, "base"), rel=1e-5)
+    assert (findings.routed, findings.found) == ({}, ())
+
+
+def test_a_kept_adapter_answers(client: Client, tiny_base: BaseModel) -> None:
+    train(client, tiny_base, 1, TrainOrder((), steps=20, keep=KEEP, send=""))
+    findings = serve(client, OneAdapter(None, KEEP))
+    assert loss(findings, "local") < loss(findings, "base") - 0.1
+
+
+def test_a_router_offers_only_the_own_tasks_locally(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    profile = client.profile(ProfileOrder())
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
+    rule = Routed(("colour", "strip"), profile.centroids, own=("strip",))
+    findings = serve(client, rule, colour=adapter, strip=trained.weights)
+    assert findings.routed == {"colour": {"colour": 2}, "strip": {"strip": 2}}
+    assert findings.found == ({"colour": 6}, {"strip": 6})
+    # Locally both rows go to the trained adapter; globally the colours to the untrained one.
+    assert findings.scores["local"]["colour"].scores["loss"] < loss(findings, "base") - 0.1
+    untrained = findings.scores["global"]["colour"].scores["loss"]
+    assert untrained == pytest.approx(findings.scores["base"]["colour"].scores["loss"], rel=1e-5)
+
+
+def test_the_oracle_goes_by_name(client: Client, adapter: Weights) -> None:
+    findings = serve(client, ByName({"colour": "a", "strip": "b"}), a=adapter, b=adapter)
+    assert findings.routed == {"a": {"colour": 2}, "b": {"strip": 2}}
+    with pytest.raises(MessageError, match="'strip'"):
+        serve(client, ByName({"colour": "a"}), a=adapter)
+
+
+def test_the_lowest_loss_answers(client: Client, tiny_base: BaseModel, adapter: Weights) -> None:
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
+    findings = serve(client, LowestLoss(("a", "b")), a=adapter, b=trained.weights)
+    alone = serve(client, OneAdapter("b"), b=trained.weights)
+    assert findings.scores == alone.scores
+
+
+def test_the_kept_adapters_weight_is_the_mean_cosine_to_local_samples(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    train(client, tiny_base, 1, TrainOrder((), steps=1, keep=KEEP, send=""))
+    hand = AtHand(
+        client._resident, SPEC, ClientTask(3, 2, adapters={"a": adapter}), client._folder, ROWS, 0
+    )
+    rule = InstanceMix("a", KEEP, scale=0.5, samples=12)
+    chosen = choose(rule, hand, ROWS[:1], "local")
+    points = tiny_base.embed([row.instruction for row in ROWS], pooling="last")
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    expected = 0.5 * float(np.mean(unit @ unit[0]))
+    [[(kept, weight), (received, rest)]] = chosen.blends
+    assert (kept, received) == ("kept", "received")
+    assert (weight, rest) == pytest.approx((expected, 1 - expected), abs=1e-5)

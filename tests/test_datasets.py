@@ -187,6 +187,48 @@ def test_sources_name_their_tasks_or_none_does(tmp_path: Path) -> None:
     )
 
 
+def test_labels_lists_and_empty_values(tmp_path: Path) -> None:
+    items = [
+        {"input": ["a | b", "c | d"], "label": 1},
+        {"input": [], "label": 0},
+        {"input": ["e"], "label": 0},
+        {"input": None, "label": 0},
+        {"input": ["f"], "label": None},
+    ]
+    path = jsonl(tmp_path / "a.jsonl", items)
+    settings: dict[str, Any] = {
+        "path": path,
+        "template": "{input}",
+        "columns": Columns(response="label"),
+        "labels": {"0": "No", "1": "Yes"},
+    }
+    sources = (Source(skip_empty=True, **settings),)
+    splits = load_splits(DataConfig(sources=sources, test_fraction=0.4), seed=0)
+    assert {*splits.train, *splits.test} == {Row("a | b, c | d", "Yes"), Row("e", "No")}
+    with pytest.raises(DataError, match=r"a\.jsonl:2: the instruction that the template makes is"):
+        load_splits(DataConfig(sources=(Source(**settings),)), seed=0)
+
+
+def test_a_label_that_is_not_named_is_refused() -> None:
+    layout = RowFormat(Columns(), labels={"0": "No", "1": "Yes"})
+    with pytest.raises(DataError) as caught:
+        layout.rows([Record("x:1", {"instruction": "a", "response": -1})])
+    assert message(caught) == (
+        "x:1: 'response' is '-1', for which the source's labels (0, 1) say nothing; add it there"
+    )
+
+
+def test_skipping_empty_rows_hides_neither_missing_columns_nor_empty_sources(
+    tmp_path: Path,
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"instruction": " ", "response": "b"}])
+    with pytest.raises(DataError, match=r"a\.jsonl: every row that was read is empty"):
+        load_splits(DataConfig(sources=(Source(path=path, skip_empty=True),)), seed=0)
+    with pytest.raises(DataError, match="no column 'q'"):
+        source = Source(path=path, skip_empty=True, columns=Columns(instruction="q"))
+        load_splits(DataConfig(sources=(source,)), seed=0)
+
+
 def test_hint_in_a_source_names_its_own_setting(tmp_path: Path) -> None:
     source = Source(path=jsonl(tmp_path / "a.jsonl", [{"instruct": "a", "response": "b"}]))
     with pytest.raises(DataError, match=r"columns\.instruction = \"NAME\" of data\.sources entry"):
@@ -200,8 +242,10 @@ def test_hint_in_a_source_names_its_own_setting(tmp_path: Path) -> None:
 def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     datasets = pytest.importorskip("datasets")
     shelf: dict[str, Any] = {}
+    asked: list[tuple[str, dict[str, str]]] = shelf.setdefault("asked", [])
 
-    def load_dataset(name: str) -> Any:
+    def load_dataset(name: str, /, **where: str) -> Any:
+        asked.append((name, where))
         if name not in shelf:
             raise ConnectionError(f"Couldn't reach '{name}' on the Hub\n(offline)")
         return datasets.DatasetDict(
@@ -236,6 +280,33 @@ def test_sources_keep_the_test_rows_they_bring(hub: dict[str, Any], tmp_path: Pa
     assert Row("question 200", "answer 200") in splits.test
 
 
+def test_a_source_says_where_in_a_hub_dataset_its_rows_are(hub: dict[str, Any]) -> None:
+    hub["glue"] = {"train": [pair(i) for i in range(10)], "test": [pair(20, response="-1")]}
+    where = {"subset": "qqp", "folder": "en", "revision": "refs/convert/parquet"}
+    splits = load_splits(
+        DataConfig(sources=(Source(dataset="glue", own_test=False, **where),)), seed=0
+    )
+    assert (len(splits.train), len(splits.test)) == (8, 2)
+    assert hub["asked"] == [
+        ("glue", {"name": "qqp", "data_dir": "en", "revision": "refs/convert/parquet"})
+    ]
+
+
+def test_rows_are_drawn_by_the_seed(hub: dict[str, Any], tmp_path: Path) -> None:
+    items = [pair(i) for i in range(100)]
+    hub["name"] = {"train": items, "test": [pair(200)]}
+    path = jsonl(tmp_path / "a.jsonl", items)
+
+    def drawn(seed: int, **where: Any) -> list[str]:
+        splits = load_splits(DataConfig(sources=(Source(rows=5, **where),)), seed)
+        return sorted(row.response for row in splits.train + splits.test)
+
+    assert len(drawn(1, path=path)) == 5
+    assert drawn(1, path=path) == drawn(1, path=path) != drawn(2, path=path)
+    assert drawn(1, dataset="name", own_test=False) == drawn(1, path=path)
+    assert drawn(1, dataset="name") == sorted([*drawn(1, path=path), "answer 200"])
+
+
 def test_hub_errors(hub: dict[str, Any]) -> None:
     hub["name"] = {"validation": [pair(1)]}
     hub["odd"] = {"train": [{"text": "a", "response": "b"}]}
@@ -243,7 +314,7 @@ def test_hub_errors(hub: dict[str, Any]) -> None:
         load_splits(DataConfig(dataset="away"), seed=0)
     assert message(caught) == (
         "dataset away cannot be loaded (Couldn't reach 'away' on the Hub); check its name and "
-        "the network, or give its files as data.train and data.test"
+        "the network, or give its files instead"
     )
     with pytest.raises(DataError, match=r"no split 'train' \(it has validation\)"):
         load_splits(DataConfig(dataset="name"), seed=0)

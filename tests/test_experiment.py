@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from fedrouter.config import Config, load_config
 from fedrouter.errors import DataError, ModelError, RunError
 from fedrouter.experiment import resume, run
+from fedrouter.inference import RoutedModel
 from fedrouter.progress import Progress
 from fedrouter.rounds import participants
 from fedrouter.rows import Row
@@ -80,7 +81,7 @@ def test_summary(finished: tuple[Path, Config]) -> None:
         assert set(summary["metrics"][part]) == scores
     assert set(summary["metrics"]["by_task"]) == {"count", "colour", "strip"}
     assert summary["metrics"]["global"]["loss"] < summary["metrics"]["base"]["loss"]
-    assert set(summary["routing"]) == {"accuracy", "ari", "nmi", "train_purity"}
+    assert set(summary["routing"]) == {"accuracy", "ari", "nmi", "train_purity", "confusion"}
     assert summary["routing"]["ari"] > 0.9
     assert summary["bytes"]["up"] > 0
     phases = {"load", "profile", "train", "aggregate", "evaluate", "total"}
@@ -95,7 +96,8 @@ def test_bytes_are_those_of_the_adapters(finished: tuple[Path, Config]) -> None:
     )
     summary = json.loads((folder / "summary.json").read_text())
     sent = 3 * 3 * 2 * numbers * 2  # rounds, clients, tasks of each, fp16
-    assert summary["bytes"]["down"] == sent
+    third = 3 * numbers * 2  # round 3 also evaluates, with the task that a client does not hold
+    assert summary["bytes"]["down"] == sent + third
     centroids = 3 * 2 * 32 * 4
     assert summary["bytes"]["up"] == sent + centroids
 
@@ -106,8 +108,10 @@ def test_metrics_have_a_line_for_each_round(finished: tuple[Path, Config]) -> No
     assert [record["round"] for record in records] == [1, 2, 3]
     assert [record["clients"] for record in records] == [[0, 1, 2]] * 3
     assert records[0]["lr"] == pytest.approx(0.01)
-    assert "metrics" in records[1]
-    assert "metrics" not in records[2]  # the last evaluation is in the summary
+    # What round 2 ended with is evaluated at the start of round 3, by the same message.
+    assert ["evaluated" in record for record in records] == [False, False, True]
+    assert records[2]["evaluated"]["round"] == 2
+    assert records[2]["evaluated"]["metrics"]["global"]["loss"] > 0
 
 
 def test_a_run_folder_holds_no_sample(finished: tuple[Path, Config]) -> None:
@@ -136,7 +140,7 @@ def test_the_degree_of_fusion_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("phase", "steps"), [("profile", 30), ("train", 0), ("train", 4), ("evaluate", 0)]
+    ("phase", "steps"), [("profile", 1), ("train", 0), ("train", 4), ("evaluate", 1)]
 )
 def test_a_killed_run_resumes_bit_for_bit(
     finished: tuple[Path, Config], tmp_path: Path, phase: str, steps: int
@@ -256,7 +260,7 @@ def test_partial_participation(tiny_folder: Path, toy_data: Path, tmp_path: Path
     taking_part = [r["clients"] for r in RunFolder.open(tmp_path / "run").read_metrics()]
     assert all(len(clients) == 1 for clients in taking_part)
     assert len({clients[0] for clients in taking_part}) > 1
-    assert taking_part == [participants(config, round) for round in range(1, 7)]
+    assert taking_part == [participants(config, round, range(3)) for round in range(1, 7)]
 
 
 def test_rows_without_task_names(tiny_folder: Path, tmp_path: Path) -> None:
@@ -290,10 +294,14 @@ def test_a_client_with_fewer_samples_than_a_batch(
     assert sum(task["samples"] for task in summary["tasks"]) == 72
 
 
-def test_fedavg_has_one_task(tiny_folder: Path, toy_data: Path, tmp_path: Path) -> None:
+def test_fedavg_has_one_adapter_and_no_tasks(
+    tiny_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
     summary = run(settings(tiny_folder, toy_data, "strategy=fedavg"), tmp_path / "run")
-    assert [task["id"] for task in summary["tasks"]] == ["task-00"]
-    assert summary["tasks"][0]["clients"] == [0, 1, 2]
+    assert summary["tasks"] == []
+    assert [path.name for path in (tmp_path / "run/tasks").iterdir()] == ["global"]
+    [answer] = RoutedModel.load(tmp_path / "run").generate(["7 8 9"])
+    assert (answer.task, answer.confidence) == ("global", 1.0)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ def test_what_is_read_off_named_rows() -> None:
     config = resolve(load_config(), NAMED)
     assert config.data.scenario == "dual"
     assert config.clustering.n_global == 3
+    assert config.clustering.n_local == 2
     assert config.engine.fuse == 8
 
 
@@ -24,6 +25,7 @@ def test_what_is_assumed_of_rows_without_names() -> None:
     config = resolve(load_config(), UNNAMED)
     assert config.data.scenario == "all"
     assert config.clustering.n_global == 4
+    assert config.clustering.n_local is None
 
 
 def test_explicit_choices_win() -> None:
@@ -85,3 +87,22 @@ def test_changed_data_has_another_fingerprint() -> None:
     one, other = Splits(NAMED, []), Splits([*NAMED[:-1], Row("x", "y", "z")], [])
     assert data_fingerprint(one) == data_fingerprint(Splits(list(NAMED), []))
     assert data_fingerprint(one) != data_fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "expected"), [("single", 1), ("dual", 2), ("all", 3), ("dirichlet", None)]
+)
+def test_the_scenario_says_how_many_tasks_a_client_holds(
+    scenario: str, expected: int | None
+) -> None:
+    config = resolve(load_config(None, [f"data.scenario={scenario}"]), NAMED)
+    assert config.clustering.n_local == expected
+
+
+def test_pooled_rows_go_to_client_0_beside_the_others_own() -> None:
+    config = resolve(load_config(None, ["federation.clients=3", "data.scenario=single"]), NAMED)
+    apart = deal(config, Splits(NAMED, NAMED))
+    pooled = deal(config, Splits(NAMED, NAMED), pooled=True)
+    assert pooled[0].train == NAMED
+    assert [one.train for one in pooled[1:]] == [one.train for one in apart[1:]]
+    assert [one.test for one in pooled] == [one.test for one in apart]

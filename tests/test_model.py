@@ -52,7 +52,7 @@ def test_embedding_twice_does_no_second_forward_pass(
     tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = tiny_base.embed(["cached", "also cached"])
-    monkeypatch.setattr(tiny_base, "_mean_hidden", None)
+    monkeypatch.setattr(tiny_base, "_pooled_hidden", None)
     np.testing.assert_array_equal(tiny_base.embed(["also cached", "cached"]), first[::-1])
 
 

@@ -1,10 +1,12 @@
 """Validated configuration: TOML in, unknown keys refused, all faults reported at once."""
 
-from fedrouter.config.load import dump_config, load_config
+from fedrouter.config.load import dump_config, load_config, override
 from fedrouter.config.schema import (
     AdapterConfig,
+    BaselinesConfig,
     ClusteringConfig,
     Columns,
+    CompareConfig,
     Config,
     DataConfig,
     EngineConfig,
@@ -14,12 +16,16 @@ from fedrouter.config.schema import (
     RouterConfig,
     Source,
     TrainingConfig,
+    scenario_names,
+    strategy_names,
 )
 
 __all__ = [
     "AdapterConfig",
+    "BaselinesConfig",
     "ClusteringConfig",
     "Columns",
+    "CompareConfig",
     "Config",
     "DataConfig",
     "EngineConfig",
@@ -31,4 +37,7 @@ __all__ = [
     "TrainingConfig",
     "dump_config",
     "load_config",
+    "override",
+    "scenario_names",
+    "strategy_names",
 ]

@@ -14,6 +14,7 @@ _PLAIN = {  # where pydantic speaks of Python rather than of TOML
     "bool_type": "should be true or false",
     "int_type": "should be a whole number",
     "float_type": "should be a number",
+    "dict_type": "should be a section of keys",
     "model_type": "should be a section of keys",
     "path_type": "should be a path",
     "string_type": "should be a text",

@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedrouter.config.faults import explain
-from fedrouter.config.schema import Config
+from fedrouter.config.schema import CompareConfig, Config
 from fedrouter.errors import ConfigError
 
 
@@ -25,7 +25,30 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: one line that lists every fault.
     """
-    raw = {} if path is None else _read(path)
+    return _overridden({} if path is None else _read(path), overrides)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with overrides laid over it, written as those of `load_config`.
+
+    Raises:
+        ConfigError: one line that lists every fault.
+    """
+    return _overridden(_raw(config), overrides)
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as TOML that `load_config` reads back; unset keys are left out, and
+    so is a section `compare` that says nothing."""
+    return tomli_w.dumps(_raw(config))
+
+
+def _raw(config: Config) -> dict[str, Any]:
+    silent = {"compare"} if config.compare == CompareConfig() else None
+    return config.model_dump(mode="json", exclude_none=True, exclude=silent)
+
+
+def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Config:
     faults = [fault for text in overrides if (fault := _override(raw, text))]
     config: Config | None = None
     try:
@@ -35,11 +58,6 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     if faults or config is None:
         raise ConfigError("; ".join(faults))
     return config
-
-
-def dump_config(config: Config) -> str:
-    """The whole configuration as TOML that `load_config` reads back; unset keys are left out."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,12 +4,15 @@ The descriptions are the documentation: docs/configuration.md is generated from 
 """
 
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 TEMPLATES = ("alpaca",)
+ScenarioName = Literal["single", "dual", "all", "dirichlet", "column"]
 
 
 def _template(text: str) -> str:
@@ -29,6 +32,39 @@ def _path(path: Path) -> Path:
     if path == Path():
         raise ValueError("should be the path of a file")
     return path
+
+
+def scenario_names() -> tuple[str, ...]:
+    """The values of the key `data.scenario`."""
+    return get_args(ScenarioName)
+
+
+def _scenario(name: str) -> str:
+    return _known(name, "a scenario", scenario_names())
+
+
+def _strategy(name: str) -> str:
+    return _known(name, "a strategy", strategy_names())
+
+
+def _cell(name: str) -> str:
+    names = (*scenario_names(), *strategy_names())
+    return _known(name, "the name of a scenario or strategy", names)
+
+
+def _known(name: str, what: str, names: tuple[str, ...]) -> str:
+    if name in names:
+        return name
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        raise ValueError(f"should be {what}; did you mean {near[0]!r}?")
+    raise ValueError(f"should be one of {', '.join(names)}")
+
+
+def _assignment(text: str) -> str:
+    if not re.fullmatch(r"[\w.]+\s*=.*", text, re.DOTALL):
+        raise ValueError("should be KEY=VALUE, such as training.steps=5")
+    return text
 
 
 # Strict mode would refuse TOML's strings for paths and its lists for tuples.
@@ -96,11 +132,43 @@ class Source(Section):
 
     path: FilePath | None = Field(default=None, description="a file; this or `dataset`")
     dataset: Name | None = Field(default=None, description="a hub name; this or `path`")
+    subset: Name | None = Field(
+        default=None, description="the hub dataset's subset (configuration), such as qqp of glue"
+    )
+    folder: Name | None = Field(
+        default=None, description="the folder of the hub dataset's files, where subsets are folders"
+    )
+    revision: Name | None = Field(
+        default=None,
+        description="the hub dataset's branch, tag or commit, such as refs/convert/parquet, where "
+        "the hub keeps what a loading script once made",
+    )
+    own_test: bool = Field(
+        default=True,
+        description='whether a hub dataset\'s own split "test" is the test set; if not, only its '
+        'split "train" is used',
+    )
+    rows: Count | None = Field(
+        default=None,
+        description="at most so many of the rows that are to be trained on or split off, drawn at "
+        "random; unset: all",
+    )
+    skip_empty: bool = Field(
+        default=False,
+        description="leave out rows in which a column that is used is empty, instead of refusing "
+        "the source",
+    )
     columns: Columns = Columns()
     template: Name | None = Field(
         default=None,
         description="makes the instruction from columns: a text with {column} fields, such as "
-        '"Summarise: {dialogue}"; unset: the instruction column as it is',
+        '"Summarise: {dialogue}"; the texts of a list are joined with ", "; unset: the instruction '
+        "column as it is",
+    )
+    labels: dict[str, Name] | None = Field(
+        default=None,
+        description='the response that each value of its column stands for, such as {0 = "No", '
+        '1 = "Yes"}; unset: the value itself',
     )
     task: Name | None = Field(default=None, description="task of all rows; unset: the task column")
 
@@ -108,6 +176,10 @@ class Source(Section):
     def _one_place(self) -> Self:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("each of data.sources needs either path or dataset")
+        of_the_hub = [key for key in ("subset", "folder", "revision") if getattr(self, key)]
+        of_the_hub += [] if self.own_test else ["own_test"]
+        if self.path is not None and of_the_hub:
+            raise ValueError(f"{', '.join(of_the_hub)} of data.sources needs dataset, not path")
         return self
 
 
@@ -137,7 +209,7 @@ class DataConfig(Section):
         lt=1,
         description="share of the rows split off for testing where none are given",
     )
-    scenario: Literal["single", "dual", "all", "dirichlet", "column"] | None = Field(
+    scenario: ScenarioName | None = Field(
         default=None,
         description='a client holds "single", one task; "dual", two; "all", some of everything; '
         '"dirichlet", uneven shares of every task; "column", whole groups of split_column; '
@@ -244,6 +316,50 @@ class TrainingConfig(Section):
         return self
 
 
+class BaselinesConfig(Section):
+    """What methods other than FedRouter need; a description begins with those that read the key."""
+
+    prox_mu: float = Field(
+        default=0.01,
+        ge=0,
+        description="fedprox: mu / 2 times the squared distance to the received adapter is added "
+        "to the loss",
+    )
+    finetune_rounds: Count | None = Field(
+        default=None,
+        description="fedavg-ft, feddpa-f: rounds at the end in which every client trains for "
+        "itself; unset: a fifth of the rounds, at least 1",
+    )
+    ditto_lambda: float = Field(
+        default=0.1, ge=0, description="ditto: as prox_mu, for the client's own adapter"
+    )
+    dpa_weight: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="feddpa, feddpa-f: what the local adapter counts in training; the global one "
+        "counts the rest",
+    )
+    dpa_scale: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="feddpa, feddpa-f: in answering it counts this times the prompt's mean cosine "
+        "to local samples",
+    )
+    dpa_samples: Count = Field(
+        default=5, description="feddpa, feddpa-f: number of local samples to compare a prompt with"
+    )
+    cluster_round: Count | None = Field(
+        default=None,
+        description="clustered: the round in which clusters are formed; unset: a quarter of the "
+        "rounds, at least 1",
+    )
+    clusters: Count = Field(
+        default=4, description="clustered, ifca: clusters of clients, each with an adapter"
+    )
+
+
 class RouterConfig(Section):
     """Which adapter answers a prompt."""
 
@@ -279,12 +395,52 @@ class EngineConfig(Section):
     )
 
 
+class CompareConfig(Section):
+    """The grid of `fedrouter compare`: every strategy in every scenario with every seed."""
+
+    strategies: Annotated[
+        tuple[Annotated[str, AfterValidator(_strategy)], ...] | None,
+        Field(strict=False, min_length=1),
+    ] = Field(
+        default=None,
+        description="strategies to compare; unset: all. Only `fedrouter compare` reads this "
+        "section: its grid takes the place of `strategy`, `data.scenario` and `seed`",
+    )
+    scenarios: Annotated[
+        tuple[Annotated[str, AfterValidator(_scenario)], ...], Field(strict=False, min_length=1)
+    ] = Field(default=("single", "dual", "all"), description="the scenarios to compare them in")
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (
+        Field(default=(1, 2, 3), description="the seeds to compare them with")
+    )
+    overrides: Mapping[
+        Annotated[str, AfterValidator(_cell)],
+        Annotated[tuple[Annotated[str, AfterValidator(_assignment)], ...], Field(strict=False)],
+    ] = Field(
+        default={},
+        description="other settings for the cells of one scenario or strategy: its name and a "
+        'list of texts "key=value"; a scenario\'s come first',
+    )
+
+
 class Config(Section):
     """A run's whole configuration."""
 
-    strategy: Literal["fedrouter", "fedavg"] = Field(
-        default="fedrouter", description="the federated method"
-    )
+    strategy: Literal[
+        "fedrouter",
+        "local",
+        "fedavg",
+        "fedprox",
+        "fedavg-ft",
+        "ditto",
+        "feddpa",
+        "feddpa-f",
+        "fedsa",
+        "ffa",
+        "clustered",
+        "ifca",
+        "oracle",
+        "centralised",
+    ] = Field(default="fedrouter", description="the federated method")
     seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
     mode: Literal["paper"] = Field(
         default="paper", description="the paper's choices wherever it says any"
@@ -295,6 +451,13 @@ class Config(Section):
     federation: FederationConfig = FederationConfig()
     clustering: ClusteringConfig = ClusteringConfig()
     training: TrainingConfig = TrainingConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
     router: RouterConfig = RouterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
+    compare: CompareConfig = CompareConfig()
+
+
+def strategy_names() -> tuple[str, ...]:
+    """The values of the key `strategy`."""
+    return get_args(Config.model_fields["strategy"].annotation)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedrouter.messages import ClientReply, ClientTask
+from fedrouter.messages import ClientReply, ClientTask, Failure
 
 
 @dataclass
@@ -24,5 +24,8 @@ class Engine(Protocol):
 
     traffic: Traffic
 
-    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply]:
-        """The replies to `tasks`, at most one for each, in the order of the tasks."""
+    def online(self) -> Sequence[int]:
+        """The ids of the clients that can be asked now, in order; waits for them where it must."""
+
+    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply | Failure]:
+        """An answer to each of `tasks`, in their order; a `Failure` costs its client's part."""

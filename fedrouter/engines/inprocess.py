@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, tee
 
-from fedrouter.client import Client
+from fedrouter.client import Client, Work
 from fedrouter.engines.base import Traffic
 from fedrouter.lora import LoraSpec
 from fedrouter.messages import ClientReply, ClientTask, Weights
@@ -17,7 +17,15 @@ class InProcessEngine:
     """Maps tasks over clients in one process.
 
     Adapters are rounded as the configured transport would round them, in both directions, so that
-    results do not depend on the engine.
+    results do not depend on the engine. A client that fails ends the run: it is this process's own.
+
+    Args:
+        base: the base model, shared by all clients.
+        spec: the adapters' shape.
+        clients: the clients by id.
+        transport: how adapters travel.
+        fuse: adapters trained in one pass.
+        progress: called with the number of tasks done since its last call.
     """
 
     def __init__(
@@ -38,30 +46,34 @@ class InProcessEngine:
         self.progress = progress
         self.traffic = Traffic()
 
-    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply]:
-        """The replies in the order of the tasks; the train jobs of all of them are fused."""
-        received = [self._send_down(task) for task in tasks]
-        jobs = (job for task in received for job in self.clients[task.client].prepare(task))
-        results = train(self.base, self.spec, jobs, self.fuse)
-        for task in received:
-            client = self.clients[task.client]
-            if task.profile is not None:
-                profile = client.profile(task.profile, self.progress)
-                self.traffic.up += profile.centroids.nbytes
-                yield ClientReply(client.id, task.round, profile=profile)
-            else:
-                reply = client.finish(task, list(islice(results, len(task.train))))
-                self.progress(1)
-                yield self._send_up(reply)
+    def online(self) -> Sequence[int]:
+        """All clients."""
+        return sorted(self.clients)
 
-    def _send_down(self, task: ClientTask) -> ClientTask:
+    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply]:
+        """The replies in the order of the tasks; the train jobs of all of them are fused.
+
+        Tasks are prepared as far ahead as the fusion needs, so that memory does not grow with them.
+        """
+        under_way, ahead = tee(self._prepare(task) for task in tasks)
+        jobs = (job for work in ahead for job in work.jobs)
+        results = train(self.base, self.spec, jobs, self.fuse)
+        for work in under_way:
+            client = self.clients[work.task.client]
+            reply = client.finish(work, list(islice(results, len(work.jobs))))
+            self.progress(1)
+            yield self._send_up(reply)
+
+    def _prepare(self, task: ClientTask) -> Work:
         adapters = {}
         for name, weights in task.adapters.items():
             adapters[name], size = self._travel(weights)
             self.traffic.down += size
-        return replace(task, adapters=adapters)
+        return self.clients[task.client].prepare(replace(task, adapters=adapters))
 
     def _send_up(self, reply: ClientReply) -> ClientReply:
+        if reply.profile is not None:
+            self.traffic.up += reply.profile.centroids.nbytes
         updates = []
         for update in reply.updates:
             weights, size = self._travel(update.weights)

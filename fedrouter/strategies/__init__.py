@@ -1,21 +1,46 @@
 """Federated methods, one file per family, by the name that the key `strategy` gives them."""
 
-from collections.abc import Callable
-
 from fedrouter.config import Config
 from fedrouter.strategies.base import ServerState, Strategy
+from fedrouter.strategies.centralised import Centralised
+from fedrouter.strategies.clustered import Clustered
+from fedrouter.strategies.ditto import Ditto
 from fedrouter.strategies.fedavg import FedAvg
+from fedrouter.strategies.feddpa import FedDPA, FedDPAF
+from fedrouter.strategies.fedprox import FedProx
 from fedrouter.strategies.fedrouter import FedRouter
+from fedrouter.strategies.fedsa import FedSA
+from fedrouter.strategies.ffa import FFA
+from fedrouter.strategies.finetune import FedAvgFT
+from fedrouter.strategies.ifca import IFCA
+from fedrouter.strategies.local import Local
+from fedrouter.strategies.oracle import Oracle
 
 # The configuration knows the names too, to report a wrong one together with all other faults.
-STRATEGIES: dict[str, Callable[[Config], Strategy]] = {
+STRATEGIES: dict[str, type[Strategy]] = {
     "fedrouter": FedRouter,
+    "local": Local,
     "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "fedavg-ft": FedAvgFT,
+    "ditto": Ditto,
+    "feddpa": FedDPA,
+    "feddpa-f": FedDPAF,
+    "fedsa": FedSA,
+    "ffa": FFA,
+    "clustered": Clustered,
+    "ifca": IFCA,
+    "oracle": Oracle,
+    "centralised": Centralised,
 }
 
 
 def make_strategy(config: Config) -> Strategy:
-    """The strategy that `config.strategy` names."""
+    """The strategy that `config.strategy` names.
+
+    Raises:
+        ConfigError: other settings do not suit it.
+    """
     return STRATEGIES[config.strategy](config)
 
 

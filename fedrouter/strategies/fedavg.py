@@ -1,24 +1,16 @@
-"""FedAvg of LoRA adapters (FedIT): one adapter for everything, averaged over the clients.
+"""FedAvg of LoRA adapters (FedIT): one adapter for everything, averaged over the clients."""
 
-It is FedRouter with a single global task, whose clients train on all their samples at once.
-"""
-
-from fedrouter.messages import TrainOrder
-from fedrouter.strategies.base import ServerState
-from fedrouter.strategies.fedrouter import FedRouter
+from fedrouter.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.strategies.base import SHARED, ServerState, Strategy
 
 
-class FedAvg(FedRouter):
-    """One adapter, weighted by the clients' samples."""
+class FedAvg(Strategy):
+    """A and B of one adapter are averaged with the clients' shares of the samples."""
 
-    @property
-    def n_global(self) -> int:
-        """One global task."""
-        return 1
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """All of the client's samples."""
+        return (TrainOrder((SHARED,), self.config.training.steps),)
 
-    def orders(self, state: ServerState, client: int) -> tuple[TrainOrder, ...]:
-        """One order on all samples, of as many steps as FedRouter's local tasks take together."""
-        tasks = state.assignment[client]
-        return (
-            TrainOrder(tasks[0], local_task=None, steps=self.config.training.steps * len(tasks)),
-        )
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """The averaged adapter."""
+        return OneAdapter(SHARED)

@@ -1,53 +1,49 @@
 """FedRouter (arXiv 2604.00050): one adapter for each task found across the clients.
 
-The steps carry the numbers of the method in the paper: 0 profile, 1 train, 2 aggregate. Step 3,
-inference, is `routing.Router`.
+The steps carry the numbers of the method in the paper: 0 profile, 1 train, 2 aggregate (the mean
+that all strategies share), 3 inference (`routing.Router` on the centroids that `serve` sends).
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from math import cos, pi
+from typing import ClassVar
 
-from fedrouter.aggregation import WeightedMean
-from fedrouter.clustering import join
-from fedrouter.config import Config
+from fedrouter.clustering import GlobalTasks, check_profile, join, squared_distances
+from fedrouter.errors import MessageError
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
     ProfileOrder,
+    Routed,
+    Serving,
     TaskProfile,
     TrainOrder,
     Weights,
 )
 from fedrouter.routing import Router
 from fedrouter.seeding import derive_seed
-from fedrouter.strategies.base import ServerState
+from fedrouter.strategies.base import ServerState, Strategy, noting
 
 
-class FedRouter:
-    """The paper's method; `config` gives the numbers of tasks, the rate and the steps."""
+class FedRouter(Strategy):
+    """The paper's method; `config` gives the numbers of tasks, the rate and the steps.
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    Attributes:
+        asks: how the clients are to find their local tasks.
+    """
 
-    @property
-    def n_global(self) -> int:
-        """The number of global tasks to find."""
-        number = self.config.clustering.n_global
-        assert number is not None, "the experiment resolves n_global before it makes a strategy"
-        return number
+    asks: ClassVar[ProfileOrder] = ProfileOrder()
 
     def profile(self, clients: Sequence[int]) -> list[ClientTask]:
         """Step 0, on the clients: embed the prompts, K-means them into local tasks."""
-        order = ProfileOrder(self.config.clustering.n_local)
-        return [ClientTask(client, round=0, profile=order) for client in clients]
+        return [ClientTask(client, round=0, profile=self.asks) for client in clients]
 
     def init(
         self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
     ) -> ServerState:
-        """Step 0, on the server: K-means all local centroids c_ij into global tasks g_t;
-        assignment(i, j) = argmin_t ||c_ij - g_t||."""
-        joined = join(profiles, self.n_global, derive_seed(self.config.seed, "join"))
+        """Step 0, on the server: every global task gets an adapter, which starts as `initial`."""
+        joined = self.join(profiles)
         tasks = tuple(f"task-{t:02d}" for t in range(len(joined.centroids)))
         samples = sum(sum(profile.counts) for profile in profiles)
         scatter = sum(
@@ -57,8 +53,9 @@ class FedRouter:
         )
         return ServerState(
             round=0,
-            router=Router(tasks, joined.centroids, scatter / samples, base_fingerprint),
+            base=base_fingerprint,
             adapters=dict.fromkeys(tasks, initial),
+            router=Router(tasks, joined.centroids, scatter / samples, base_fingerprint),
             assignment={
                 client: tuple(tasks[t] for t in found)
                 for client, found in joined.assignment.items()
@@ -66,42 +63,64 @@ class FedRouter:
             counts={profile.client: profile.counts for profile in profiles},
         )
 
-    def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientTask]:
-        """Step 1: a client trains, for each local task, the adapter of its global task."""
-        return [
-            ClientTask(
-                client=client,
-                round=round,
-                train=self.orders(state, client),
-                adapters={task: state.adapters[task] for task in state.own_tasks(client)},
-                lr=self.learning_rate(round),
-            )
-            for client in clients
-        ]
+    def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
+        """Step 0, on the server: K-means all local centroids c_ij into global tasks g_t;
+        assignment(i, j) = argmin_t ||c_ij - g_t||."""
+        number = self.config.clustering.n_global
+        assert number is not None, "the experiment resolves n_global before it makes a strategy"
+        return join(profiles, number, derive_seed(self.config.seed, "join"))
 
-    def orders(self, state: ServerState, client: int) -> tuple[TrainOrder, ...]:
-        """One order for each local task, on its own samples."""
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """Step 1: for each local task, the adapter of its global task on its own samples."""
         return tuple(
-            TrainOrder(adapter=task, local_task=j, steps=self.config.training.steps)
+            TrainOrder((task,), self.config.training.steps, local_task=j)
             for j, task in enumerate(state.assignment[client])
         )
+
+    def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientTask]:
+        """Step 1; a client that has joined since is asked for its profile first."""
+        known = super().plan(state, round, [c for c in clients if c in state.assignment])
+        new = [
+            ClientTask(c, round, profile=self.asks) for c in clients if c not in state.assignment
+        ]
+        return sorted([*known, *new], key=lambda task: task.client)
 
     def aggregate(
         self, state: ServerState, round: int, replies: Iterable[ClientReply]
     ) -> ServerState:
         """Step 2: A_t = sum n_ij A_ij / sum n_ij over the returned local tasks assigned to t.
-        A task that nobody returned keeps its adapter."""
-        means: dict[str, WeightedMean] = {}
-        for reply in replies:
-            orders = self.orders(state, reply.client)
-            for update in reply.updates:
-                task = orders[update.slot].adapter
-                means.setdefault(task, WeightedMean()).add(update.weights, update.samples)
-        averaged = {task: mean.result() for task, mean in means.items()}
-        return replace(state, round=round, adapters={**state.adapters, **averaged})
+        Clients that have joined are admitted."""
+        profiles: list[TaskProfile] = []
 
-    def learning_rate(self, round: int) -> float:
-        """The rate of a round: a cosine from `lr` in the first to `lr_min` in the last."""
-        settings = self.config.training
-        progress = (round - 1) / max(1, self.config.federation.rounds - 1)
-        return settings.lr_min + (settings.lr - settings.lr_min) * (1 + cos(pi * progress)) / 2
+        def note(reply: ClientReply) -> None:
+            if reply.profile is not None:
+                profiles.append(reply.profile)
+
+        state = super().aggregate(state, round, noting(replies, note))
+        for profile in profiles:
+            with suppress(MessageError):  # a bad profile; the client will be asked again
+                state = self.admit(state, profile)
+        return state
+
+    def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
+        """The state with a client that has joined: its local tasks go to the nearest global tasks.
+
+        Raises:
+            MessageError: the profile is malformed or does not fit the router.
+        """
+        assert state.router is not None
+        check_profile(profile, state.router.centroids.shape[1])
+        nearest = squared_distances(profile.centroids, state.router.centroids).argmin(axis=1)
+        tasks = tuple(state.router.tasks[t] for t in nearest)
+        return replace(
+            state,
+            assignment={**state.assignment, profile.client: tasks},
+            counts={**state.counts, profile.client: profile.counts},
+        )
+
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """Step 3: the nearest centroid, among all tasks or the client's own; a client whose tasks
+        are unknown has all for its own."""
+        assert state.router is not None
+        tasks = state.router.tasks
+        return Routed(tasks, state.router.centroids, state.own_tasks(client) or tasks)

@@ -1,0 +1,6 @@
+"""Every strategy in every scenario with every seed, side by side: `fedrouter compare`."""
+
+from fedrouter.comparison.harness import compare
+from fedrouter.comparison.tables import Table, markdown, notes, tables
+
+__all__ = ["Table", "compare", "markdown", "notes", "tables"]

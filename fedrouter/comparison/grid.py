@@ -1,0 +1,93 @@
+"""The cells of a comparison: a strategy, a scenario and a seed each, and their configurations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedrouter.config import CompareConfig, Config, override, strategy_names
+from fedrouter.errors import ConfigError
+from fedrouter.strategies import make_strategy
+
+# What no cell may have to itself: the grid sets it, or all cells share it.
+GRID_KEYS = ("strategy", "seed", "data.scenario", "compare")
+SHARED_KEYS = ("model", "engine.device")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison."""
+
+    strategy: str
+    scenario: str
+    seed: int
+
+    @property
+    def run(self) -> str:
+        """The run folder's path inside the comparison's."""
+        return f"cells/{self.strategy}/{self.scenario}/seed-{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.strategy}, {self.scenario}, seed {self.seed}"
+
+
+def grid(settings: CompareConfig) -> list[Cell]:
+    """All cells, those of the first seed first, so that there is a whole table early."""
+    return [
+        Cell(strategy, scenario, seed)
+        for seed in dict.fromkeys(settings.seeds)
+        for scenario in dict.fromkeys(settings.scenarios)
+        for strategy in dict.fromkeys(settings.strategies or strategy_names())
+    ]
+
+
+def cell_config(config: Config, cell: Cell) -> Config:
+    """The configuration of one cell: the grid's keys, then the overrides of its scenario, then
+    those of its strategy.
+
+    Raises:
+        ConfigError: one line that lists every fault.
+    """
+    placed = config.model_copy(
+        update={
+            "strategy": cell.strategy,
+            "seed": cell.seed,
+            "data": config.data.model_copy(update={"scenario": cell.scenario}),
+            "compare": CompareConfig(),
+        }
+    )
+    overrides = config.compare.overrides
+    return override(placed, [*overrides.get(cell.scenario, ()), *overrides.get(cell.strategy, ())])
+
+
+def check_cells(config: Config, cells: Sequence[Cell]) -> None:
+    """Refuse configurations of cells that would be refused later, all of them at once.
+
+    Raises:
+        ConfigError: one line that lists every fault.
+    """
+    faults = dict.fromkeys(_misplaced(config.compare), "")
+    for cell in cells:
+        try:
+            make_strategy(cell_config(config, cell))
+        except ConfigError as error:
+            faults.setdefault(str(error), f"{cell.strategy} in {cell.scenario}: ")
+    if faults:
+        raise ConfigError("; ".join(where + fault for fault, where in faults.items()))
+
+
+def _misplaced(settings: CompareConfig) -> list[str]:
+    """Overrides of keys that a cell may not have to itself."""
+    return [
+        f"compare.overrides.{name}: {text!r} cannot differ from cell to cell; {remedy}"
+        for name, texts in settings.overrides.items()
+        for text in texts
+        for keys, remedy in (
+            (GRID_KEYS, "compare.strategies, scenarios and seeds set it"),
+            (SHARED_KEYS, "all cells share one base model"),
+        )
+        if _inside(text.partition("=")[0].strip(), keys)
+    ]
+
+
+def _inside(key: str, keys: Sequence[str]) -> bool:
+    """Whether a key is one of `keys`, or a key in a section that is."""
+    return any(key == known or key.startswith(f"{known}.") for known in keys)

@@ -1,0 +1,123 @@
+"""Runs the cells of a comparison that are not finished yet, one after the other."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrouter.comparison.folder import ComparisonFolder
+from fedrouter.comparison.grid import Cell, cell_config, check_cells, grid
+from fedrouter.comparison.results import combine
+from fedrouter.config import Config, load_config
+from fedrouter.datasets import load_splits
+from fedrouter.errors import FedRouterError, ModelError
+from fedrouter.experiment import Experiment
+from fedrouter.progress import Progress
+from fedrouter.resident import Resident
+from fedrouter.store import RunFolder, is_run
+
+
+def compare(config: Config, path: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Run the grid that `config.compare` describes; returns what results.json holds.
+
+    Finished cells are never run again, and cells that were begun are resumed. So the same call
+    continues a comparison that was killed, and one with another grid extends it. A cell that fails
+    does not stop the others; the next call tries it again.
+
+    Args:
+        config: the configuration of all cells; its grid takes the place of `strategy`, `seed` and
+            `data.scenario`.
+        path: the comparison's folder, a new or empty one or that of the same comparison.
+        progress: hears which cell of how many is under way, and of its run.
+
+    Raises:
+        FedRouterError: before anything is run or written, about the configuration, the folder, the
+            data or the base model; later, only where the results cannot be written.
+    """
+    progress = progress or Progress()
+    cells = grid(config.compare)
+    check_cells(config, cells)
+    folder = ComparisonFolder(path, config)
+    left = [cell for cell in cells if not folder.run(cell).finished]
+    before = {cell: why for cell, why in folder.failures().items() if cell not in cells}
+    harness = _Harness(config, folder, before, progress)
+    if left:
+        harness.run(left, finished=len(cells) - len(left))
+    return harness.write()
+
+
+class _Harness:
+    """One call of `compare`."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: ComparisonFolder,
+        failures: dict[Cell, str],
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._failures = failures
+        self._progress = progress
+
+    def run(self, cells: Sequence[Cell], finished: int) -> None:
+        """Run cells that are not finished, and write the results after each.
+
+        Args:
+            cells: the cells to run.
+            finished: how many others of the grid are finished.
+        """
+        load_splits(cell_config(self._config, cells[0]).data, cells[0].seed)  # can they be read?
+        resident = Resident.load(self._config.model, self._config.engine.device)
+        self._check_base(resident.base.fingerprint)
+        self._folder.begin()
+        began = time.monotonic()
+        for done, cell in enumerate(cells):
+            spent = time.monotonic() - began
+            left = f", about {duration(spent / done * (len(cells) - done))} left" if done else ""
+            self._progress.message(
+                f"cell {finished + done + 1} of {finished + len(cells)}: {cell}{left}"
+            )
+            try:
+                self._run_cell(cell, resident)
+            except FedRouterError as error:
+                self._failures[cell] = str(error)
+                self._progress.message(f"failed: {cell}: {error}")
+            self.write()
+
+    def write(self) -> dict[str, Any]:
+        """Write the results of all cells that are finished; returns them."""
+        summaries = self._folder.finished()
+        failures = {cell: why for cell, why in self._failures.items() if cell not in summaries}
+        results = combine(self._folder.config_toml, summaries, failures)
+        self._folder.begin()
+        self._folder.write(results)
+        return results
+
+    def _run_cell(self, cell: Cell, resident: Resident) -> None:
+        """Resume the cell's run where it was begun, else start it."""
+        path = self._folder.run(cell).path
+        if is_run(path):
+            config = load_config(path / "config.toml")
+            Experiment(config, self._progress, resident).resume(RunFolder.open(path))
+        else:
+            Experiment(cell_config(self._config, cell), self._progress, resident).run(path)
+
+    def _check_base(self, fingerprint: str) -> None:
+        """Refuse to go on with another base model than that of the finished cells."""
+        for cell, summary in self._folder.finished().items():
+            if summary["base_fingerprint"] != fingerprint:
+                raise ModelError(
+                    f"{self._folder.run(cell).path} was run with another base model than "
+                    f"{self._config.model.name!r} now is; put back the one it had, "
+                    "or choose another folder with -o"
+                )
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, in the words of one who waits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

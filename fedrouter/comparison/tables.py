@@ -1,0 +1,163 @@
+"""The results of a comparison as tables and sentences, and as a Markdown page."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NOTHING = "-"  # a value that was not measured
+SCOPES = {"local": "the clients' own tasks (local)", "global": "all tasks (global)"}
+SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "exact_match": "exact match", "loss": "loss"}
+HOW_TO_READ = (
+    "Mean ± standard deviation over seeds. A difference is that in ROUGE-1 to FedRouter (below 0: "
+    "FedRouter is better), paired by seed, with a 95 % confidence interval. Strategies stand in "
+    "order of ROUGE-1; references use what a federation does not have, and are not ranked."
+)
+
+Row = tuple[str, ...]
+Entry = Mapping[str, Any]  # one of the results' `summary`
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        title: what it shows.
+        columns: the headings.
+        rows: the strategies that are compared.
+        below: the references, to be shown under a rule.
+    """
+
+    title: str
+    columns: Row
+    rows: tuple[Row, ...]
+    below: tuple[Row, ...]
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Three tables for each scenario: scores on the clients' own tasks, on all tasks, and costs."""
+    shown = []
+    for scenario in dict.fromkeys(entry["scenario"] for entry in results["summary"]):
+        entries = [entry for entry in results["summary"] if entry["scenario"] == scenario]
+        for scope, name in SCOPES.items():
+            shown.append(_scores(f"{scenario}: scores on {name}", entries, scope))
+        shown.append(_costs(f"{scenario}: costs", entries))
+    return shown
+
+
+def notes(results: Mapping[str, Any]) -> list[str]:
+    """The derived figures, and what is to be known beside the tables, a line each."""
+    derived = results["derived"]
+    return [
+        *_gain("interference", derived["interference"], "strategy"),
+        *_gain("generalisation", derived["generalisation"], "personalised strategy"),
+        *_oracle_gap(derived["oracle_gap"]),
+        *(f"warning: {text}" for text in results["warnings"]),
+        *(
+            f"failed: {cell['strategy']}, {cell['scenario']}, seed {cell['seed']}: {cell['reason']}"
+            for cell in results["failures"]
+        ),
+    ]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The page results.md."""
+    parts = ["# Comparison", HOW_TO_READ]
+    if found := notes(results):
+        parts.append("\n".join(f"- {_escaped(note)}" for note in found))
+    for table in tables(results):
+        parts += [f"## {table.title}", "\n".join(_markdown_table(table))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> Iterator[str]:
+    yield _line(table.columns)
+    yield _line(["---", *["---:"] * (len(table.columns) - 1)])
+    yield from map(_line, table.rows)
+    if table.below:  # Markdown has no rule inside a table
+        yield _line(["*references*", *[""] * (len(table.columns) - 1)])
+        yield from map(_line, table.below)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _scores(title: str, entries: Sequence[Entry], scope: str) -> Table:
+    def row(entry: Entry) -> Row:
+        scores = entry[scope] or {}
+        return (
+            entry["strategy"],
+            *(_spread(scores.get(name), ".3f") for name in SCORES),
+            _difference((entry["vs_fedrouter"] or {}).get(scope)),
+            str(entry["seeds"]),
+        )
+
+    def rank(entry: Entry) -> float:
+        return -entry[scope]["rouge1"]["mean"] if entry[scope] else 0.0
+
+    columns = ("strategy", *SCORES.values(), "difference", "seeds")
+    return _table(title, columns, [(row(entry), entry) for entry in sorted(entries, key=rank)])
+
+
+def _costs(title: str, entries: Sequence[Entry]) -> Table:
+    def row(entry: Entry) -> Row:
+        return (
+            entry["strategy"],
+            _spread(entry["bytes_up"], ".2f", unit=1e6),
+            _spread(entry["bytes_down"], ".2f", unit=1e6),
+            _spread(entry["seconds"], ",.1f"),
+            _spread(entry["tokens"], ",.0f"),
+            str(entry["seeds"]),
+        )
+
+    columns = ("strategy", "MB up", "MB down", "seconds", "trained tokens", "seeds")
+    return _table(title, columns, [(row(entry), entry) for entry in entries])
+
+
+def _table(title: str, columns: Row, rows: Sequence[tuple[Row, Entry]]) -> Table:
+    ranked = tuple(row for row, entry in rows if entry["kind"] != "reference")
+    below = tuple(row for row, entry in rows if entry["kind"] == "reference")
+    return Table(title, columns, ranked, below)
+
+
+def _spread(found: Mapping[str, float | None] | None, form: str, unit: float = 1.0) -> str:
+    """Mean and standard deviation, such as 0.512 ± 0.010."""
+    if found is None or found["mean"] is None:
+        return NOTHING
+    mean, sd = found["mean"], found["sd"]
+    return f"{mean / unit:{form}}" + ("" if sd is None else f" ± {sd / unit:{form}}")
+
+
+def _difference(found: Mapping[str, float | None] | None) -> str:
+    """A difference and its interval, such as -0.031 [-0.050, -0.012]."""
+    if found is None:
+        return NOTHING
+    mean, low, high = found["mean"], found["low"], found["high"]
+    return f"{mean:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
+
+
+def _gain(name: str, found: Mapping[str, Any], rival: str) -> list[str]:
+    if found["value"] is None:
+        return []
+    return [
+        f"{name} ({found['scenario']}, {found['scope']}): FedRouter {found['value']:+z.1f} % "
+        f"ROUGE-1 against the best other {rival}, {found['against']} ({_seeds(found['seeds'])})"
+    ]
+
+
+def _oracle_gap(found: Mapping[str, Any]) -> list[str]:
+    if found["value"] is None:
+        return []
+    each = ", ".join(
+        f"{gap['scenario']} {gap['scope']} {gap['value']:z.1f} %" for gap in found["all"]
+    )
+    return [f"gap to the oracle: at most {found['value']:z.1f} % ROUGE-1 ({each})"]
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"{number} seeds"

@@ -1,0 +1,124 @@
+"""Clustered federated learning: clients whose adapters move the same way share one.
+
+FedAvg until round t0. Then, with delta_k = B_k - B_global of the last LoRA layer, the rows of the
+matrix S_ij = cos(delta_i, delta_j) are grouped by Ward linkage, cut at K clusters. From then on
+every cluster has an adapter, which starts as the average of all and is averaged inside the cluster.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from fedrouter.config import Config
+from fedrouter.errors import ConfigError
+from fedrouter.messages import (
+    ClientReply,
+    FloatArray,
+    OneAdapter,
+    Serving,
+    TrainOrder,
+    Weights,
+    only,
+)
+from fedrouter.strategies.base import SHARED, ServerState, Strategy, cluster_names, noting
+
+
+class Clustered(Strategy):
+    """K is `baselines.clusters`; t0 is `baselines.cluster_round`, by default a quarter of the
+    rounds and at least 1.
+
+    A client that missed round t0 is placed by the last delta it sent before; one that sent none
+    goes to the largest cluster. Until it clusters, the state remembers the deltas in `arrays`, by
+    client. The clusters are formed later where nobody answered up to t0.
+
+    Raises:
+        ConfigError: no round is left to train the clusters in.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        rounds = config.federation.rounds
+        self.cluster_round = config.baselines.cluster_round or max(1, rounds // 4)
+        if self.cluster_round >= rounds:
+            raise ConfigError(
+                f"strategy {config.strategy!r} forms its clusters in round {self.cluster_round} "
+                f"and trains them afterwards: set federation.rounds to {self.cluster_round + 1} "
+                "or more, or baselines.cluster_round lower"
+            )
+
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """The adapter of the client's cluster, on all of its samples."""
+        return (TrainOrder((adapter_of(state, client),), self.config.training.steps),)
+
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """The adapter of the client's cluster."""
+        return OneAdapter(adapter_of(state, client))
+
+    def aggregate(
+        self, state: ServerState, round: int, replies: Iterable[ClientReply]
+    ) -> ServerState:
+        """The means; up to round t0 deltas are remembered, and in t0 the clusters are formed."""
+        if SHARED not in state.adapters:
+            return super().aggregate(state, round, replies)
+        before = last_layer(state.adapters[SHARED])
+        deltas = dict(state.arrays)
+
+        def note(reply: ClientReply) -> None:
+            for update in reply.updates:
+                deltas[str(reply.client)] = last_layer(update.weights) - before
+
+        state = super().aggregate(state, round, noting(replies, note))
+        if round < self.cluster_round or not deltas:
+            return replace(state, arrays=deltas)
+        labels = ward(deltas, self.config.baselines.clusters)
+        names = cluster_names(max(labels.values()) + 1)
+        return replace(
+            state,
+            adapters=dict.fromkeys(names, state.adapters[SHARED]),
+            assignment={int(client): (names[label],) for client, label in labels.items()},
+            arrays={},
+        )
+
+
+def adapter_of(state: ServerState, client: int) -> str:
+    """The adapter that a client trains: the shared one, its cluster's, or the largest cluster's."""
+    if SHARED in state.adapters:
+        return SHARED
+    sizes = Counter(cluster for (cluster,) in state.assignment.values())
+    largest = max(sorted(sizes), key=lambda cluster: sizes[cluster])
+    return state.assignment.get(client, (largest,))[0]
+
+
+def last_layer(weights: Weights) -> FloatArray:
+    """All B of the last of the base model's layers that has any, as one vector."""
+    found = only(weights, "B")
+    last = max(map(_layer, found))
+    return np.concatenate([found[name].ravel() for name in sorted(found) if _layer(name) == last])
+
+
+def _layer(name: str) -> int:
+    """The number of a tensor's layer: 3 in "model.layers.3.q_proj.lora_B.weight"; -1 without."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), -1)
+
+
+def ward(deltas: Mapping[str, FloatArray], number: int) -> dict[str, int]:
+    """The cluster of each client, numbered from 0 by first appearance in order of id.
+
+    Args:
+        deltas: by client's id, all of one length; at least one.
+        number: of clusters; where there are no more clients, each makes one.
+    """
+    from sklearn.cluster import AgglomerativeClustering
+
+    clients = sorted(deltas, key=int)
+    if len(clients) <= number:
+        return {client: i for i, client in enumerate(clients)}
+    vectors = np.stack([deltas[client] for client in clients]).astype(np.float64)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.maximum(norms, np.finfo(np.float64).tiny)
+    linkage = AgglomerativeClustering(number, linkage="ward")
+    found = linkage.fit_predict(unit @ unit.T).tolist()
+    order = {label: i for i, label in enumerate(dict.fromkeys(found))}
+    return {client: order[label] for client, label in zip(clients, found, strict=True)}

@@ -1,0 +1,28 @@
+"""FedSA-LoRA (Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning",
+2025): A learns what is common, B what is the client's own."""
+
+from collections.abc import Sequence
+
+from fedrouter.messages import OneAdapter, Serving, TaskProfile, TrainOrder, Weights, only
+from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy
+
+
+class FedSA(Strategy):
+    """Both matrices are trained; A is averaged, B stays with the client."""
+
+    personalised = True
+
+    def init(
+        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+    ) -> ServerState:
+        """The shared adapter is an A without a B."""
+        return super().init(profiles, only(initial, "A"), base_fingerprint)
+
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """The averaged A with the client's B; a new client's B is the initial one, zero."""
+        steps = self.config.training.steps
+        return (TrainOrder((SHARED,), steps, keep=PERSONAL, keep_parts="B", send="A"),)
+
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """The averaged A with the client's B."""
+        return OneAdapter(SHARED, keep=PERSONAL)

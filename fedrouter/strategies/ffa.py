@@ -1,0 +1,25 @@
+"""FFA-LoRA (Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", 2024)."""
+
+from collections.abc import Sequence
+
+from fedrouter.messages import OneAdapter, Serving, TaskProfile, TrainOrder, Weights, only
+from fedrouter.strategies.base import SHARED, ServerState, Strategy
+
+
+class FFA(Strategy):
+    """A stays at its first value, the same everywhere, so that the mean of the B is the mean of the
+    products B A. Only B is trained and travels; clients derive A themselves."""
+
+    def init(
+        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+    ) -> ServerState:
+        """The shared adapter is a B without an A."""
+        return super().init(profiles, only(initial, "B"), base_fingerprint)
+
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """B, on all of the client's samples."""
+        return (TrainOrder((SHARED,), self.config.training.steps, train_parts="B", send="B"),)
+
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """The averaged B with the initial A."""
+        return OneAdapter(SHARED)

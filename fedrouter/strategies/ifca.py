@@ -1,0 +1,43 @@
+"""IFCA (Ghosh et al., "An Efficient Framework for Clustered Federated Learning", 2020)."""
+
+from collections.abc import Sequence
+
+from fedrouter.config import Config
+from fedrouter.messages import LowestLoss, Serving, TaskProfile, TrainOrder, Weights
+from fedrouter.seeding import generator
+from fedrouter.strategies.base import ServerState, Strategy, cluster_names
+
+
+class IFCA(Strategy):
+    """K = `baselines.clusters` adapters; a client trains the one that fits its data best.
+
+    LoRA's B starts at zero, so that at first all K compute the same and no loss can tell them
+    apart. The adapters therefore get apart in round 1, in which each client is dealt one: a seeded
+    shuffle of the clients, dealt out in turn, so that none stays untrained while clients answer.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.names = cluster_names(config.baselines.clusters)
+        draws = generator(config.seed, "ifca")
+        self._places: list[int] = draws.permutation(config.federation.clients).tolist()
+
+    def init(
+        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+    ) -> ServerState:
+        """K times the initial adapter."""
+        adapters = dict.fromkeys(self.names, initial)
+        return ServerState(round=0, base=base_fingerprint, adapters=adapters)
+
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """The adapter that was dealt in round 1, then the one with the lowest loss."""
+        offered = (self.dealt(client),) if round == 1 else self.names
+        return (TrainOrder(offered, self.config.training.steps),)
+
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """The adapter with the lowest loss on the client's training data."""
+        return LowestLoss(self.names)
+
+    def dealt(self, client: int) -> str:
+        """The adapter that a client trains in round 1."""
+        return self.names[self._places[client % len(self._places)] % len(self.names)]

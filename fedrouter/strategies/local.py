@@ -1,0 +1,26 @@
+"""Local training: every client for itself."""
+
+from collections.abc import Sequence
+
+from fedrouter.messages import OneAdapter, Serving, TaskProfile, TrainOrder, Weights
+from fedrouter.strategies.base import PERSONAL, ServerState, Strategy
+
+
+class Local(Strategy):
+    """A client trains an adapter of its own and sends nothing."""
+
+    personalised = True
+
+    def init(
+        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+    ) -> ServerState:
+        """Nothing is shared; clients derive the initial adapter themselves."""
+        return ServerState(round=0, base=base_fingerprint, adapters={})
+
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """The client's own adapter, on all of its samples."""
+        return (TrainOrder((), self.config.training.steps, keep=PERSONAL, send=""),)
+
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """The client's own adapter."""
+        return OneAdapter(keep=PERSONAL)

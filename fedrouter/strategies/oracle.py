@@ -1,0 +1,99 @@
+"""The oracle: FedRouter with the true tasks in place of both clusterings and of the router."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fedrouter.clustering import GlobalTasks, check_profile
+from fedrouter.errors import MessageError
+from fedrouter.messages import ByName, ProfileOrder, Serving, TaskProfile, TrainOrder, Weights
+from fedrouter.strategies.base import ServerState
+from fedrouter.strategies.fedrouter import FedRouter
+
+
+class Oracle(FedRouter):
+    """What FedRouter would reach if it found and routed to the true tasks: an upper bound.
+
+    It keeps a router too, whose centroids are the means of the true tasks' samples.
+
+    Raises (init):
+        MessageError: a client's rows do not name their task.
+    """
+
+    reference = True
+    asks = ProfileOrder(by_name=True)
+
+    def init(
+        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+    ) -> ServerState:
+        """One global task for each true task, in order of their names."""
+        state = super().init(profiles, initial, base_fingerprint)
+        names = sorted({name for profile in profiles for name in profile.names})
+        return replace(state, names=dict(zip(names, state.adapters, strict=True)))
+
+    def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
+        """Local tasks of one name make a global task; g_t = sum n_ij c_ij / sum n_ij over them."""
+        ordered = sorted(profiles, key=lambda profile: profile.client)
+        for profile in ordered:
+            check_profile(profile, ordered[0].centroids.shape[-1])
+            check_names(profile)
+        names = sorted({name for profile in ordered for name in profile.names})
+        local = np.concatenate([profile.centroids for profile in ordered]).astype(np.float64)
+        counts = np.concatenate([profile.counts for profile in ordered])
+        labels = np.array([names.index(name) for profile in ordered for name in profile.names])
+        centroids = [
+            np.average(local[labels == t], axis=0, weights=counts[labels == t])
+            for t in range(len(names))
+        ]
+        return GlobalTasks(
+            centroids=np.stack(centroids).astype(np.float32),
+            assignment={
+                profile.client: tuple(names.index(name) for name in profile.names)
+                for profile in ordered
+            },
+        )
+
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """For each true task of the client its adapter.
+
+        Where the client has more or fewer of them than `clustering.n_local`, they share the batches
+        of n_local tasks, so that the budget stays; what does not divide goes round in turn.
+        """
+        orders = super().orders(state, round, client)
+        number = len(orders)
+        total = self.config.training.steps * (self.config.clustering.n_local or number)
+        shares = [total // number + ((j + round) % number < total % number) for j in range(number)]
+        return tuple(
+            replace(order, steps=steps)
+            for order, steps in zip(orders, shares, strict=True)
+            if steps
+        )
+
+    def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
+        """The local tasks of a client that has joined go to their true tasks; a true task that was
+        in no profile before shares the adapter of the nearest."""
+        check_names(profile)
+        state = super().admit(state, profile)
+        nearest = dict(zip(profile.names, state.assignment[profile.client], strict=True))
+        names = {**nearest, **state.names}
+        tasks = tuple(names[name] for name in profile.names)
+        return replace(state, names=names, assignment={**state.assignment, profile.client: tasks})
+
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """The adapter of the prompt's true task."""
+        return ByName(state.names)
+
+
+def check_names(profile: TaskProfile) -> None:
+    """Check that a profile names its local tasks.
+
+    Raises:
+        MessageError: it does not.
+    """
+    if len(profile.names) != len(profile.counts):
+        raise MessageError(
+            f"the profile of client {profile.client} names {len(profile.names)} of its "
+            f"{len(profile.counts)} tasks, and strategy 'oracle' needs them all; set "
+            "data.columns.task, or choose another strategy"
+        )

@@ -1,0 +1,123 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedrouter.errors import MessageError
+from fedrouter.messages import (
+    ClientReply,
+    ClientTask,
+    EvaluateOrder,
+    Findings,
+    LabelScores,
+    OneAdapter,
+    ProfileOrder,
+    TaskProfile,
+    TrainOrder,
+    Update,
+)
+from fedrouter.replies import check_reply
+
+A, B = "model.0.lora_A.weight", "model.0.lora_B.weight"
+SHAPES = {A: (1, 2), B: (2, 1)}
+WEIGHTS = {A: np.ones((1, 2), np.float32), B: np.ones((2, 1), np.float32)}
+UPDATE = Update(0, "a", WEIGHTS, samples=3, loss=1.0, tokens=5)
+TRAIN = ClientTask(1, 2, train=(TrainOrder(("a", "b"), 4),))
+GOOD = ClientReply(1, 2, updates=(UPDATE,))
+
+
+def test_a_good_reply_passes() -> None:
+    check_reply(TRAIN, GOOD, SHAPES)
+
+
+def test_parts_of_an_adapter() -> None:
+    task = ClientTask(1, 2, train=(TrainOrder((), 4, send="B"),))
+    part = replace(UPDATE, adapter=None, weights={B: WEIGHTS[B]})
+    check_reply(task, ClientReply(1, 2, updates=(part,)), SHAPES)
+    with pytest.raises(MessageError, match="not one that was asked for"):
+        check_reply(task, ClientReply(1, 2, updates=(replace(UPDATE, adapter=None),)), SHAPES)
+
+
+def of(name: str, array: np.ndarray) -> Update:
+    return replace(UPDATE, weights={**WEIGHTS, name: array})
+
+
+@pytest.mark.parametrize(
+    ("update", "reason"),
+    [
+        (replace(UPDATE, slot=1), "do not answer"),
+        (replace(UPDATE, adapter="c"), "does not name"),
+        (replace(UPDATE, adapter=None), "does not name"),
+        (replace(UPDATE, weights={A: WEIGHTS[A]}), "lora_B.weight' is missing"),
+        (of("x.lora_A.weight", WEIGHTS[A]), "not one that was asked for"),
+        (of(A, np.ones((2, 2), np.float32)), r"shape \(2, 2\), not float32 of shape \(1, 2\)"),
+        (of(A, np.ones((1, 2), np.float64)), "float64"),
+        (of(A, np.array([[np.nan, 1]], np.float32)), "not finite"),
+        (of(A, np.array([[np.inf, 1]], np.float32)), "not finite"),
+        (of(A, np.array([[1e7, 1]], np.float32)), "beyond 1e\\+06"),
+        (replace(UPDATE, samples=0), "0 samples"),
+        (replace(UPDATE, samples=10**12), "1000000000000 samples"),
+        (replace(UPDATE, tokens=-1), "-1 tokens"),
+        (replace(UPDATE, loss=float("nan")), "loss of nan"),
+        (replace(UPDATE, loss=-1.0), r"loss of -1\.0"),
+    ],
+)
+def test_a_bad_update_is_refused(update: Update, reason: str) -> None:
+    with pytest.raises(MessageError, match=reason):
+        check_reply(TRAIN, ClientReply(1, 2, updates=(update,)), SHAPES)
+
+
+@pytest.mark.parametrize("reply", [replace(GOOD, client=2), replace(GOOD, round=3)])
+def test_a_reply_to_something_else(reply: ClientReply) -> None:
+    with pytest.raises(MessageError, match="not for client 1 and round 2"):
+        check_reply(TRAIN, reply, SHAPES)
+
+
+PROFILE = TaskProfile(1, np.ones((1, 2), np.float32), (3,), (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("profile", "reason"),
+    [
+        (None, "profile is missing"),
+        (replace(PROFILE, client=2), "that of client 2"),
+        (replace(PROFILE, centroids=np.ones(2, np.float32)), "float32 matrix"),
+        (replace(PROFILE, centroids=np.ones((1, 3), np.float32)), r"shape \(1, 3\)"),
+        (replace(PROFILE, centroids=np.full((1, 2), np.inf, np.float32)), "not finite"),
+        (replace(PROFILE, counts=(0,)), "without samples"),
+        (replace(PROFILE, counts=(10**12,)), "absurdly many"),
+        (replace(PROFILE, names=("x", "y")), "name each"),
+        (replace(PROFILE, names=("x" * 1000,)), "too long"),
+    ],
+)
+def test_a_bad_profile_is_refused(profile: TaskProfile | None, reason: str) -> None:
+    task = ClientTask(1, 0, profile=ProfileOrder())
+    check_reply(task, ClientReply(1, 0, profile=PROFILE), SHAPES, dimension=2)
+    with pytest.raises(MessageError, match=reason):
+        check_reply(task, ClientReply(1, 0, profile=profile), SHAPES, dimension=2)
+
+
+def test_what_was_not_asked_for() -> None:
+    with pytest.raises(MessageError, match="profile was not asked for"):
+        check_reply(TRAIN, replace(GOOD, profile=PROFILE), SHAPES)
+
+
+SCORES = {"local": {"x": LabelScores(2, {"loss": 1.0})}}
+
+
+@pytest.mark.parametrize(
+    ("findings", "reason"),
+    [
+        (None, "evaluation is missing"),
+        (Findings({"local": {"x": LabelScores(2, {"loss": float("inf")})}}, {}, ()), "finite"),
+        (Findings({"local": {"x": LabelScores(0, {"loss": 1.0})}}, {}, ()), "0 test rows"),
+        (Findings(SCORES, {"task-00": {"x": -1}}, ()), "-1 rows"),
+        (Findings(SCORES, {}, ({"y" * 300: 1},)), "too long"),
+    ],
+)
+def test_bad_findings_are_refused(findings: Findings | None, reason: str) -> None:
+    task = ClientTask(1, 2, evaluate=EvaluateOrder(OneAdapter(), ("local",)))
+    good = Findings(SCORES, {"task-00": {"x": 2}}, ({"x": 3},))
+    check_reply(task, ClientReply(1, 2, findings=good), SHAPES)
+    with pytest.raises(MessageError, match=reason):
+        check_reply(task, ClientReply(1, 2, findings=findings), SHAPES)
