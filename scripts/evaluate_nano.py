@@ -123,9 +123,9 @@ def learning_report(
     spec = LoraSpec().resolved(base.model)
     adapters = trained_adapters(base, spec, {**by_task(train_rows), SHARED: train_rows}, lr, seed)
     questions = {
-        "none (base)": [Question(row, None) for row in test_rows],
-        "its own": [Question(row, row.task) for row in test_rows],
-        "one for all tasks": [Question(row, SHARED) for row in test_rows],
+        "none (base)": [Question(row, ()) for row in test_rows],
+        "its own": [Question(row, ((str(row.task), 1.0),)) for row in test_rows],
+        "one for all tasks": [Question(row, ((SHARED, 1.0),)) for row in test_rows],
     }
     with Responder(base, spec, adapters) as responder:
         answers = examine(

@@ -18,7 +18,7 @@ def evaluate(monkeypatch):
 
 
 def _answered(*texts):
-    questions = [Question(Row(ASKED, "no", str(i)), None) for i in range(len(texts))]
+    questions = [Question(Row(ASKED, "no", str(i)), ()) for i in range(len(texts))]
     scores = {"loss": 1.0, "rouge1": 0.5, "exact_match": 0.25}
     return questions, {q: Answer(t, scores) for q, t in zip(questions, texts, strict=True)}
 
@@ -30,7 +30,7 @@ def test_share_of_valid_labels(evaluate):
 
 
 def test_prompts_without_options_have_no_valid_labels(evaluate):
-    question = Question(Row("Write on.", "Yes."), None)
+    question = Question(Row("Write on.", "Yes."), ())
     assert evaluate.share_of_valid_labels([question], {}) is None
 
 
