@@ -237,6 +237,18 @@ def tasks(
 
 
 @app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run folder, or that of a comparison.")
+    ],
+) -> None:
+    """Write one HTML file with the tables and plots of a run or a comparison."""
+    from fedrouter.report import write_report
+
+    print(write_report(folder))
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Run folder.")] = Path("runs/demo"),
 ) -> None:

@@ -88,6 +88,13 @@ ORDER = [
     "comparison.folder",
     "comparison.harness",
     "comparison",
+    "report.figures",
+    "report.page",
+    "report.embedding_map",
+    "report.run_report",
+    "report.comparison_report",
+    "report.writer",
+    "report",
     # faces
     "inference",
     "assessment",

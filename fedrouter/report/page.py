@@ -1,0 +1,83 @@
+"""HTML that opens offline, on a phone too: sections of figures and tables in one file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+CSS = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto;
+  padding: 1rem; max-width: 68rem; overflow-wrap: break-word; }
+h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+p { margin: .4rem 0; max-width: 46rem; } .lead { color: #555; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
+  gap: 1rem; align-items: start; }
+figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
+img { width: 100%; max-width: 40rem; height: auto; display: block; }
+.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+th, td { padding: .25rem .7rem .25rem 0; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid #e5e5e5; }
+th:first-child, td:first-child { text-align: left; }
+pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a line of explanation, and blocks of HTML side by side where there is room."""
+
+    title: str
+    blocks: Sequence[str]
+    text: str = ""
+    lines: Sequence[str] = field(default=())
+
+
+def page(title: str, lead: str, sections: Sequence[Section], configuration: str) -> str:
+    """The whole file; texts are escaped here, blocks are taken as they are."""
+    body = "\n".join(_section(section) for section in sections if section.blocks or section.lines)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<p class="lead">{escape(lead)}</p>
+{body}
+<h2>Configuration</h2>
+<details><summary>config.toml</summary><pre>{escape(configuration)}</pre></details>
+</body>
+</html>
+"""
+
+
+def figure(caption: str, image: str) -> str:
+    """A captioned image."""
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
+    """A table that scrolls in its own box where it is wider than the screen."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_cell(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    inner = f'<div class="table"><table><tr>{head}</tr>{body}</table></div>'
+    return figure(caption, inner) if caption else inner
+
+
+def _section(section: Section) -> str:
+    text = f"<p>{escape(section.text)}</p>" if section.text else ""
+    lines = "".join(f"<p>{escape(line)}</p>" for line in section.lines)
+    blocks = f'<div class="row">{"".join(section.blocks)}</div>' if section.blocks else ""
+    return f"<h2>{escape(section.title)}</h2>\n{text}{lines}{blocks}"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,142 @@
+"""The report of one run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedrouter.config import load_config
+from fedrouter.errors import FedRouterError
+from fedrouter.report import figures
+from fedrouter.report.embedding_map import embedding_map, resident_of
+from fedrouter.report.page import Section, figure, page, table
+from fedrouter.resident import Resident
+from fedrouter.store import RunFolder
+
+SCOPES = {"base": "base model", "global": "all tasks (global)", "local": "own tasks (local)"}
+SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "exact_match": "exact match", "loss": "loss"}
+
+
+def run_report(run: RunFolder) -> str:
+    """The HTML of a finished run.
+
+    Raises:
+        RunError: the run is not finished.
+    """
+    summary, records = run.read_summary(), run.read_metrics()
+    configuration = (run.path / "config.toml").read_text(encoding="utf-8")
+    lead = (
+        f"strategy {summary['strategy']}, scenario {summary['scenario']}, seed {summary['seed']}, "
+        f"{summary['clients']} clients, {summary['rounds']} rounds, "
+        f"{summary['tokens']:,} trained tokens, {summary['seconds']['total']:.0f} s"
+    )
+    sections = [
+        Section("Scores on the test rows", [_scores(summary["metrics"])]),
+        Section("Learning", _curves(records)),
+        Section("By task", _by_task(summary["metrics"]["by_task"])),
+        Section("Tasks found", _tasks(summary["tasks"])),
+        map_section(run),
+        Section("Routing", confusion(summary["routing"])),
+        Section("Bytes", [figure("Bytes per round", bytes_per_round({"run": records}))]),
+        Section("Clients that failed", _failures(records)),
+    ]
+    return page(f"fedrouter run {run.path.name}", lead, sections, configuration)
+
+
+def map_section(run: RunFolder, resident: Resident | None = None) -> Section:
+    """The map of the prompts; a line that says why where it cannot be drawn."""
+    title = "Map of the training prompts"
+    try:
+        base = resident or resident_of(load_config(run.path / "config.toml"))
+        found = embedding_map(run, base)
+    except FedRouterError as error:
+        return Section(title, [], lines=[f"Not drawn: {error}"])
+    centres = {task: [place] for task, place in found.centroids.items()}
+    blocks = [
+        figure(caption, figures.scatter(found.points, labels, centres))
+        for caption, labels in (("By true task", found.true), ("By found task", found.found))
+        if labels
+    ]
+    text = (
+        "Embeddings of training prompts along their two main directions; crosses are the "
+        "centroids of the global tasks."
+    )
+    return Section(title, blocks, text)
+
+
+def confusion(routing: Mapping[str, Any]) -> list[str]:
+    """The routing confusion matrix; nothing where there is none."""
+    if not routing["confusion"]:
+        return []
+    drawn = figures.matrix(routing["confusion"], "true task", "routed to")
+    caption = f"Test prompts by true and found task ({routing['accuracy']:.1%} right)"
+    return [figure(caption, drawn)]
+
+
+def bytes_per_round(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Megabytes per round, up and down together where there are several runs."""
+    series = {}
+    for name, records in runs.items():
+        ways: dict[str, tuple[str, ...]] = {"": ("bytes_up", "bytes_down")}
+        if len(runs) == 1:
+            ways = {"from clients": ("bytes_up",), "to clients": ("bytes_down",)}
+        for way, keys in ways.items():
+            points = [(r["round"], sum(r[key] for key in keys) / 1e6) for r in records]
+            series[way or name] = points
+    return figures.lines(series, "round", "MB")
+
+
+def _scores(metrics: Mapping[str, Any]) -> str:
+    rows = [
+        [label, *(metrics[scope][score] for score in SCORES)]
+        for scope, label in SCOPES.items()
+        if metrics[scope]
+    ]
+    return table(["", *SCORES.values()], rows)
+
+
+def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    losses = [(r["round"], r["loss"]) for r in records if r["loss"] is not None]
+    blocks = [figure("Training loss", figures.lines({"loss": losses}, "round", "nats per token"))]
+    measured = [r["evaluated"] for r in records if "evaluated" in r]
+    if measured:
+        series = {
+            scope: [(one["round"], one["metrics"][scope]["rouge1"]) for one in measured]
+            for scope in ("local", "global")
+            if all(one["metrics"][scope] for one in measured)
+        }
+        blocks.append(figure("ROUGE-1 on test rows", figures.lines(series, "round", "ROUGE-1")))
+    return blocks
+
+
+def _by_task(by_task: Mapping[str, Any] | None) -> list[str]:
+    if not by_task:
+        return []
+    blocks = []
+    for score in ("rouge1", "exact_match"):
+        series = {
+            label: [scores.get(scope, {}).get(score, 0.0) for scores in by_task.values()]
+            for scope, label in SCOPES.items()
+        }
+        blocks.append(figure(SCORES[score], figures.bars(list(by_task), series, SCORES[score])))
+    return blocks
+
+
+def _tasks(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        [
+            task["id"],
+            ", ".join(str(client) for client in task["clients"]),
+            task["samples"],
+            ", ".join(f"{name} {count}" for name, count in task["true_tasks"].items()),
+        ]
+        for task in tasks
+    ]
+    return [table(["task", "clients", "samples", "true tasks"], rows)] if rows else []
+
+
+def _failures(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        [record["round"], failure["client"], failure["reason"]]
+        for record in records
+        for failure in record["failures"]
+    ]
+    return [table(["round", "client", "reason"], rows)] if rows else []
