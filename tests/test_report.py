@@ -54,7 +54,7 @@ def test_a_run_report_has_all_its_parts_and_needs_nothing_else(run_copy: Path) -
         "Tasks found",
         "By true task",
         "By found task",
-        "Test prompts by true and found task (100.0% right)",
+        "Test prompts of all clients, by task (100.0% right)",
         "Bytes per round",
         "Configuration",
     ):

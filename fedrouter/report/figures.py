@@ -75,7 +75,8 @@ def matrix(counts: Mapping[str, Mapping[str, int]], x: str, y: str) -> str:
     table = np.array([[counts[row].get(column, 0) for column in columns] for row in rows])
     figure, axes = _axes(rows=2 * len(rows) + 8)
     axes.grid(visible=False)
-    axes.imshow(table / np.maximum(table.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (i, j), count in np.ndenumerate(table):
         dark = count > table[i].sum() / 2
         if count:

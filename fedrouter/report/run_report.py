@@ -67,7 +67,7 @@ def confusion(routing: Mapping[str, Any]) -> list[str]:
     if not routing["confusion"]:
         return []
     drawn = figures.matrix(routing["confusion"], "true task", "routed to")
-    caption = f"Test prompts by true and found task ({routing['accuracy']:.1%} right)"
+    caption = f"Test prompts of all clients, by task ({routing['accuracy']:.1%} right)"
     return [figure(caption, drawn)]
 
 
