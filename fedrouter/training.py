@@ -9,13 +9,13 @@ of a pass is padding, and the gradients of the passes add up.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedrouter.bank import AdapterBank
+from fedrouter.bank import NO_ADAPTER, AdapterBank
 from fedrouter.lora import LoraSpec
 from fedrouter.messages import Parts, Weights
 from fedrouter.model import BaseModel, length_batches, pad
@@ -83,8 +83,7 @@ def train(
     """Train `jobs`, up to `fuse` adapters in one pass, and yield their results in order.
 
     Jobs are drawn as they are needed, and fused only with neighbours that are alike: of the same
-    number of steps, learning rate, clipping and trained matrices, all or none of them with an
-    adapter beside the trained one.
+    number of steps, learning rate, clipping and trained matrices.
 
     Raises:
         AdapterError: weights do not fit the base model.
@@ -96,7 +95,7 @@ def train(
 
 def _kind(job: TrainJob) -> tuple[object, ...]:
     """Equal for jobs that can be fused."""
-    return job.steps, job.lr, job.max_grad_norm, job.parts, job.beside is None
+    return job.steps, job.lr, job.max_grad_norm, job.parts
 
 
 def batches(job: TrainJob) -> Iterator[list[Example]]:
@@ -122,6 +121,8 @@ def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -
     """
     first = jobs[0]
     constants = [job.beside for job in jobs if job.beside is not None]
+    places = count(len(jobs))
+    beside = [NO_ADAPTER if job.beside is None else next(places) for job in jobs]
     tokens = [0] * len(jobs)
     with AdapterBank(base.model, spec, len(jobs) + len(constants), first.parts) as bank:
         proximal = ProximalTerms(bank, _anchors(jobs))  # leaves the anchors in the bank
@@ -136,8 +137,8 @@ def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -
                     example,
                     slot,
                     derive_seed(job.seed, "dropout", step, i),
-                    beside=len(jobs) + slot if constants else None,
-                    share=job.share,
+                    beside=beside[slot],
+                    share=1.0 if job.beside is None else job.share,
                 )
                 for slot, (job, group) in enumerate(zip(jobs, groups, strict=True))
                 for i, example in enumerate(group)
@@ -170,14 +171,14 @@ class TrainRow:
 
     Attributes:
         slot: the adapter that it trains.
-        beside: the slot of the constant adapter beside it; set in all rows of a step, or in none.
-        share: what the trained adapter counts where there is one beside it.
+        beside: the slot of the constant adapter beside it, if there is one.
+        share: what the trained adapter counts where there is one beside it; else 1.
     """
 
     example: Example
     slot: int
     seed: int
-    beside: int | None = None
+    beside: int = NO_ADAPTER
     share: float = 1.0
 
 
@@ -208,7 +209,7 @@ def accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[Trai
 
 def _adapters(rows: Sequence[TrainRow]) -> tuple[Tensor, Tensor | None]:
     """The rows' adapters as `AdapterBank.active` wants them: slots and weights."""
-    if rows[0].beside is None:
+    if all(row.beside == NO_ADAPTER for row in rows):
         return torch.tensor([row.slot for row in rows]), None
     slots = torch.tensor([(row.slot, row.beside) for row in rows])
     return slots, torch.tensor([(row.share, 1 - row.share) for row in rows])
