@@ -36,6 +36,7 @@ ORDER = [
     "aggregation",
     "transport",
     "replies",
+    "wire",
     "metrics",
     "partition",
     "checkpoints",

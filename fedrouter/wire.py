@@ -1,0 +1,319 @@
+"""Messages as a JSON header and plain arrays, and back.
+
+What comes in is checked against the header's schema first and then array by array: names, dtypes
+and shapes must be exactly those that the header announces. Nothing is executed or unpickled, and
+the sizes of what is built never exceed what was received.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedrouter.errors import MessageError
+from fedrouter.messages import (
+    ByName,
+    ClientReply,
+    ClientTask,
+    EvaluateOrder,
+    Findings,
+    FloatArray,
+    InstanceMix,
+    LowestLoss,
+    OneAdapter,
+    ProfileOrder,
+    Routed,
+    Scope,
+    Serving,
+    TaskProfile,
+    TrainOrder,
+    Update,
+    Weights,
+)
+from fedrouter.transport import Encoded, Transport, decode, encode
+
+LARGEST_HEADER = 4_000_000  # characters
+LARGEST_BYTES = 4 * 2**30  # of all arrays of a message
+LARGEST_ARRAYS = 100_000
+DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
+
+Arrays = Mapping[str, NDArray[Any]]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Header(BaseModel):
+    """Base of all headers: no unknown fields, no conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _RoutedHeader(_Header):
+    """`Routed` without its centroids."""
+
+    tasks: tuple[Name, ...]
+    own: tuple[Name, ...]
+
+
+class _ServingHeader(_Header):
+    """Exactly one of the serving rules."""
+
+    one_adapter: OneAdapter | None = None
+    routed: _RoutedHeader | None = None
+    by_name: ByName | None = None
+    instance_mix: InstanceMix | None = None
+    lowest_loss: LowestLoss | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(rule is not None for _, rule in self) != 1:
+            raise ValueError("there must be one serving rule")
+        return self
+
+
+class _EvaluateHeader(_Header):
+    serving: _ServingHeader
+    scopes: tuple[Scope, ...]
+
+
+class _TaskHeader(_Header):
+    client: Id
+    round: Id
+    transport: Transport
+    adapters: tuple[Name, ...]
+    profile: ProfileOrder | None
+    evaluate: _EvaluateHeader | None
+    train: tuple[TrainOrder, ...]
+    lr: float
+
+
+class _ProfileHeader(_Header):
+    """`TaskProfile` without its centroids."""
+
+    counts: tuple[int, ...]
+    spreads: tuple[float, ...]
+    names: tuple[str, ...]
+
+
+class _UpdateHeader(_Header):
+    """`Update` without its weights; its slot is its place."""
+
+    adapter: Name | None
+    samples: int
+    loss: float
+    tokens: int
+
+
+class _ReplyHeader(_Header):
+    client: Id
+    round: Id
+    transport: Transport
+    profile: _ProfileHeader | None
+    findings: Findings | None
+    updates: tuple[_UpdateHeader, ...]
+
+
+def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, NDArray[Any]]]:
+    """A task as header and arrays; adapters are rounded by `transport`."""
+    arrays = _weights_out({f"adapter/{name}": w for name, w in task.adapters.items()}, transport)
+    evaluate = None
+    if task.evaluate is not None:
+        rule = task.evaluate.serving
+        if isinstance(rule, Routed):
+            arrays["centroids"] = rule.centroids
+        evaluate = _EvaluateHeader(serving=_serving_out(rule), scopes=task.evaluate.scopes)
+    header = _TaskHeader(
+        client=task.client,
+        round=task.round,
+        transport=transport,
+        adapters=tuple(task.adapters),
+        profile=task.profile,
+        evaluate=evaluate,
+        train=task.train,
+        lr=task.lr,
+    )
+    return header.model_dump_json(), arrays
+
+
+def unpack_task(header: str, arrays: Arrays) -> ClientTask:
+    """The task that `pack_task` made these of.
+
+    Raises:
+        MessageError: they are nothing that it could have made.
+    """
+    found = _checked(_TaskHeader, header, arrays)
+    left = dict(arrays)
+    adapters = {
+        name: _weights_in(f"adapter/{name}", left, found.transport) for name in found.adapters
+    }
+    evaluate = None
+    if found.evaluate is not None:
+        rule = _serving_in(found.evaluate.serving, left)
+        evaluate = EvaluateOrder(rule, found.evaluate.scopes)
+    _nothing_left(left)
+    return ClientTask(
+        client=found.client,
+        round=found.round,
+        profile=found.profile,
+        evaluate=evaluate,
+        train=found.train,
+        adapters=adapters,
+        lr=found.lr,
+    )
+
+
+def pack_reply(reply: ClientReply, transport: Transport) -> tuple[str, dict[str, NDArray[Any]]]:
+    """A reply as header and arrays; adapters are rounded by `transport`."""
+    weights = {f"update/{update.slot}": update.weights for update in reply.updates}
+    arrays = _weights_out(weights, transport)
+    profile = None
+    if reply.profile is not None:
+        arrays["centroids"] = reply.profile.centroids
+        profile = _ProfileHeader(
+            counts=reply.profile.counts,
+            spreads=reply.profile.spreads,
+            names=reply.profile.names,
+        )
+    header = _ReplyHeader(
+        client=reply.client,
+        round=reply.round,
+        transport=transport,
+        profile=profile,
+        findings=reply.findings,
+        updates=tuple(
+            _UpdateHeader(adapter=u.adapter, samples=u.samples, loss=u.loss, tokens=u.tokens)
+            for u in reply.updates
+        ),
+    )
+    return header.model_dump_json(), arrays
+
+
+def unpack_reply(header: str, arrays: Arrays) -> ClientReply:
+    """The reply that `pack_reply` made these of; its content is for `replies.check_reply`.
+
+    Raises:
+        MessageError: they are nothing that it could have made.
+    """
+    found = _checked(_ReplyHeader, header, arrays)
+    left = dict(arrays)
+    profile = None
+    if found.profile is not None:
+        told = found.profile
+        centroids = _matrix(left, "centroids")
+        profile = TaskProfile(found.client, centroids, told.counts, told.spreads, told.names)
+    updates = tuple(
+        Update(
+            slot=slot,
+            adapter=update.adapter,
+            weights=_weights_in(f"update/{slot}", left, found.transport),
+            samples=update.samples,
+            loss=update.loss,
+            tokens=update.tokens,
+        )
+        for slot, update in enumerate(found.updates)
+    )
+    _nothing_left(left)
+    return ClientReply(found.client, found.round, profile, found.findings, updates)
+
+
+def array_bytes(array: NDArray[Any]) -> tuple[str, list[int], bytes]:
+    """An array as the name of its dtype, its shape and its numbers, little-endian, row by row."""
+    plain = np.ascontiguousarray(array)
+    return (
+        plain.dtype.name,
+        list(array.shape),
+        plain.astype(plain.dtype.newbyteorder("<")).tobytes(),
+    )
+
+
+def array_of(dtype: str, shape: list[int], data: bytes) -> NDArray[Any]:
+    """The array that `array_bytes` took apart.
+
+    Raises:
+        MessageError: the three do not fit each other.
+    """
+    if dtype not in DTYPES:
+        raise MessageError(f"an array of dtype {dtype[:20]!r} is not one that is sent")
+    if any(size < 0 for size in shape) or len(shape) > 4:
+        raise MessageError("an array has an impossible shape")
+    kind = np.dtype(DTYPES[dtype]).newbyteorder("<")
+    if math.prod(shape) * kind.itemsize != len(data):
+        raise MessageError(f"an array of shape {shape} does not fit its {len(data)} bytes")
+    return np.frombuffer(data, kind).reshape(shape).astype(DTYPES[dtype])
+
+
+def _checked(kind: Any, header: str, arrays: Arrays) -> Any:
+    """The header, validated, and the arrays' number and size."""
+    if len(header) > LARGEST_HEADER or len(arrays) > LARGEST_ARRAYS:
+        raise MessageError("a message is too large")
+    if sum(array.nbytes for array in arrays.values()) > LARGEST_BYTES:
+        raise MessageError("the arrays of a message are too large")
+    try:
+        return kind.model_validate_json(header)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100]
+        raise MessageError(f"a message's header is malformed: {where}: {first['msg']}") from None
+
+
+def _weights_out(adapters: Mapping[str, Weights], transport: Transport) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    for prefix, weights in adapters.items():
+        encoded = encode(weights, transport)
+        arrays |= {f"{prefix}/{name}": array for name, array in encoded.arrays.items()}
+        arrays |= {f"scale/{prefix}/{name}": array for name, array in encoded.scales.items()}
+    return arrays
+
+
+def _weights_in(prefix: str, arrays: dict[str, NDArray[Any]], transport: Transport) -> Weights:
+    """Take the tensors under a prefix out of `arrays`, as float32."""
+
+    def taken(prefix: str) -> dict[str, NDArray[Any]]:
+        names = [name for name in arrays if name.startswith(f"{prefix}/")]
+        return {name[len(prefix) + 1 :]: arrays.pop(name) for name in names}
+
+    tensors, scales = taken(prefix), taken(f"scale/{prefix}")
+    return decode(Encoded(transport, tensors, scales))
+
+
+_FIELDS: Mapping[type, Any] = {
+    OneAdapter: "one_adapter",
+    ByName: "by_name",
+    InstanceMix: "instance_mix",
+    LowestLoss: "lowest_loss",
+}
+
+
+def _serving_out(rule: Serving) -> _ServingHeader:
+    if isinstance(rule, Routed):
+        return _ServingHeader(routed=_RoutedHeader(tasks=rule.tasks, own=rule.own))
+    fields: dict[str, Any] = {_FIELDS[type(rule)]: rule}
+    return _ServingHeader(**fields)
+
+
+def _serving_in(header: _ServingHeader, arrays: dict[str, NDArray[Any]]) -> Serving:
+    if header.routed is None:
+        rules = (header.one_adapter, header.by_name, header.instance_mix, header.lowest_loss)
+        return next(rule for rule in rules if rule is not None)
+    centroids = _matrix(arrays, "centroids")
+    if len(centroids) != len(header.routed.tasks):
+        raise MessageError("a message has not one centroid for each task")
+    return Routed(header.routed.tasks, centroids, header.routed.own)
+
+
+def _matrix(arrays: dict[str, NDArray[Any]], name: str) -> FloatArray:
+    """Take a float32 matrix of finite numbers out of `arrays`."""
+    matrix = arrays.pop(name, None)
+    if matrix is None or matrix.dtype != np.float32 or matrix.ndim != 2:
+        raise MessageError(f"a message's {name} are missing, or not a float32 matrix")
+    if not np.isfinite(matrix).all():
+        raise MessageError(f"a message's {name} are not finite")
+    return matrix
+
+
+def _nothing_left(arrays: Arrays) -> None:
+    if arrays:
+        raise MessageError("a message has an array that its header does not announce")
