@@ -12,6 +12,7 @@ All derive from :class:`FedRouterError`. Its message is one line that says what 
     * RunError           a run folder that exists, is missing or is not one
         * CheckpointError    no undamaged checkpoint to go on from
     * EngineError        clients that cannot be reached, or of whom none answers
+    * DeployError        a deployment's folder or values that cannot be used
     * MissingExtraError  an optional dependency that is not installed
 """
 
@@ -50,6 +51,10 @@ class CheckpointError(RunError):
 
 class EngineError(FedRouterError):
     """Clients that cannot be reached, or of whom none answers."""
+
+
+class DeployError(FedRouterError):
+    """A deployment's folder or values that cannot be used."""
 
 
 class MissingExtraError(FedRouterError):

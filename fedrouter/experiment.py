@@ -6,7 +6,9 @@ from typing import Any
 from fedrouter.client import Client
 from fedrouter.config import Config, dump_config, load_config
 from fedrouter.datasets import load_splits
+from fedrouter.engines.base import Engine
 from fedrouter.engines.inprocess import InProcessEngine
+from fedrouter.errors import MissingExtraError
 from fedrouter.federation import data_fingerprint, deal, resolve
 from fedrouter.lora import LoraSpec
 from fedrouter.progress import Progress
@@ -65,6 +67,11 @@ class Experiment:
         return self._execute(folder)
 
     def _execute(self, folder: RunFolder) -> dict[str, Any]:
+        """The run, on the configured engine."""
+        engines = {"inprocess": self._in_process, "flower": self._in_flower}
+        return engines[self.config.engine.name](folder)
+
+    def _in_process(self, folder: RunFolder) -> dict[str, Any]:
         clients = {
             id: Client(
                 id,
@@ -84,6 +91,29 @@ class Experiment:
             fuse=int(self.config.engine.fuse),
             progress=self.progress.advance,
         )
+        return self._serve(folder, engine)
+
+    def _in_flower(self, folder: RunFolder) -> dict[str, Any]:
+        """The same in Flower's simulation; its actors are processes of this machine."""
+        try:
+            from fedrouter.engines.flower import FlowerEngine
+            from fedrouter.engines.flower_simulation import simulate
+        except ImportError as error:
+            raise MissingExtraError("engine.name = 'flower'", "flower") from error
+
+        def serve(grid: Any) -> dict[str, Any]:
+            engine = FlowerEngine(
+                grid,
+                self.config,
+                fingerprint=self._resident.base.fingerprint,
+                folder=str((folder.path / "clients").resolve()),
+                progress=self.progress.advance,
+            )
+            return self._serve(folder, engine)
+
+        return simulate(serve, self.config.federation.clients)
+
+    def _serve(self, folder: RunFolder, engine: Engine) -> dict[str, Any]:
         server = Server(
             self.config,
             self._resident,

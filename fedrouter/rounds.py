@@ -96,6 +96,8 @@ def participants(config: Config, round: int, online: Sequence[int]) -> list[int]
     wanted = max(settings.min_clients, int(settings.fraction * len(online) + 0.5))
     draws = generator(config.seed, "participants", round)
     number = min(wanted, len(online))
+    if not number:
+        return []
     return sorted(draws.choice(list(online), size=number, replace=False).tolist())
 
 

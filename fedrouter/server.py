@@ -104,18 +104,19 @@ class Server:
     def _start(self, folder: RunFolder) -> ServerState:
         """Step 0 of the method: the clients' profiles, and the state before the first round."""
         with folder.writing(), self._costs.clock("profile"):
-            tasks = self.strategy.profile(self.engine.online())
+            online = self.engine.online()
+            if not online:
+                raise EngineError(
+                    "no client is online; start some, or give federation.wait_s more time"
+                )
+            tasks = self.strategy.profile(online)
             if tasks:
                 self._progress.phase("profile", len(tasks))
             replies = CheckedReplies(self.engine, tasks, self._shapes)
             profiles = [reply.profile for reply in replies if reply.profile is not None]
             self._report(replies)
             if tasks and not profiles:
-                raise EngineError(
-                    f"no client sent a profile; {replies.failures[0].reason}"
-                    if replies.failures
-                    else "no client is online; start some, or give federation.wait_s more time"
-                )
+                raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
             state = self.strategy.init(profiles, self._initial, self._resident.base.fingerprint)
         self._checkpoint(folder, state)
         return state

@@ -1,6 +1,6 @@
 """Validated configuration: TOML in, unknown keys refused, all faults reported at once."""
 
-from fedrouter.config.load import dump_config, load_config, override
+from fedrouter.config.load import dump_config, load_config, override, parse_config
 from fedrouter.config.schema import (
     AdapterConfig,
     BaselinesConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "override",
+    "parse_config",
     "scenario_names",
     "strategy_names",
 ]

@@ -28,6 +28,19 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     return _overridden({} if path is None else _read(path), overrides)
 
 
+def parse_config(text: str) -> Config:
+    """The configuration that `dump_config` wrote as a text, which may come from elsewhere.
+
+    Raises:
+        ConfigError: one line that lists every fault.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the configuration is not valid TOML: {error}") from error
+    return _overridden(raw, ())
+
+
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """A configuration with overrides laid over it, written as those of `load_config`.
 

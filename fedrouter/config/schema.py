@@ -265,6 +265,14 @@ class FederationConfig(Section):
         default=1.0, gt=0, le=1, description="share of the clients asked in a round"
     )
     min_clients: Count = Field(default=1, description="at least so many are asked in a round")
+    wait_s: Positive = Field(
+        default=300.0,
+        description="longest wait for clients to come online, in seconds: for all of them before "
+        "the first round, for min_clients later; then a round goes on with those that are there",
+    )
+    timeout_s: Positive = Field(
+        default=3600.0, description="longest wait for a client's reply, in seconds"
+    )
     transport: Literal["fp16", "fp32", "int8"] = Field(
         default="fp16", description='"fp16", "fp32" or "int8": how adapters travel'
     )
@@ -383,8 +391,10 @@ class EvaluationConfig(Section):
 class EngineConfig(Section):
     """Where clients run."""
 
-    name: Literal["inprocess"] = Field(
-        default="inprocess", description="clients run in this process"
+    name: Literal["inprocess", "flower"] = Field(
+        default="inprocess",
+        description='"inprocess": all clients in this process, their training fused; "flower": '
+        "Flower's simulation, clients in processes of their own",
     )
     fuse: Literal["auto"] | Count = Field(
         default="auto",

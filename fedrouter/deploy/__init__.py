@@ -1,0 +1,91 @@
+"""The files that a federation over several machines needs: certificates, keys, start scripts."""
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedrouter.atomic import replace_folder
+from fedrouter.errors import DeployError, MissingExtraError
+
+if TYPE_CHECKING:
+    from fedrouter.deploy.files import File
+
+DEFAULT_PORT = 8000
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_LONGEST_NAME = 253
+
+
+def init_deployment(
+    folder: Path, *, nodes: int, host: str, port: int = DEFAULT_PORT, direct: bool = False
+) -> None:
+    """Write a deployment's files into a folder that is new or empty; all of them or none.
+
+    Args:
+        folder: where to write; only its owner may enter it.
+        nodes: the number of nodes, at least 1. Node i is client i - 1.
+        host: the server's name or IPv4 address, as the nodes know it.
+        port: the port that nodes connect to.
+        direct: nodes connect to the SuperLink itself, whose every API is then open to all who
+            reach the port; otherwise to a gate (nginx) on the server, and the SuperLink listens
+            on 127.0.0.1 at the next port.
+
+    Raises:
+        DeployError: a value that cannot be used, or a folder that holds something.
+        MissingExtraError: the extra ``flower`` is not installed.
+    """
+    _check(folder, nodes, host, port, direct)
+    try:
+        from fedrouter.deploy.files import Plan, deployment
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("writing certificates", "flower") from error
+    folder = folder.absolute()
+    files = deployment(Plan(folder, host, port, nodes, direct))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with replace_folder(folder) as new:
+            new.chmod(0o700)
+            for file in files:
+                _write(new, file)
+    except OSError as error:
+        raise DeployError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def _check(folder: Path, nodes: int, host: str, port: int, direct: bool) -> None:
+    if nodes < 1:
+        raise DeployError(f"{nodes} nodes are too few; give at least 1")
+    highest = 65535 if direct else 65534  # the SuperLink takes the next one
+    if not 1 <= port <= highest:
+        raise DeployError(f"port {port} cannot be used; give one from 1 to {highest}")
+    if not _is_host(host):
+        raise DeployError(
+            f"host {host!r} is no name or IPv4 address that nodes can connect to; "
+            "give the server's, such as fed.example.org"
+        )
+    if not str(folder.absolute()).isprintable():
+        raise DeployError(f"folder {str(folder)!r} has a name that cannot be written into files")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise DeployError(f"{folder} is no folder; name a new or an empty one")
+    if folder.exists() and any(folder.iterdir()):
+        raise DeployError(f"{folder} is not empty; name a new folder or an empty one")
+
+
+def _is_host(text: str) -> bool:
+    """Whether a text is an IPv4 address or a name that fits into URLs and certificates."""
+    try:
+        return not ipaddress.IPv4Address(text).is_unspecified
+    except ValueError:
+        pass
+    last = text.rpartition(".")[2]
+    return len(text) <= _LONGEST_NAME and bool(_NAME.fullmatch(text)) and not last.isdecimal()
+
+
+def _write(folder: Path, file: "File") -> None:
+    """Write a new file, which nobody else may read at any moment if its mode says so."""
+    path = folder / file.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(file.data)

@@ -1,0 +1,124 @@
+"""All files of a deployment: which there are, what is in them and who may read them.
+
+Their texts are under ``assets/deploy/``, as they are written but for ``%{name}``, which stands for
+a value of the `Plan`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from fedrouter.deploy.certificates import (
+    AUTHORITY_DAYS,
+    SERVER_DAYS,
+    make_authority,
+    make_node_key,
+    make_server,
+)
+
+PUBLIC, SECRET, SCRIPT = 0o644, 0o600, 0o755
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who takes part in a deployment.
+
+    Attributes:
+        folder: the deployment's, absolute; the operator's connection file names a file in it.
+        host: the server's name or IPv4 address, as the nodes know it.
+        port: the port that nodes connect to.
+        nodes: the number of nodes.
+        direct: nodes connect to the SuperLink itself; otherwise to a gate before it, which lets
+            them reach its Fleet API alone.
+    """
+
+    folder: Path
+    host: str
+    port: int
+    nodes: int
+    direct: bool
+
+    @property
+    def link_port(self) -> int:
+        """The port of the SuperLink itself."""
+        return self.port if self.direct else self.port + 1
+
+    @property
+    def listen(self) -> str:
+        """The address that the SuperLink listens on."""
+        return "0.0.0.0" if self.direct else "127.0.0.1"
+
+    @property
+    def names(self) -> list[str]:
+        """The nodes' names, node-1 first."""
+        return [f"node-{number}" for number in range(1, self.nodes + 1)]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to write: its path inside the deployment's folder, its content and its mode."""
+
+    path: str
+    data: bytes
+    mode: int = PUBLIC
+
+
+def deployment(plan: Plan) -> Iterator[File]:
+    """The files of a deployment, with certificates and keys made for it."""
+    authority = make_authority()
+    authority_pem = authority.certificate_pem()
+    server = make_server(authority, plan.host)
+    yield from _written("", ["README.md"], plan)
+    yield File("authority/ca.crt", authority_pem)
+    yield File("authority/ca.key", authority.key_pem(), SECRET)
+    yield File("server/ca.crt", authority_pem)
+    yield File("server/server.crt", server.certificate_pem())
+    yield File("server/server.key", server.key_pem(), SECRET)
+    yield from _written("server", ["superlink.sh", "fedrouter-superlink.service"], plan)
+    if not plan.direct:
+        yield from _written("server", ["gate.conf", "gate.sh", "fedrouter-gate.service"], plan)
+    yield File("operator/ca.crt", authority_pem)
+    yield from _written("operator", ["config.toml", "flwr.sh", "register.sh", "run.sh"], plan)
+    for client, node in enumerate(plan.names):
+        key = make_node_key(f"fedrouter {node}")
+        yield File(f"operator/keys/{node}.pub", key.public)
+        yield File(f"{node}/ca.crt", authority_pem)
+        yield File(f"{node}/node.key", key.private, SECRET)
+        yield _text("node/fedrouter-node.service", f"{node}/fedrouter-{node}.service", plan, node)
+        yield _text("node/start.sh", f"{node}/start.sh", plan, node)
+        yield _text("node/node.toml", f"{node}/node.toml", plan, node, client)
+
+
+def _written(folder: str, names: list[str], plan: Plan) -> Iterator[File]:
+    """Texts that have the same path here and there."""
+    for name in names:
+        path = f"{folder}/{name}" if folder else name
+        yield _text(path, path, plan)
+
+
+def _text(asset: str, path: str, plan: Plan, node: str = "", client: int = 0) -> File:
+    """The text of an asset with the plan's values in place; scripts may be run."""
+    source = resources.files("fedrouter") / "assets" / "deploy" / asset
+    values = {
+        "host": plan.host,
+        "port": plan.port,
+        "link_port": plan.link_port,
+        "listen": plan.listen,
+        "nodes": plan.nodes,
+        "authority": json.dumps(str(plan.folder / "operator" / "ca.crt"), ensure_ascii=False),
+        "node": node,
+        "client": client,
+        "authority_days": AUTHORITY_DAYS,
+        "server_days": SERVER_DAYS,
+    }
+    text = _Asset(source.read_text(encoding="utf-8")).substitute(values)
+    return File(path, text.encode(), SCRIPT if path.endswith(".sh") else PUBLIC)
+
+
+class _Asset(Template):
+    """A text in which only ``%{name}`` is replaced, as $ is the shell's."""
+
+    delimiter = "%"
