@@ -25,7 +25,7 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
     model become absolute, so that a run can be resumed from any folder.
     """
     names = {row.task for row in train}
-    named = None not in names
+    named = bool(names) and None not in names
     scenario = config.data.scenario or ("dual" if named else "all")
     config = with_full_paths(config)
     data, clustering, engine = config.data, config.clustering, config.engine
@@ -68,7 +68,7 @@ def with_full_paths(config: Config) -> Config:
 
 def _tasks_per_client(scenario: str, names: set[str | None]) -> int | None:
     """The number of tasks that every client holds; None where the clients have to count."""
-    if None in names:
+    if None in names or not names:
         return None
     return {"single": 1, "dual": min(2, len(names)), "all": len(names)}.get(scenario)
 

@@ -85,6 +85,7 @@ ORDER = [
     "engines.flower_simulation",
     "summary",
     "server",
+    "engines.flower_server",
     "experiment",
     "comparison.statistics",
     "comparison.grid",
@@ -101,6 +102,9 @@ ORDER = [
     "report.writer",
     "report",
     # faces
+    "deploy.certificates",
+    "deploy.files",
+    "deploy",
     "inference",
     "assessment",
     "inspection",

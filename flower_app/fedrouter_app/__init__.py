@@ -1,0 +1,1 @@
+"""fedrouter as a Flower app."""
