@@ -27,6 +27,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+deploy = typer.Typer(help="Set up a federation over several machines.", no_args_is_help=True)
+app.add_typer(deploy, name="deploy")
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 Prompts = Annotated[
@@ -267,6 +269,26 @@ def demo(
             experiment.progress.message(f"{experiment.config.strategy} into {path}")
             experiment.run(path, label=DEMO_LABEL)
     show_story(output, averaged)
+
+
+@deploy.command("init")
+def deploy_init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of nodes.")],
+    host: Annotated[
+        str, typer.Option("--host", help="The server's name or IPv4 address, as the nodes know it.")
+    ],
+    port: Annotated[int, typer.Option("--port", help="Port that the nodes connect to.")] = 8000,
+    direct: Annotated[
+        bool,
+        typer.Option("--direct", help="No gate (nginx): all who reach the port may start runs."),
+    ] = False,
+) -> None:
+    """Write the certificates, keys, settings and start commands of a federation with Flower."""
+    from fedrouter.deploy import init_deployment
+
+    init_deployment(folder, nodes=nodes, host=host, port=port, direct=direct)
+    print(f"which files go where, and what to do next: {folder / 'README.md'}")
 
 
 @contextmanager

@@ -12,14 +12,13 @@ from fedrouter.errors import DeployError, MissingExtraError
 if TYPE_CHECKING:
     from fedrouter.deploy.files import File
 
-DEFAULT_PORT = 8000
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _LONGEST_NAME = 253
 
 
 def init_deployment(
-    folder: Path, *, nodes: int, host: str, port: int = DEFAULT_PORT, direct: bool = False
+    folder: Path, *, nodes: int, host: str, port: int = 8000, direct: bool = False
 ) -> None:
     """Write a deployment's files into a folder that is new or empty; all of them or none.
 

@@ -77,7 +77,7 @@ def deployment(plan: Plan) -> Iterator[File]:
     yield File("server/ca.crt", authority_pem)
     yield File("server/server.crt", server.certificate_pem())
     yield File("server/server.key", server.key_pem(), SECRET)
-    yield from _written("server", ["superlink.sh", "fedrouter-superlink.service"], plan)
+    yield from _written("server", ["superlink.sh", "fedrouter-superlink.service", "run.toml"], plan)
     if not plan.direct:
         yield from _written("server", ["gate.conf", "gate.sh", "fedrouter-gate.service"], plan)
     yield File("operator/ca.crt", authority_pem)
