@@ -1,0 +1,66 @@
+"""Two sides timed by turns."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Seconds of both sides, pair by pair."""
+
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long theirs took as ours: the median over the pairs."""
+        return median(b / a for a, b in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The smallest and the largest ratio of a pair."""
+        ratios = [b / a for a, b in zip(self.ours, self.theirs, strict=True)]
+        return min(ratios), max(ratios)
+
+    def row(self) -> dict[str, float]:
+        """For a table: median seconds of both sides, ratio, and its range."""
+        low, high = self.spread
+        return {
+            "seconds": median(self.ours),
+            "baseline seconds": median(self.theirs),
+            "ratio": self.ratio,
+            "lowest": low,
+            "highest": high,
+        }
+
+
+def timed(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> Pairs:
+    """Time two things by turns, each side first in half of the pairs, after one untimed call each."""
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for repeat in range(-1, repeats):
+        sides = [(0, ours), (1, theirs)]
+        for side, run in sides if repeat % 2 else sides[::-1]:
+            took = seconds_of(run)
+            if repeat >= 0:
+                seconds[side].append(took)
+    return Pairs(tuple(seconds[0]), tuple(seconds[1]))
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Wall time of one call, work queued on a GPU included."""
+    gc.collect()
+    _wait()
+    began = time.perf_counter()
+    run()
+    _wait()
+    return time.perf_counter() - began
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
