@@ -40,7 +40,7 @@ class Pairs:
 
 
 def timed(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> Pairs:
-    """Time two things by turns, each side first in half of the pairs, after one untimed call each."""
+    """Time two things by turns, each first in half of the pairs, after one untimed call each."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for repeat in range(-1, repeats):
         sides = [(0, ours), (1, theirs)]
