@@ -56,13 +56,18 @@ def run(
         Path | None,
         typer.Option("-o", "--output", help="Run folder; unset: runs/STRATEGY-SEED-TIME."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where clients run: inprocess, or flower's simulation."),
+    ] = None,
 ) -> None:
     """Find the tasks in the clients' data and train an adapter for each."""
     from fedrouter.config import load_config
     from fedrouter.experiment import Experiment
     from fedrouter.store import RunFolder, new_run_path
 
-    settings = load_config(config, set_)
+    named = [] if engine is None else [f"engine.name={engine}"]
+    settings = load_config(config, [*set_, *named])
     if output is not None:
         RunFolder.check_free(output)  # before minutes go into loading
     experiment = Experiment(settings)

@@ -5,6 +5,7 @@ metrics.jsonl. Reasons quote no text from the reply, names excepted.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from fedrouter.messages import (
     ClientReply,
     ClientTask,
     Findings,
+    ProfileOrder,
     TaskProfile,
     TrainOrder,
     Update,
@@ -26,19 +28,27 @@ LARGEST_NUMBER = 1e6  # in an adapter; trained ones stay below 100
 LARGEST_LABEL = 200  # characters of a true task's name
 LARGEST_TABLE = 10_000  # labels, or local tasks
 
-Shapes = Mapping[str, tuple[int, ...]]
+
+@dataclass(frozen=True)
+class Expected:
+    """What arrays of a run look like.
+
+    Attributes:
+        shapes: names and shapes of a whole adapter's tensors.
+        dimension: that of embeddings.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dimension: int
 
 
-def check_reply(
-    task: ClientTask, reply: ClientReply, shapes: Shapes, dimension: int | None = None
-) -> None:
+def check_reply(task: ClientTask, reply: ClientReply, expected: Expected) -> None:
     """Check that a reply answers its task, with arrays of the right shapes and sane numbers.
 
     Args:
         task: what was asked.
         reply: the answer.
-        shapes: names and shapes of a whole adapter's tensors.
-        dimension: that of embeddings; None where it is not known yet.
+        expected: what the arrays of the run look like.
 
     Raises:
         MessageError: one line that names the first fault.
@@ -54,26 +64,26 @@ def check_reply(
     ):
         if (asked is None) != (given is None):
             raise MessageError(f"the {part} {'was not asked for' if given else 'is missing'}")
-    if reply.profile is not None:
-        _check_profile(reply.profile, task.client, dimension)
+    if task.profile is not None and reply.profile is not None:
+        _check_profile(task.profile, reply.profile, task.client, expected.dimension)
     if reply.findings is not None:
         _check_findings(reply.findings)
     if [update.slot for update in reply.updates] != list(range(len(task.train))):
         raise MessageError(f"{len(reply.updates)} updates do not answer {len(task.train)} orders")
     for order, update in zip(task.train, reply.updates, strict=True):
-        _check_update(order, update, shapes)
+        _check_update(order, update, expected)
 
 
-def _check_profile(profile: TaskProfile, client: int, dimension: int | None) -> None:
+def _check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimension: int) -> None:
     if profile.client != client:
         raise MessageError(f"the profile is that of client {profile.client}")
     if profile.centroids.dtype != np.float32 or profile.centroids.ndim != 2:
         raise MessageError("the profile's centroids are not a float32 matrix")
     if len(profile.counts) > LARGEST_TABLE or max(profile.counts, default=0) > LARGEST_COUNT:
         raise MessageError("the profile has absurdly many local tasks or samples")
-    check_profile(profile, dimension or profile.centroids.shape[1])
-    if profile.names and len(profile.names) != len(profile.counts):
-        raise MessageError("the profile does not name each of its local tasks")
+    check_profile(profile, dimension)
+    if len(profile.names) != (len(profile.counts) if order.by_name else 0):
+        raise MessageError("the profile names not each of its local tasks, or names unasked")
     _check_labels(profile.names)
 
 
@@ -92,19 +102,19 @@ def _check_findings(findings: Findings) -> None:
             _check_count("rows", count)
 
 
-def _check_update(order: TrainOrder, update: Update, shapes: Shapes) -> None:
+def _check_update(order: TrainOrder, update: Update, expected: Expected) -> None:
     named = order.adapters or (None,)
     if update.adapter not in named:
         raise MessageError(f"update {update.slot} is of an adapter that its order does not name")
-    expected = only(shapes, order.send)
-    for name in sorted(update.weights.keys() ^ expected.keys()):
-        which = "missing" if name in expected else "not one that was asked for"
+    shapes = only(expected.shapes, order.send)
+    for name in sorted(update.weights.keys() ^ shapes.keys()):
+        which = "missing" if name in shapes else "not one that was asked for"
         raise MessageError(f"update {update.slot}: tensor {name[:LARGEST_LABEL]!r} is {which}")
     for name, array in update.weights.items():
-        if array.dtype != np.float32 or array.shape != expected[name]:
+        if array.dtype != np.float32 or array.shape != shapes[name]:
             raise MessageError(
                 f"update {update.slot}: tensor {name!r} is {array.dtype} of shape {array.shape}, "
-                f"not float32 of shape {expected[name]}"
+                f"not float32 of shape {shapes[name]}"
             )
         if not np.isfinite(array).all() or np.abs(array).max(initial=0) > LARGEST_NUMBER:
             raise MessageError(

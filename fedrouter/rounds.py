@@ -16,11 +16,9 @@ from fedrouter.messages import (
     Scope,
     TaskProfile,
 )
-from fedrouter.replies import check_reply
+from fedrouter.replies import Expected, check_reply
 from fedrouter.seeding import generator
 from fedrouter.strategies import ServerState, Strategy
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass
@@ -54,7 +52,7 @@ class Round:
 
 
 def rounds(
-    strategy: Strategy, engine: Engine, state: ServerState, config: Config, shapes: Shapes
+    strategy: Strategy, engine: Engine, state: ServerState, config: Config, expected: Expected
 ) -> Iterator[Round]:
     """Rounds from the one after `state` to the last.
 
@@ -63,7 +61,7 @@ def rounds(
         engine: where the clients are.
         state: where to go on from.
         config: the run's configuration.
-        shapes: names and shapes of an adapter's tensors; a reply that does not fit is refused.
+        expected: what arrays look like; a reply that does not fit is refused.
     """
     for round in range(state.round + 1, config.federation.rounds + 1):
         began, sent = time.perf_counter(), Traffic(engine.traffic.up, engine.traffic.down)
@@ -72,7 +70,7 @@ def rounds(
         if evaluation_due(config, state.round):
             scopes: tuple[Scope, ...] = ("local", "global")
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
-        replies = CheckedReplies(engine, tasks, shapes)
+        replies = CheckedReplies(engine, tasks, expected)
         state = strategy.aggregate(state, round, replies)
         took = time.perf_counter() - began
         record = RoundRecord(
@@ -132,7 +130,7 @@ class CheckedReplies:
         profiles: what clients said about their data.
     """
 
-    def __init__(self, engine: Engine, tasks: Sequence[ClientTask], shapes: Shapes) -> None:
+    def __init__(self, engine: Engine, tasks: Sequence[ClientTask], expected: Expected) -> None:
         self.seconds = 0.0
         self.tokens = 0
         self.failures: list[Failure] = []
@@ -141,7 +139,7 @@ class CheckedReplies:
         self._losses: list[tuple[float, int]] = []
         self._answers = engine.run(tasks)
         self._tasks = {task.client: task for task in tasks}
-        self._shapes = shapes
+        self._expected = expected
 
     def __iter__(self) -> Iterator[ClientReply]:
         """Pass the good replies on."""
@@ -160,7 +158,7 @@ class CheckedReplies:
     def _is_good(self, reply: ClientReply) -> bool:
         task = self._tasks[reply.client]
         try:
-            check_reply(task, reply, self._shapes)
+            check_reply(task, reply, self._expected)
         except MessageError as error:
             self.failures.append(Failure(task.client, task.round, str(error)))
             return False

@@ -17,6 +17,7 @@ from fedrouter.errors import DataError, EngineError, ModelError
 from fedrouter.lora import LoraSpec, write_adapter
 from fedrouter.messages import ClientTask, Findings, Scope
 from fedrouter.progress import Progress
+from fedrouter.replies import Expected
 from fedrouter.resident import Resident
 from fedrouter.rounds import CheckedReplies, Round, evaluation_due, rounds, with_evaluation
 from fedrouter.store import RunFolder
@@ -84,7 +85,10 @@ class Server:
         self._data = data
         self._progress = progress or Progress()
         self._initial = resident.initial(spec, config.seed)
-        self._shapes = {name: array.shape for name, array in self._initial.items()}
+        self._expected = Expected(
+            {name: array.shape for name, array in self._initial.items()},
+            resident.base.model.config.hidden_size,
+        )
 
     def execute(self, folder: RunFolder) -> dict[str, Any]:
         """Everything from the last checkpoint (or the profile) to the summary, which is returned.
@@ -96,7 +100,7 @@ class Server:
         """
         state = self._restore(folder) or self._start(folder)
         self._progress.phase("train", self._tasks_left(state))
-        for done in rounds(self.strategy, self.engine, state, self.config, self._shapes):
+        for done in rounds(self.strategy, self.engine, state, self.config, self._expected):
             self._note(folder, done)
             state = done.state
         return self._finish(folder, state)
@@ -112,7 +116,7 @@ class Server:
             tasks = self.strategy.profile(online)
             if tasks:
                 self._progress.phase("profile", len(tasks))
-            replies = CheckedReplies(self.engine, tasks, self._shapes)
+            replies = CheckedReplies(self.engine, tasks, self._expected)
             profiles = [reply.profile for reply in replies if reply.profile is not None]
             self._report(replies)
             if tasks and not profiles:
@@ -224,7 +228,7 @@ class Server:
             if state.router is None or client in state.assignment
         ]
         self._progress.phase("evaluate", len(tasks))
-        replies = CheckedReplies(self.engine, tasks, self._shapes)
+        replies = CheckedReplies(self.engine, tasks, self._expected)
         for _ in replies:
             pass
         self._report(replies)

@@ -16,10 +16,11 @@ from fedrouter.messages import (
     TrainOrder,
     Update,
 )
-from fedrouter.replies import check_reply
+from fedrouter.replies import Expected, check_reply
 
 A, B = "model.0.lora_A.weight", "model.0.lora_B.weight"
 SHAPES = {A: (1, 2), B: (2, 1)}
+EXPECTED = Expected(SHAPES, dimension=2)
 WEIGHTS = {A: np.ones((1, 2), np.float32), B: np.ones((2, 1), np.float32)}
 UPDATE = Update(0, "a", WEIGHTS, samples=3, loss=1.0, tokens=5)
 TRAIN = ClientTask(1, 2, train=(TrainOrder(("a", "b"), 4),))
@@ -27,15 +28,15 @@ GOOD = ClientReply(1, 2, updates=(UPDATE,))
 
 
 def test_a_good_reply_passes() -> None:
-    check_reply(TRAIN, GOOD, SHAPES)
+    check_reply(TRAIN, GOOD, EXPECTED)
 
 
 def test_parts_of_an_adapter() -> None:
     task = ClientTask(1, 2, train=(TrainOrder((), 4, send="B"),))
     part = replace(UPDATE, adapter=None, weights={B: WEIGHTS[B]})
-    check_reply(task, ClientReply(1, 2, updates=(part,)), SHAPES)
+    check_reply(task, ClientReply(1, 2, updates=(part,)), EXPECTED)
     with pytest.raises(MessageError, match="not one that was asked for"):
-        check_reply(task, ClientReply(1, 2, updates=(replace(UPDATE, adapter=None),)), SHAPES)
+        check_reply(task, ClientReply(1, 2, updates=(replace(UPDATE, adapter=None),)), EXPECTED)
 
 
 def of(name: str, array: np.ndarray) -> Update:
@@ -64,13 +65,13 @@ def of(name: str, array: np.ndarray) -> Update:
 )
 def test_a_bad_update_is_refused(update: Update, reason: str) -> None:
     with pytest.raises(MessageError, match=reason):
-        check_reply(TRAIN, ClientReply(1, 2, updates=(update,)), SHAPES)
+        check_reply(TRAIN, ClientReply(1, 2, updates=(update,)), EXPECTED)
 
 
 @pytest.mark.parametrize("reply", [replace(GOOD, client=2), replace(GOOD, round=3)])
 def test_a_reply_to_something_else(reply: ClientReply) -> None:
     with pytest.raises(MessageError, match="not for client 1 and round 2"):
-        check_reply(TRAIN, reply, SHAPES)
+        check_reply(TRAIN, reply, EXPECTED)
 
 
 PROFILE = TaskProfile(1, np.ones((1, 2), np.float32), (3,), (0.5,))
@@ -86,20 +87,30 @@ PROFILE = TaskProfile(1, np.ones((1, 2), np.float32), (3,), (0.5,))
         (replace(PROFILE, centroids=np.full((1, 2), np.inf, np.float32)), "not finite"),
         (replace(PROFILE, counts=(0,)), "without samples"),
         (replace(PROFILE, counts=(10**12,)), "absurdly many"),
-        (replace(PROFILE, names=("x", "y")), "name each"),
-        (replace(PROFILE, names=("x" * 1000,)), "too long"),
+        (replace(PROFILE, names=("x",)), "names unasked"),
     ],
 )
 def test_a_bad_profile_is_refused(profile: TaskProfile | None, reason: str) -> None:
     task = ClientTask(1, 0, profile=ProfileOrder())
-    check_reply(task, ClientReply(1, 0, profile=PROFILE), SHAPES, dimension=2)
+    check_reply(task, ClientReply(1, 0, profile=PROFILE), EXPECTED)
     with pytest.raises(MessageError, match=reason):
-        check_reply(task, ClientReply(1, 0, profile=profile), SHAPES, dimension=2)
+        check_reply(task, ClientReply(1, 0, profile=profile), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [((), "names not each"), (("x", "y"), "names not each"), (("x" * 1000,), "too long")],
+)
+def test_a_profile_by_name_names_each_local_task(names: tuple[str, ...], reason: str) -> None:
+    task = ClientTask(1, 0, profile=ProfileOrder(by_name=True))
+    check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=("x",))), EXPECTED)
+    with pytest.raises(MessageError, match=reason):
+        check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=names)), EXPECTED)
 
 
 def test_what_was_not_asked_for() -> None:
     with pytest.raises(MessageError, match="profile was not asked for"):
-        check_reply(TRAIN, replace(GOOD, profile=PROFILE), SHAPES)
+        check_reply(TRAIN, replace(GOOD, profile=PROFILE), EXPECTED)
 
 
 SCORES = {"local": {"x": LabelScores(2, {"loss": 1.0})}}
@@ -118,6 +129,6 @@ SCORES = {"local": {"x": LabelScores(2, {"loss": 1.0})}}
 def test_bad_findings_are_refused(findings: Findings | None, reason: str) -> None:
     task = ClientTask(1, 2, evaluate=EvaluateOrder(OneAdapter(), ("local",)))
     good = Findings(SCORES, {"task-00": {"x": 2}}, ({"x": 3},))
-    check_reply(task, ClientReply(1, 2, findings=good), SHAPES)
+    check_reply(task, ClientReply(1, 2, findings=good), EXPECTED)
     with pytest.raises(MessageError, match=reason):
-        check_reply(task, ClientReply(1, 2, findings=findings), SHAPES)
+        check_reply(task, ClientReply(1, 2, findings=findings), EXPECTED)

@@ -5,12 +5,10 @@ that all strategies share), 3 inference (`routing.Router` on the centroids that 
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
 
-from fedrouter.clustering import GlobalTasks, check_profile, join, squared_distances
-from fedrouter.errors import MessageError
+from fedrouter.clustering import GlobalTasks, join, squared_distances
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
@@ -98,18 +96,12 @@ class FedRouter(Strategy):
 
         state = super().aggregate(state, round, noting(replies, note))
         for profile in profiles:
-            with suppress(MessageError):  # a bad profile; the client will be asked again
-                state = self.admit(state, profile)
+            state = self.admit(state, profile)
         return state
 
     def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
-        """The state with a client that has joined: its local tasks go to the nearest global tasks.
-
-        Raises:
-            MessageError: the profile is malformed or does not fit the router.
-        """
+        """The state with a client that has joined: its local tasks go to the nearest tasks."""
         assert state.router is not None
-        check_profile(profile, state.router.centroids.shape[1])
         nearest = squared_distances(profile.centroids, state.router.centroids).argmin(axis=1)
         tasks = tuple(state.router.tasks[t] for t in nearest)
         return replace(

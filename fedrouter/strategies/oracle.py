@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrouter.clustering import GlobalTasks, check_profile
-from fedrouter.errors import MessageError
+from fedrouter.clustering import GlobalTasks
 from fedrouter.messages import ByName, ProfileOrder, Serving, TaskProfile, TrainOrder, Weights
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedrouter import FedRouter
@@ -16,9 +15,6 @@ class Oracle(FedRouter):
     """What FedRouter would reach if it found and routed to the true tasks: an upper bound.
 
     It keeps a router too, whose centroids are the means of the true tasks' samples.
-
-    Raises (init):
-        MessageError: a client's rows do not name their task.
     """
 
     reference = True
@@ -35,9 +31,6 @@ class Oracle(FedRouter):
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
         """Local tasks of one name make a global task; g_t = sum n_ij c_ij / sum n_ij over them."""
         ordered = sorted(profiles, key=lambda profile: profile.client)
-        for profile in ordered:
-            check_profile(profile, ordered[0].centroids.shape[-1])
-            check_names(profile)
         names = sorted({name for profile in ordered for name in profile.names})
         local = np.concatenate([profile.centroids for profile in ordered]).astype(np.float64)
         counts = np.concatenate([profile.counts for profile in ordered])
@@ -73,7 +66,6 @@ class Oracle(FedRouter):
     def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
         """The local tasks of a client that has joined go to their true tasks; a true task that was
         in no profile before shares the adapter of the nearest."""
-        check_names(profile)
         state = super().admit(state, profile)
         nearest = dict(zip(profile.names, state.assignment[profile.client], strict=True))
         names = {**nearest, **state.names}
@@ -83,17 +75,3 @@ class Oracle(FedRouter):
     def serve(self, state: ServerState, client: int) -> Serving:
         """The adapter of the prompt's true task."""
         return ByName(state.names)
-
-
-def check_names(profile: TaskProfile) -> None:
-    """Check that a profile names its local tasks.
-
-    Raises:
-        MessageError: it does not.
-    """
-    if len(profile.names) != len(profile.counts):
-        raise MessageError(
-            f"the profile of client {profile.client} names {len(profile.names)} of its "
-            f"{len(profile.counts)} tasks, and strategy 'oracle' needs them all; set "
-            "data.columns.task, or choose another strategy"
-        )
