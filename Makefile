@@ -10,7 +10,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PASSIVE := OMP_WAIT_POLICY=PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check clean
+.PHONY: help install demo test test-slow check bench bench-full bench-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | \
@@ -32,6 +32,15 @@ check: .venv/.installed  ## lint, format and type checks
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
+
+bench: .venv/.installed  ## measure speed and scale at reduced sizes (20 minutes on 2 cores)
+	@$(PASSIVE) $(BIN)/python -m bench
+
+bench-full: .venv/.installed  ## the same at the sizes of docs/performance.md (up to two hours)
+	@$(PASSIVE) $(BIN)/python -m bench --full
+
+bench-check: .venv/.installed  ## a minute's subset: is any ratio under its floor? before a release
+	@$(PASSIVE) $(BIN)/python -m bench.check
 
 clean:  ## remove caches and build outputs; .venv and runs stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -256,7 +256,8 @@ def _checked(kind: Any, header: str, arrays: Arrays) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))[:100]
-        raise MessageError(f"a message's header is malformed: {where}: {first['msg']}") from None
+        fault = f"{where}: {first['msg']}" if where else first["msg"]
+        raise MessageError(f"a message's header is malformed: {fault}") from None
 
 
 def _weights_out(adapters: Mapping[str, Weights], transport: Transport) -> dict[str, NDArray[Any]]:

@@ -93,7 +93,7 @@ class Deployment:
 
     def stop(self) -> None:
         """End every process that was started, and those that they started, politely first."""
-        started = [pid for p in self.processes.values() for pid in (p.pid, *_children(p.pid))]
+        started = [pid for p in self.processes.values() for pid in (p.pid, *children(p.pid))]
         for process in reversed(self.processes.values()):
             process.terminate()
         for process in self.processes.values():
@@ -112,10 +112,10 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """All processes that a process has started, and those they have."""
     try:
         listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return []
-    return [found for child in map(int, listed) for found in (child, *_children(child))]
+    return [found for child in map(int, listed) for found in (child, *children(child))]
