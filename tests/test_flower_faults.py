@@ -14,7 +14,7 @@ import pytest
 from conftest import toy_settings
 from flower_processes import Deployment, children
 
-REFUSALS = (
+REFUSALS = ("is missing", "of shape", "finite numbers", "not possible", "int64", "malformed")
     "is missing",
     "float32 of shape",
     "finite numbers",
