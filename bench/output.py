@@ -24,7 +24,7 @@ def publish(name: str, title: str, rows: Sequence[Cells], notes: Sequence[str] =
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
     for note in notes:
         console.print(note)

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from fedrouter.config import ModelConfig
 from fedrouter.errors import ConfigError, ModelError
+from fedrouter.frozen import use_onednn
 from fedrouter.messages import FloatArray
 from fedrouter.prompts import PromptFormat
 
@@ -54,6 +55,7 @@ class BaseModel:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig
     ) -> None:
         self.model = model.eval().requires_grad_(False)
+        use_onednn(model)
         self.name = config.name
         ends = _end_tokens(model)
         model.generation_config = GenerationConfig()  # greedy means greedy: no penalties of its own

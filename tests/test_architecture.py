@@ -47,6 +47,7 @@ ORDER = [
     "datasets",
     # torch
     "prompts",
+    "frozen",
     "model",
     "targets",
     "lora",
