@@ -4,3 +4,7 @@
 sizes of docs/performance.md. Timings are noisy, so the two sides run by turns and the median of the
 pairs' ratios counts.
 """
+
+import warnings
+
+warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, through PEFT

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.output import publish
 from bench.pairs import Pairs, timed
+from bench.plain import peft_model, put
 from fedrouter.config import ModelConfig
-from fedrouter.frozen import FrozenLinear
 from fedrouter.lora import LoraSpec, initial_weights
 from fedrouter.model import BaseModel, length_batches, pad
 from fedrouter.prompts import Example
@@ -65,10 +63,8 @@ class Sides:
     def __init__(self, load: Callable[[], BaseModel], dropout: float = 0.05) -> None:
         self.base = load()
         self.spec = LoraSpec(dropout=dropout).resolved(self.base.model)
-        config = self.spec.peft_config()
-        config.inference_mode = False
-        self.peft: PeftModel = get_peft_model(_plain(load().model), config)
         self.start = initial_weights(self.base.model, self.spec, torch.Generator().manual_seed(0))
+        self.peft = peft_model(load().model, self.spec, {"default": self.start})
 
     def jobs(self, cell: Cell, steps: int = STEPS) -> list[TrainJob]:
         """Jobs on random tokens; a quarter of each row is response."""
@@ -95,8 +91,7 @@ class Sides:
         return [self._peft_job(job) for job in jobs]
 
     def _peft_job(self, job: TrainJob) -> float:
-        start = {name: torch.tensor(array) for name, array in job.weights.items()}
-        set_peft_model_state_dict(self.peft, start)
+        put(self.peft, "default", job.weights)
         self.peft.train()
         trained = [p for p in self.peft.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=job.lr, weight_decay=0.0)
@@ -128,14 +123,6 @@ class Sides:
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         return pad(rows, self.base.prompts.pad_id, side="right", device=self.base.device)
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """The model as transformers loads it, without fedrouter's choice of matrix kernels."""
-    for module in model.modules():
-        if type(module) is FrozenLinear:
-            module.__class__ = nn.Linear
-    return model
 
 
 def compare(sides: Sides, cell: Cell, repeats: int) -> tuple[Pairs, Pairs]:

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
 from fedrouter.messages import FloatArray, TaskProfile
+from fedrouter.seeding import generator
 
 RESTARTS = 10  # K-means runs from different starts, of which the tightest is kept
-BLOCK = 256  # rows per block of differences: bounds the memory, and fits a cache
+SAMPLE = 20_000  # points on which the starts are tried
+BLOCK = 1024  # rows per block of distances: bounds the memory, and fits a cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,10 @@ class GlobalTasks:
 def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
     """K-means of `points` into `k` clusters, or as many as there are distinct points.
 
+    Where there are more than 20,000 points, the starts are tried on a random sample of as many, and
+    the tightest goes on with all of them: ten times as fast, with the same result where the
+    clusters are clear (Bradley and Fayyad 1998).
+
     Args:
         points: shape (n, d), finite; n at least 1.
         k: number of clusters, at least 1.
@@ -64,12 +70,26 @@ def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
 
     # In float64 the order in which threads add up cannot move a point to another cluster.
     exact = np.asarray(points, np.float64)
-    distinct = len({row.tobytes() for row in exact + 0.0})  # + 0.0 turns -0.0 into 0.0
-    kmeans = KMeans(min(k, distinct), n_init=RESTARTS, random_state=seed % 2**32)
+    k = _distinct(exact, at_most=k)
+    kmeans = KMeans(k, n_init=RESTARTS, random_state=seed % 2**32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters found: handled below
+        if len(exact) > SAMPLE:
+            some = generator(seed, "sample").choice(len(exact), SAMPLE, replace=False)
+            starts = kmeans.fit(exact[some]).cluster_centers_
+            kmeans = KMeans(k, init=starts, n_init=1)
         labels = _by_appearance(kmeans.fit_predict(exact))
     return group(exact, labels)
+
+
+def _distinct(points: NDArray[np.float64], at_most: int) -> int:
+    """How many distinct points there are, counted up to a limit."""
+    seen: set[bytes] = set()
+    for row in points:
+        seen.add((row + 0.0).tobytes())  # + 0.0 turns -0.0 into 0.0
+        if len(seen) == at_most:
+            break
+    return len(seen)
 
 
 def group(points: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Clusters:
@@ -77,7 +97,10 @@ def group(points: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Clust
     exact = np.asarray(points, np.float64)
     centroids = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
     counts = np.bincount(labels)
-    distances = np.square(exact - centroids[labels]).sum(axis=1)
+    distances = np.zeros(len(exact))
+    for start in range(0, len(exact), BLOCK):
+        block = slice(start, start + BLOCK)
+        distances[block] = np.square(exact[block] - centroids[labels[block]]).sum(axis=1)
     spreads = np.bincount(labels, weights=distances) / counts
     return Clusters(labels, centroids.astype(np.float32), counts, spreads)
 
@@ -142,17 +165,20 @@ def squared_distances(
 ) -> NDArray[np.float64]:
     """Squared Euclidean distances, shape (n, k), of points (n, d) to centroids (k, d).
 
-    Differences are taken in float64 before they are squared: the expanded form loses all its
-    digits where points are far from the origin and near each other, as embeddings are.
+    ||x - c||^2 = ||x||^2 - 2 x c + ||c||^2 as one matrix product, with the centroids' mean as the
+    origin and in float64: embeddings are far from their own origin and near each other, where the
+    expanded form would lose its digits.
     """
     targets = np.asarray(centroids, np.float64)
+    origin = targets.mean(axis=0)
+    targets = targets - origin
+    norms = np.square(targets).sum(axis=1)
     distances = np.empty((len(points), len(targets)))
     for start in range(0, len(points), BLOCK):
-        block = np.asarray(points[start : start + BLOCK], np.float64)
-        for j, target in enumerate(targets):
-            difference = block - target
-            distances[start : start + BLOCK, j] = np.einsum("ij,ij->i", difference, difference)
-    return distances
+        block = np.asarray(points[start : start + BLOCK], np.float64) - origin
+        own = np.square(block).sum(axis=1, keepdims=True)
+        distances[start : start + BLOCK] = own - 2 * (block @ targets.T) + norms
+    return distances.clip(min=0)
 
 
 def _by_appearance(labels: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,9 +1,9 @@
 """Matrix products of a frozen base model, by the fastest kernel at hand.
 
 On a CPU torch multiplies float32 matrices with MKL, which on processors other than Intel's leaves
-most of the machine unused; oneDNN, which torch has beside it, multiplies the same matrices 2.3 times
-as fast on an AMD EPYC (Zen 5; 64 rows and more, features 256 and 704). A frozen weight needs no
-gradient, so all that is to be written is the forward product and that of the input's gradient.
+half of the machine unused; oneDNN, which torch has beside it, multiplies the same matrices 2.3
+times as fast on an AMD EPYC (Zen 5; 64 rows and more, features 256 and 704). A frozen weight needs
+no gradient, so all that is to be written is the forward product and that of the input's gradient.
 """
 
 from typing import Any

@@ -21,6 +21,7 @@ from fedrouter.training import Batch, row_losses
 Blend = tuple[tuple[str, float], ...]  # adapters by name, with weights; (): the base model alone
 
 GENERATE_ROWS = 64  # rows generated at once: all of them wait for the longest response
+GENERATE_TOKENS = 16_384  # padded tokens of their prompts
 
 
 class Responder:
@@ -63,7 +64,8 @@ class Responder:
         slots, weights = self._mix(blends)
         prompts = [self.base.prompts.prompt_ids(text) for text in instructions]
         texts = [""] * len(prompts)
-        for batch in length_batches([len(ids) for ids in prompts], batch_rows=GENERATE_ROWS):
+        lengths = [len(ids) for ids in prompts]
+        for batch in length_batches(lengths, GENERATE_TOKENS, GENERATE_ROWS):
             with self._bank.active(slots[batch], weights[batch]):
                 answers = self.base.generate([prompts[i] for i in batch], max_new_tokens)
             for i, text in zip(batch, answers, strict=True):

@@ -18,6 +18,7 @@ from fedrouter.clustering import squared_distances
 from fedrouter.errors import AdapterError, ModelError, RunError
 from fedrouter.messages import FloatArray
 
+ROUNDING = 1e-12  # distances that differ by less, relative to the largest, are equal
 TENSORS, HEADER = "router.safetensors", "router.json"
 
 
@@ -95,9 +96,10 @@ class Router:
         columns = np.array(self._columns(self.tasks if allowed is None else allowed))
         squared = squared_distances(embeddings, self.centroids)
         offered = squared[:, columns]
-        chosen = columns[offered.argmin(axis=1)]
+        excess = offered - offered.min(axis=1, keepdims=True)
+        excess[excess <= ROUNDING * offered.max(axis=1, keepdims=True)] = 0
+        chosen = columns[(excess == 0).argmax(axis=1)]
         with np.errstate(over="ignore"):  # a spread of zero: certain, except between equals
-            excess = offered - offered.min(axis=1, keepdims=True)
             odds = np.exp(-excess / max(2 * self.spread, np.finfo(np.float64).tiny))
         return Routes(
             tasks=tuple(self.tasks[t] for t in chosen),

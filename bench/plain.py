@@ -1,0 +1,43 @@
+"""What the other side of a comparison has: models and adapters without fedrouter's own kernels."""
+
+from collections.abc import Mapping
+
+import torch
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from torch import nn
+from transformers import PreTrainedModel
+
+from fedrouter.frozen import FrozenLinear
+from fedrouter.lora import LoraSpec
+from fedrouter.messages import Weights
+
+
+def plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as transformers loads it, without fedrouter's choice of matrix kernels."""
+    for module in model.modules():
+        if type(module) is FrozenLinear:
+            module.__class__ = nn.Linear
+    return model
+
+
+def peft_model(
+    model: PreTrainedModel, spec: LoraSpec, adapters: Mapping[str, Weights]
+) -> PeftModel:
+    """PEFT on the model, which it changes, with named adapters; the first is active."""
+    config = spec.peft_config()
+    config.inference_mode = False
+    wrapped: PeftModel | None = None
+    for name, weights in adapters.items():
+        if wrapped is None:
+            wrapped = get_peft_model(plain(model), config, adapter_name=name)
+        else:
+            wrapped.add_adapter(name, config)
+        put(wrapped, name, weights)
+    assert wrapped is not None, "name at least one adapter"
+    return wrapped
+
+
+def put(wrapped: PeftModel, name: str, weights: Weights) -> None:
+    """Overwrite an adapter's weights."""
+    tensors = {tensor: torch.tensor(array) for tensor, array in weights.items()}
+    set_peft_model_state_dict(wrapped, tensors, adapter_name=name)
