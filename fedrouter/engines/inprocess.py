@@ -7,7 +7,7 @@ from itertools import islice, tee
 from fedrouter.client import Client, Work
 from fedrouter.engines.base import Traffic
 from fedrouter.lora import LoraSpec
-from fedrouter.messages import ClientReply, ClientTask, Weights
+from fedrouter.messages import ClientReply, ClientTask, Routed, Weights
 from fedrouter.model import BaseModel
 from fedrouter.training import train
 from fedrouter.transport import Transport, decode, encode
@@ -69,6 +69,8 @@ class InProcessEngine:
         for name, weights in task.adapters.items():
             adapters[name], size = self._travel(weights)
             self.traffic.down += size
+        if task.evaluate is not None and isinstance(task.evaluate.serving, Routed):
+            self.traffic.down += task.evaluate.serving.centroids.nbytes
         return self.clients[task.client].prepare(replace(task, adapters=adapters))
 
     def _send_up(self, reply: ClientReply) -> ClientReply:
