@@ -37,7 +37,7 @@ LLAMA_1B = LlamaConfig(  # the shape of Llama-3.2-1B
     tie_word_embeddings=True,
     max_position_embeddings=8192,
 )
-STEPS = 3
+STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def main() -> None:
     sides = Sides(load)
     rows = []
     for cell in FULL if asked.full else SMALL:
-        peft, floor = compare(sides, cell, repeats=5 if asked.full else 3)
+        peft, floor = compare(sides, cell, repeats=3)
         row = {
             "K": cell.adapters,
             "batch": cell.batch,

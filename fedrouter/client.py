@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.client_folder import ClientFolder
-from fedrouter.clustering import Clusters, cluster, group
+from fedrouter.clustering import Clusters, cluster, group, squared_distances
 from fedrouter.config import Config
 from fedrouter.errors import DataError
 from fedrouter.evaluation import Question, scores_by_label
@@ -24,6 +24,7 @@ from fedrouter.messages import (
     EvaluateOrder,
     Findings,
     LabelScores,
+    Places,
     ProfileOrder,
     Scope,
     TaskProfile,
@@ -37,6 +38,7 @@ from fedrouter.resident import Resident
 from fedrouter.rows import Row
 from fedrouter.seeding import derive_seed
 from fedrouter.serving import AtHand, Choice, choose
+from fedrouter.spaces import projection, scatter
 from fedrouter.training import TrainJob, TrainResult
 
 UNLABELLED_LOCAL_TASKS = 2  # local tasks where neither the configuration nor the rows say
@@ -150,14 +152,24 @@ class Client:
     def profile(self, order: ProfileOrder) -> TaskProfile:
         """Find the local tasks: embed the training prompts, group them, keep the labels here."""
         points = self.base.embed([row.instruction for row in self.rows.train])
-        found, names = self._by_name(points) if order.by_name else (self._clustered(points), ())
+        names: tuple[str, ...] = ()
+        tasks: tuple[int, ...] = ()
+        if order.by_name:
+            found, names = self._by_name(points)
+        elif order.places is not None:
+            found, tasks = self._placed(points, order.places)
+        else:
+            found = self._clustered(points)
         self._folder.write_labels(found.labels)
+        map = projection(points.shape[1], self._config.seed)
         return TaskProfile(
             client=self.id,
             centroids=found.centroids,
             counts=tuple(int(count) for count in found.counts),
             spreads=tuple(float(spread) for spread in found.spreads),
             names=names,
+            tasks=tasks,
+            scatter=scatter(points, found.labels, map) if order.scatter else None,
         )
 
     def labels(self) -> NDArray[np.int64]:
@@ -183,6 +195,16 @@ class Client:
             )
         ordered = tuple(str(name) for name in dict.fromkeys(names))
         return group(points, np.array([ordered.index(str(name)) for name in names])), ordered
+
+    def _placed(
+        self, points: NDArray[np.float32], places: Places
+    ) -> tuple[Clusters, tuple[int, ...]]:
+        """The samples by the nearest global task, among those that are the nearest most often."""
+        distances = squared_distances(points, places.centroids, places.space)
+        counts = np.bincount(distances.argmin(axis=1), minlength=distances.shape[1])
+        own = np.sort(np.argsort(-counts, kind="stable")[: self.n_local])
+        tasks, labels = np.unique(own[distances[:, own].argmin(axis=1)], return_inverse=True)
+        return group(points, labels), tuple(int(task) for task in tasks)
 
     def _evaluate(self, order: EvaluateOrder, hand: AtHand) -> Findings:
         """Answer and score the test rows of each scope."""

@@ -161,9 +161,12 @@ def check_profile(profile: TaskProfile, dimension: int) -> None:
 
 
 def squared_distances(
-    points: NDArray[np.floating[Any]], centroids: NDArray[np.floating[Any]]
+    points: NDArray[np.floating[Any]],
+    centroids: NDArray[np.floating[Any]],
+    space: FloatArray | None = None,
 ) -> NDArray[np.float64]:
-    """Squared Euclidean distances, shape (n, k), of points (n, d) to centroids (k, d).
+    """Squared Euclidean distances, shape (n, k), of points (n, d) to centroids (k, d), taken where
+    the map `space`, shape (d, r), takes both.
 
     ||x - c||^2 = ||x||^2 - 2 x c + ||c||^2 as one matrix product, with the centroids' mean as the
     origin and in float64: embeddings are far from their own origin and near each other, where the
@@ -171,11 +174,13 @@ def squared_distances(
     """
     targets = np.asarray(centroids, np.float64)
     origin = targets.mean(axis=0)
-    targets = targets - origin
+    moved = np.eye(len(origin)) if space is None else np.asarray(space, np.float64)
+    targets = (targets - origin) @ moved
     norms = np.square(targets).sum(axis=1)
     distances = np.empty((len(points), len(targets)))
     for start in range(0, len(points), BLOCK):
         block = np.asarray(points[start : start + BLOCK], np.float64) - origin
+        block = block if space is None else block @ moved
         own = np.square(block).sum(axis=1, keepdims=True)
         distances[start : start + BLOCK] = own - 2 * (block @ targets.T) + norms
     return distances.clip(min=0)

@@ -11,8 +11,10 @@ from fedrouter.routing import Router
 
 
 def centroid_distances(router: Router) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """The task ids and the Euclidean distance between each two centroids, shape (T, T)."""
-    return router.tasks, np.sqrt(squared_distances(router.centroids, router.centroids))
+    """The task ids and the distance between each two centroids, shape (T, T), as the router
+    takes it."""
+    squared = squared_distances(router.centroids, router.centroids, router.space)
+    return router.tasks, np.sqrt(squared)
 
 
 def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict[str, list[str]]:

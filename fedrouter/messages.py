@@ -24,6 +24,20 @@ def only(tensors: Mapping[str, Tensor], parts: Parts) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name.endswith(suffixes)}
 
 
+@dataclass(frozen=True, eq=False)
+class Scatter:
+    """How a client's samples lie around their local task's centroid, added up over them.
+
+    Attributes:
+        products: float32, shape (r (r + 1) / 2,): the upper triangle, row by row, of the sum of
+            z z^T, z being a sample's projected embedding less its local task's mean.
+        fourth: the sum of |z|^4.
+    """
+
+    products: FloatArray
+    fourth: float
+
+
 @dataclass(frozen=True)
 class TaskProfile:
     """What a client says about its data: one entry per local task, never a sample.
@@ -35,6 +49,9 @@ class TaskProfile:
         spreads: mean squared distance of each local task's embeddings to its centroid.
         names: the true task's name of each local task, where the server asked for them (the
             oracle); else empty.
+        tasks: the global task of each local task, where the server sent their centroids; else
+            empty.
+        scatter: where the server asked for it.
     """
 
     client: int
@@ -42,6 +59,22 @@ class TaskProfile:
     counts: tuple[int, ...]
     spreads: tuple[float, ...]
     names: tuple[str, ...] = ()
+    tasks: tuple[int, ...] = ()
+    scatter: Scatter | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the global tasks lie: a sample is of the one with the nearest centroid.
+
+    Attributes:
+        centroids: float32, shape (T, d).
+        space: float32, shape (d, r): maps embeddings to where distances are taken; None: they are
+            taken between the embeddings as they are.
+    """
+
+    centroids: FloatArray
+    space: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -50,9 +83,14 @@ class ProfileOrder:
 
     Attributes:
         by_name: group the samples by their true task's name instead of clustering them (oracle).
+        places: group them by the nearest global task (of the client's most frequent ones, as many
+            as it has local tasks) instead.
+        scatter: send the scatter too.
     """
 
     by_name: bool = False
+    places: Places | None = None
+    scatter: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,12 +162,12 @@ class Routed:
 
     Attributes:
         tasks: T names, keys of the received adapters.
-        centroids: float32, shape (T, d).
+        places: where they lie, in the same order.
         own: the client's own tasks: the choice in scope `local`.
     """
 
     tasks: tuple[str, ...]
-    centroids: FloatArray
+    places: Places
     own: tuple[str, ...]
 
     @property

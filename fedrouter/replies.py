@@ -21,6 +21,7 @@ from fedrouter.messages import (
     Update,
     only,
 )
+from fedrouter.spaces import LARGEST
 
 LARGEST_COUNT = 10**9  # samples, tokens or rows: more than any client has
 LARGEST_LOSS = 1e6
@@ -82,9 +83,32 @@ def _check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimen
     if len(profile.counts) > LARGEST_TABLE or max(profile.counts, default=0) > LARGEST_COUNT:
         raise MessageError("the profile has absurdly many local tasks or samples")
     check_profile(profile, dimension)
+    _check_tasks(order, profile)
+    _check_scatter(order, profile, min(dimension, LARGEST))
     if len(profile.names) != (len(profile.counts) if order.by_name else 0):
         raise MessageError("the profile names not each of its local tasks, or names unasked")
     _check_labels(profile.names)
+
+
+def _check_tasks(order: ProfileOrder, profile: TaskProfile) -> None:
+    number = 0 if order.places is None else len(order.places.centroids)
+    expected = len(profile.counts) if order.places is not None else 0
+    distinct = len(profile.tasks) == len(set(profile.tasks)) == expected
+    if not distinct or not all(0 <= t < number for t in profile.tasks):
+        raise MessageError("the profile names not one global task for each local task")
+
+
+def _check_scatter(order: ProfileOrder, profile: TaskProfile, size: int) -> None:
+    found = profile.scatter
+    if (found is not None) != order.scatter:
+        raise MessageError("the profile lacks its scatter, or has one unasked")
+    if found is None:
+        return
+    products = found.products
+    if products.dtype != np.float32 or products.shape != (size * (size + 1) // 2,):
+        raise MessageError(f"the profile's scatter is not that of {size} dimensions")
+    if not np.isfinite(products).all() or not 0 <= found.fourth < np.inf:
+        raise MessageError("the profile's scatter is not finite")
 
 
 def _check_findings(findings: Findings) -> None:

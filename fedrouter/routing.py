@@ -16,9 +16,9 @@ from safetensors.numpy import load
 from fedrouter.atomic import write_json, write_tensors
 from fedrouter.clustering import squared_distances
 from fedrouter.errors import AdapterError, ModelError, RunError
-from fedrouter.messages import FloatArray
+from fedrouter.messages import FloatArray, Places
 
-ROUNDING = 1e-12  # distances that differ by less, relative to the largest, are equal
+ROUNDING = 1e-14  # distances that differ by less, relative to the largest, are equal
 TENSORS, HEADER = "router.safetensors", "router.json"
 
 
@@ -27,7 +27,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1]
+    format: Literal[1, 2]  # 2: with a space
     tasks: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], ...],
         Field(min_length=1),
@@ -68,12 +68,20 @@ class Router:
         centroids: float32, shape (T, d): g_t.
         spread: mean squared distance of the training prompts to their local task's centroid.
         base_fingerprint: the base model whose embeddings the centroids are.
+        space: float32, shape (d, r): the map to where distances are taken; None: between the
+            embeddings as they are.
     """
 
     tasks: tuple[str, ...]
     centroids: FloatArray
     spread: float
     base_fingerprint: str
+    space: FloatArray | None = None
+
+    @property
+    def places(self) -> Places:
+        """Where the tasks lie."""
+        return Places(self.centroids, self.space)
 
     def route(
         self, embeddings: NDArray[np.floating[Any]], allowed: Sequence[str] | None = None
@@ -94,11 +102,11 @@ class Router:
         """
         self._check(embeddings)
         columns = np.array(self._columns(self.tasks if allowed is None else allowed))
-        squared = squared_distances(embeddings, self.centroids)
+        squared = squared_distances(embeddings, self.centroids, self.space)
         offered = squared[:, columns]
+        chosen = columns[offered.argmin(axis=1)]
         excess = offered - offered.min(axis=1, keepdims=True)
         excess[excess <= ROUNDING * offered.max(axis=1, keepdims=True)] = 0
-        chosen = columns[(excess == 0).argmax(axis=1)]
         with np.errstate(over="ignore"):  # a spread of zero: certain, except between equals
             odds = np.exp(-excess / max(2 * self.spread, np.finfo(np.float64).tiny))
         return Routes(
@@ -133,9 +141,10 @@ class Router:
 
     def save(self, folder: Path) -> None:
         """Write ``router.safetensors`` and then ``router.json``, which vouches for both."""
-        write_tensors(folder / TENSORS, {"centroids": self.centroids})
+        space = {} if self.space is None else {"space": self.space}
+        write_tensors(folder / TENSORS, {"centroids": self.centroids, **space})
         header = Header(
-            format=1,
+            format=2 if space else 1,
             tasks=self.tasks,
             spread=self.spread,
             base_fingerprint=self.base_fingerprint,
@@ -153,7 +162,9 @@ class Router:
         try:
             header = Header.model_validate_json((folder / HEADER).read_bytes())
             data = (folder / TENSORS).read_bytes()
-            centroids = load(data)["centroids"]
+            tensors = load(data)
+            centroids = tensors["centroids"]
+            space = tensors["space"] if header.format > 1 else None
         except FileNotFoundError as error:
             raise RunError(f"{error.filename} is missing; is {folder} a finished run?") from None
         except ValidationError as error:
@@ -173,4 +184,11 @@ class Router:
             )
         if centroids.dtype != np.float32 or not np.isfinite(centroids).all():
             raise RunError(f"{folder / TENSORS} has centroids that are not finite float32 numbers")
-        return cls(header.tasks, centroids, header.spread, header.base_fingerprint)
+        if space is not None and (
+            space.dtype != np.float32
+            or space.shape[:1] != centroids.shape[1:]
+            or space.ndim != 2
+            or not np.isfinite(space).all()
+        ):
+            raise RunError(f"{folder / TENSORS} has a space that does not fit its centroids")
+        return cls(header.tasks, centroids, header.spread, header.base_fingerprint, space)

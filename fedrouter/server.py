@@ -6,7 +6,7 @@ from the last finished round.
 
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from fedrouter.config import Config
 from fedrouter.engines.base import Engine, Traffic
 from fedrouter.errors import DataError, EngineError, ModelError
 from fedrouter.lora import LoraSpec, write_adapter
-from fedrouter.messages import ClientTask, Findings, Scope
+from fedrouter.messages import ClientTask, Findings, Scope, TaskProfile
 from fedrouter.progress import Progress
 from fedrouter.replies import Expected
 from fedrouter.resident import Resident
@@ -115,15 +115,23 @@ class Server:
                 )
             tasks = self.strategy.profile(online)
             if tasks:
-                self._progress.phase("profile", len(tasks))
-            replies = CheckedReplies(self.engine, tasks, self._expected)
-            profiles = [reply.profile for reply in replies if reply.profile is not None]
-            self._report(replies)
-            if tasks and not profiles:
-                raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
+                self._progress.phase("profile", len(tasks) * (1 + self.strategy.exchanges))
+            profiles = self._profiles(tasks)
             state = self.strategy.init(profiles, self._initial, self._resident.base.fingerprint)
+            for _ in range(self.strategy.exchanges):
+                profiles = self._profiles(self.strategy.refine(state, online))
+                state = self.strategy.refined(state, profiles)
         self._checkpoint(folder, state)
         return state
+
+    def _profiles(self, tasks: Sequence[ClientTask]) -> list[TaskProfile]:
+        """What the clients say about their data; at least one does, if any is asked."""
+        replies = CheckedReplies(self.engine, tasks, self._expected)
+        profiles = [reply.profile for reply in replies if reply.profile is not None]
+        self._report(replies)
+        if tasks and not profiles:
+            raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
+        return profiles
 
     def _restore(self, folder: RunFolder) -> ServerState | None:
         """The state of the last undamaged checkpoint; None where there is none yet."""

@@ -112,7 +112,9 @@ def _one(rule: OneAdapter, hand: AtHand, rows: Sequence[Row], scope: Scope) -> C
 def _routed(rule: Routed, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Choice:
     offered = [t for t, task in enumerate(rule.tasks) if scope != "local" or task in rule.own]
     points = hand.resident.base.embed([row.instruction for row in rows])
-    nearest = squared_distances(points, rule.centroids[offered]).argmin(axis=1)
+    places = rule.places
+    distances = squared_distances(points, places.centroids[offered], places.space)
+    nearest = distances.argmin(axis=1)
     tasks = [rule.tasks[offered[i]] for i in nearest]
     adapters = {task: hand.assembled(task) for task in set(tasks)}
     return Choice(adapters, [((task, 1.0),) for task in tasks], tasks)

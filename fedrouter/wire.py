@@ -24,8 +24,10 @@ from fedrouter.messages import (
     InstanceMix,
     LowestLoss,
     OneAdapter,
+    Places,
     ProfileOrder,
     Routed,
+    Scatter,
     Scope,
     Serving,
     TaskProfile,
@@ -52,10 +54,11 @@ class _Header(BaseModel):
 
 
 class _RoutedHeader(_Header):
-    """`Routed` without its centroids."""
+    """`Routed` without its arrays."""
 
     tasks: tuple[Name, ...]
     own: tuple[Name, ...]
+    mapped: bool
 
 
 class _ServingHeader(_Header):
@@ -74,6 +77,15 @@ class _ServingHeader(_Header):
         return self
 
 
+class _ProfileOrderHeader(_Header):
+    """`ProfileOrder` without its arrays."""
+
+    by_name: bool
+    scatter: bool
+    placed: bool
+    mapped: bool
+
+
 class _EvaluateHeader(_Header):
     serving: _ServingHeader
     scopes: tuple[Scope, ...]
@@ -84,18 +96,20 @@ class _TaskHeader(_Header):
     round: Id
     transport: Transport
     adapters: tuple[Name, ...]
-    profile: ProfileOrder | None
+    profile: _ProfileOrderHeader | None
     evaluate: _EvaluateHeader | None
     train: tuple[TrainOrder, ...]
     lr: float
 
 
 class _ProfileHeader(_Header):
-    """`TaskProfile` without its centroids."""
+    """`TaskProfile` without its arrays."""
 
     counts: tuple[int, ...]
     spreads: tuple[float, ...]
     names: tuple[str, ...]
+    tasks: tuple[int, ...]
+    fourth: float | None
 
 
 class _UpdateHeader(_Header):
@@ -123,14 +137,23 @@ def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, ND
     if task.evaluate is not None:
         rule = task.evaluate.serving
         if isinstance(rule, Routed):
-            arrays["centroids"] = rule.centroids
+            arrays |= _places_out("serving", rule.places)
         evaluate = _EvaluateHeader(serving=_serving_out(rule), scopes=task.evaluate.scopes)
+    order, profile = task.profile, None
+    if order is not None:
+        arrays |= {} if order.places is None else _places_out("profile", order.places)
+        profile = _ProfileOrderHeader(
+            by_name=order.by_name,
+            scatter=order.scatter,
+            placed=order.places is not None,
+            mapped=order.places is not None and order.places.space is not None,
+        )
     header = _TaskHeader(
         client=task.client,
         round=task.round,
         transport=transport,
         adapters=tuple(task.adapters),
-        profile=task.profile,
+        profile=profile,
         evaluate=evaluate,
         train=task.train,
         lr=task.lr,
@@ -153,11 +176,16 @@ def unpack_task(header: str, arrays: Arrays) -> ClientTask:
     if found.evaluate is not None:
         rule = _serving_in(found.evaluate.serving, left)
         evaluate = EvaluateOrder(rule, found.evaluate.scopes)
+    profile = None
+    if found.profile is not None:
+        told = found.profile
+        places = _places_in("profile", left, told.mapped) if told.placed else None
+        profile = ProfileOrder(told.by_name, places, told.scatter)
     _nothing_left(left)
     return ClientTask(
         client=found.client,
         round=found.round,
-        profile=found.profile,
+        profile=profile,
         evaluate=evaluate,
         train=found.train,
         adapters=adapters,
@@ -172,10 +200,15 @@ def pack_reply(reply: ClientReply, transport: Transport) -> tuple[str, dict[str,
     profile = None
     if reply.profile is not None:
         arrays["centroids"] = reply.profile.centroids
+        scatter = reply.profile.scatter
+        if scatter is not None:
+            arrays["scatter"] = scatter.products
         profile = _ProfileHeader(
             counts=reply.profile.counts,
             spreads=reply.profile.spreads,
             names=reply.profile.names,
+            tasks=reply.profile.tasks,
+            fourth=None if scatter is None else scatter.fourth,
         )
     header = _ReplyHeader(
         client=reply.client,
@@ -202,8 +235,13 @@ def unpack_reply(header: str, arrays: Arrays) -> ClientReply:
     profile = None
     if found.profile is not None:
         told = found.profile
-        centroids = _matrix(left, "centroids")
-        profile = TaskProfile(found.client, centroids, told.counts, told.spreads, told.names)
+        centroids = _floats(left, "centroids", 2)
+        scatter = None
+        if told.fourth is not None:
+            scatter = Scatter(_floats(left, "scatter", 1), told.fourth)
+        profile = TaskProfile(
+            found.client, centroids, told.counts, told.spreads, told.names, told.tasks, scatter
+        )
     updates = tuple(
         Update(
             slot=slot,
@@ -290,7 +328,8 @@ _FIELDS: Mapping[type, Any] = {
 
 def _serving_out(rule: Serving) -> _ServingHeader:
     if isinstance(rule, Routed):
-        return _ServingHeader(routed=_RoutedHeader(tasks=rule.tasks, own=rule.own))
+        mapped = rule.places.space is not None
+        return _ServingHeader(routed=_RoutedHeader(tasks=rule.tasks, own=rule.own, mapped=mapped))
     fields: dict[str, Any] = {_FIELDS[type(rule)]: rule}
     return _ServingHeader(**fields)
 
@@ -299,20 +338,35 @@ def _serving_in(header: _ServingHeader, arrays: dict[str, NDArray[Any]]) -> Serv
     if header.routed is None:
         rules = (header.one_adapter, header.by_name, header.instance_mix, header.lowest_loss)
         return next(rule for rule in rules if rule is not None)
-    centroids = _matrix(arrays, "centroids")
-    if len(centroids) != len(header.routed.tasks):
+    places = _places_in("serving", arrays, header.routed.mapped)
+    if len(places.centroids) != len(header.routed.tasks):
         raise MessageError("a message has not one centroid for each task")
-    return Routed(header.routed.tasks, centroids, header.routed.own)
+    return Routed(header.routed.tasks, places, header.routed.own)
 
 
-def _matrix(arrays: dict[str, NDArray[Any]], name: str) -> FloatArray:
-    """Take a float32 matrix of finite numbers out of `arrays`."""
-    matrix = arrays.pop(name, None)
-    if matrix is None or matrix.dtype != np.float32 or matrix.ndim != 2:
-        raise MessageError(f"a message's {name} are missing, or not a float32 matrix")
-    if not np.isfinite(matrix).all():
-        raise MessageError(f"a message's {name} are not finite")
-    return matrix
+def _places_out(prefix: str, places: Places) -> dict[str, NDArray[Any]]:
+    space = {} if places.space is None else {f"{prefix}/space": places.space}
+    return {f"{prefix}/centroids": places.centroids, **space}
+
+
+def _places_in(prefix: str, arrays: dict[str, NDArray[Any]], mapped: bool) -> Places:
+    centroids = _floats(arrays, f"{prefix}/centroids", 2)
+    space = _floats(arrays, f"{prefix}/space", 2) if mapped else None
+    if space is not None and len(space) != centroids.shape[1]:
+        raise MessageError("a message's space does not fit its centroids")
+    return Places(centroids, space)
+
+
+def _floats(arrays: dict[str, NDArray[Any]], name: str, dimensions: int) -> FloatArray:
+    """Take a float32 array of finite numbers, with so many dimensions, out of `arrays`."""
+    array = arrays.pop(name, None)
+    if array is None or array.dtype != np.float32 or array.ndim != dimensions:
+        raise MessageError(
+            f"a message's {name} is missing, or no float32 array of {dimensions} dimensions"
+        )
+    if not np.isfinite(array).all():
+        raise MessageError(f"a message's {name} is not finite")
+    return array
 
 
 def _nothing_left(arrays: Arrays) -> None:

@@ -32,6 +32,7 @@ ORDER = [
     "builtin_tasks.*",
     "builtin_tasks",
     "clustering",
+    "spaces",
     "routing",
     "aggregation",
     "transport",

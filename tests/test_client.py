@@ -21,6 +21,7 @@ from fedrouter.messages import (
     InstanceMix,
     LowestLoss,
     OneAdapter,
+    Places,
     ProfileOrder,
     Routed,
     Serving,
@@ -249,7 +250,7 @@ def test_a_router_offers_only_the_own_tasks_locally(
 ) -> None:
     profile = client.profile(ProfileOrder())
     trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
-    rule = Routed(("colour", "strip"), profile.centroids, own=("strip",))
+    rule = Routed(("colour", "strip"), Places(profile.centroids), own=("strip",))
     findings = serve(client, rule, colour=adapter, strip=trained.weights)
     assert findings.routed == {"colour": {"colour": 2}, "strip": {"strip": 2}}
     assert findings.found == ({"colour": 6}, {"strip": 6})
@@ -288,3 +289,21 @@ def test_the_kept_adapters_weight_is_the_mean_cosine_to_local_samples(
     [[(kept, weight), (received, rest)]] = chosen.blends
     assert (kept, received) == ("kept", "received")
     assert (weight, rest) == pytest.approx((expected, 1 - expected), abs=1e-5)
+
+
+def test_samples_go_to_the_nearest_of_the_most_frequent_tasks(
+    client: Client, tiny_base: BaseModel
+) -> None:
+    points = tiny_base.embed([row.instruction for row in ROWS])
+    colour, strip = (points[k::2].mean(axis=0) for k in (0, 1))
+    # Task 2 is nearest to a single sample; the client holds two tasks, so that it gives it up.
+    places = Places(np.stack([strip, np.zeros_like(strip) + 1e3, points[0], colour]))
+    profile = client.profile(ProfileOrder(places=places, scatter=True))
+    assert profile.tasks == (0, 3)
+    assert profile.counts == (6, 6)
+    assert client.labels().tolist() == [1, 0] * 6
+    np.testing.assert_allclose(profile.centroids, [strip, colour], atol=1e-5)
+    assert profile.scatter is not None
+    diagonal = np.triu_indices(points.shape[1])
+    spread = profile.scatter.products[diagonal[0] == diagonal[1]].sum() / len(ROWS)
+    assert spread == pytest.approx(np.mean(profile.spreads), rel=1e-4)

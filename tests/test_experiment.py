@@ -97,8 +97,9 @@ def test_bytes_are_those_of_the_adapters(finished: tuple[Path, Config]) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     sent = 3 * 3 * 2 * numbers * 2  # rounds, clients, tasks of each, fp16
     third = 3 * numbers * 2  # round 3 also evaluates, with the task that a client does not hold
-    assert summary["bytes"]["down"] == sent + third
-    centroids = 3 * 2 * 32 * 4
+    centroids = 3 * 32 * 4  # of a router
+    assert summary["bytes"]["down"] == sent + third + 3 * centroids
+    centroids = 3 * 2 * 32 * 4  # of the profiles
     assert summary["bytes"]["up"] == sent + centroids
 
 
@@ -326,3 +327,28 @@ def test_kill_9(finished: tuple[Path, Config], tmp_path: Path) -> None:
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 3
     assert_same_result(folder, target)
+
+
+@pytest.mark.parametrize("space", ["standardised", "whitened"])
+def test_another_space_from_profile_to_prompt(
+    space: str, tiny_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    config = settings(tiny_folder, toy_data, f"clustering.space={space}", "evaluation.every=1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    summary = run(config, whole)
+    assert summary["routing"]["accuracy"] == 1.0
+    assert summary["routing"]["ari"] > 0.9
+    assert "space" in load_file(whole / "router.safetensors")
+    with pytest.raises(Killed):
+        run(config, killed, KillAfter("train", 4))
+    resume(killed)
+    assert_same_result(whole, killed)
+    routes = RoutedModel.load(whole).route(["[{x=3}];;", "WHICH COLOUR: RED 3"])
+    names = {
+        task["id"]: max(task["true_tasks"], key=task["true_tasks"].get) for task in summary["tasks"]
+    }
+    assert [names[route.task] for route in routes] == ["strip", "colour"]
+    # Three exchanges: centroids and a scatter of 32 dimensions up each time and once before.
+    profile = 3 * (2 * 32 + 32 * 33 // 2) * 4
+    lines = (whole / "metrics.jsonl").read_text().splitlines()
+    assert summary["bytes"]["up"] - sum(json.loads(x)["bytes_up"] for x in lines) == 4 * profile

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from fedrouter.messages import (
     Findings,
     LabelScores,
     OneAdapter,
+    Places,
     ProfileOrder,
+    Scatter,
     TaskProfile,
     TrainOrder,
     Update,
@@ -106,6 +109,34 @@ def test_a_profile_by_name_names_each_local_task(names: tuple[str, ...], reason:
     check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=("x",))), EXPECTED)
     with pytest.raises(MessageError, match=reason):
         check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=names)), EXPECTED)
+
+
+PLACED = ProfileOrder(places=Places(np.ones((3, 2), np.float32)), scatter=True)
+SCATTER = Scatter(np.ones(3, np.float32), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tasks": ()}, "names not one global task"),
+        ({"tasks": (3,)}, "names not one global task"),
+        ({"tasks": (1, 1)}, "names not one global task"),
+        ({"scatter": None}, "lacks its scatter"),
+        ({"scatter": Scatter(np.ones(4, np.float32), 1.0)}, "not that of 2 dimensions"),
+        ({"scatter": Scatter(np.ones(3), 1.0)}, "not that of 2 dimensions"),
+        ({"scatter": Scatter(np.full(3, np.nan, np.float32), 1.0)}, "not finite"),
+        ({"scatter": Scatter(np.ones(3, np.float32), -1.0)}, "not finite"),
+    ],
+)
+def test_a_refined_profile(changes: dict[str, Any], reason: str) -> None:
+    task = ClientTask(1, 0, profile=PLACED)
+    good = replace(PROFILE, tasks=(2,), scatter=SCATTER)
+    check_reply(task, ClientReply(1, 0, profile=good), EXPECTED)
+    with pytest.raises(MessageError, match=reason):
+        check_reply(task, ClientReply(1, 0, profile=replace(good, **changes)), EXPECTED)
+    with pytest.raises(MessageError, match=r"names not one|unasked"):
+        asked = ClientTask(1, 0, profile=ProfileOrder())
+        check_reply(asked, ClientReply(1, 0, profile=good), EXPECTED)
 
 
 def test_what_was_not_asked_for() -> None:

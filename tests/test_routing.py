@@ -125,7 +125,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format"),
+        ({"format": 3}, "format"),
         ({"tasks": []}, "tasks"),
         ({"tasks": ["../../etc", "b", "c"]}, "tasks.0"),
         ({"tasks": ["a", "b"]}, r"shape \(3, 2\) for 2 tasks"),

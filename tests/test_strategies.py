@@ -5,7 +5,7 @@ The clients train by adding: client 0 adds 1 to every number it trains, client 1
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -24,8 +24,10 @@ from fedrouter.messages import (
     InstanceMix,
     LowestLoss,
     OneAdapter,
+    ProfileOrder,
     Proximal,
     Routed,
+    Scatter,
     TaskProfile,
     TrainOrder,
     Update,
@@ -397,7 +399,7 @@ def test_fedrouter_averages_what_the_clients_of_a_task_trained_on_its_samples(
     rule = method.serve(state, 1)
     assert isinstance(rule, Routed)
     assert (rule.tasks, rule.own) == (state.router.tasks, ("task-01", "task-02"))
-    assert rule.centroids is state.router.centroids
+    assert rule.places.centroids is state.router.centroids
 
 
 def test_a_task_that_nobody_returned_keeps_its_adapter(toys: list[Toy]) -> None:
@@ -514,7 +516,9 @@ def same(one: ServerState, other: ServerState) -> bool:
 
 def answer(rule: object) -> object:
     """A serving rule that compares with ==."""
-    return (rule.tasks, rule.own, rule.centroids.tolist()) if isinstance(rule, Routed) else rule
+    return (
+        (rule.tasks, rule.own, rule.places.centroids.tolist()) if isinstance(rule, Routed) else rule
+    )
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -572,3 +576,40 @@ def test_which_methods_are_personalised_and_which_are_references() -> None:
 
 def test_the_configuration_knows_the_same_names() -> None:
     assert get_args(Config.model_fields["strategy"].annotation) == tuple(STRATEGIES)
+
+
+def scattered(toy: Toy, tasks: tuple[int, ...] = ()) -> TaskProfile:
+    """What a toy answers to an order that asks for its scatter, of unit variance."""
+    products = np.array([1, 0, 1], np.float32) * sum(toy.counts)
+    return replace(
+        toy.profile(False), tasks=tasks, scatter=Scatter(products, 8.0 * sum(toy.counts))
+    )
+
+
+def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
+    method = strategy("fedrouter", "clustering.space=whitened")
+    [asked, _] = method.profile([0, 1])
+    assert asked.profile == ProfileOrder(scatter=True)
+    state = method.init([scattered(toy) for toy in toys], INITIAL, "base")
+    assert method.exchanges == 3
+    [asked, _] = method.refine(state, [0, 1])
+    assert asked.profile.places.space.shape == (2, 2)
+    # Client 0 now says that all of its samples are of the task at 10; client 1 says nothing.
+    moved = replace(toys[0], counts=(15,), places=(12.0,), names=())
+    after = method.refined(state, [scattered(moved, tasks=(1,))])
+    assert after.assignment == {0: ("task-01",)}
+    assert after.router.centroids[:, 0].tolist() == [0, 12, 20]
+    np.testing.assert_allclose(after.router.space, np.eye(2), atol=1e-5)
+    # Its one local task trains the batches of two; client 1 is asked anew, by the places.
+    train, ask = method.plan(after, 1, [0, 1])
+    assert [order.steps for order in train.train] == [14]
+    assert ask.profile.places.centroids is after.router.centroids
+    joined = method.admit(after, scattered(toys[1], tasks=(1, 2)))
+    assert joined.assignment[1] == ("task-01", "task-02")
+    assert same(after, ServerState.unpack(0, *after.pack()))
+
+
+def test_the_oracle_refines_nothing() -> None:
+    method = strategy("oracle", "clustering.space=whitened")
+    assert method.exchanges == 0
+    assert method.profile([0])[0].profile == ProfileOrder(by_name=True)

@@ -300,6 +300,12 @@ class ClusteringConfig(Section):
         description="global tasks; unset: as many as there are task names, 4 where rows name "
         "no task",
     )
+    space: Literal["raw", "standardised", "whitened"] = Field(
+        default="raw",
+        description="where prompts are compared, for clustering and routing: embeddings as they "
+        "are (the paper), divided by their deviations, or whitened by the covariance within the "
+        "tasks; the latter two take three more exchanges of profiles before the first round",
+    )
 
 
 class TrainingConfig(Section):

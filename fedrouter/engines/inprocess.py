@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, tee
 
+import numpy as np
+
 from fedrouter.client import Client, Work
 from fedrouter.engines.base import Traffic
 from fedrouter.lora import LoraSpec
@@ -70,12 +72,16 @@ class InProcessEngine:
             adapters[name], size = self._travel(weights)
             self.traffic.down += size
         if task.evaluate is not None and isinstance(task.evaluate.serving, Routed):
-            self.traffic.down += task.evaluate.serving.centroids.nbytes
+            self.traffic.down += array_bytes(task.evaluate.serving.places)
+        if task.profile is not None and task.profile.places is not None:
+            self.traffic.down += array_bytes(task.profile.places)
         return self.clients[task.client].prepare(replace(task, adapters=adapters))
 
     def _send_up(self, reply: ClientReply) -> ClientReply:
         if reply.profile is not None:
-            self.traffic.up += reply.profile.centroids.nbytes
+            self.traffic.up += array_bytes(reply.profile)
+            if reply.profile.scatter is not None:
+                self.traffic.up += array_bytes(reply.profile.scatter)
         updates = []
         for update in reply.updates:
             weights, size = self._travel(update.weights)
@@ -87,3 +93,8 @@ class InProcessEngine:
         """Weights as the other side sees them, and the bytes they took."""
         encoded = encode(weights, self.transport)
         return decode(encoded), encoded.nbytes
+
+
+def array_bytes(message: object) -> int:
+    """Bytes of a message's own arrays."""
+    return sum(value.nbytes for value in vars(message).values() if isinstance(value, np.ndarray))

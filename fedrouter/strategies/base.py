@@ -65,6 +65,8 @@ class ServerState:
         router = None
         if self.router is not None:
             arrays["router"] = self.router.centroids
+            if self.router.space is not None:
+                arrays["space"] = self.router.space
             router = {"tasks": list(self.router.tasks), "spread": self.router.spread}
         meta = {
             "base": self.base,
@@ -96,7 +98,13 @@ class ServerState:
             base=meta["base"],
             adapters=adapters,
             router=router
-            and Router(tuple(router["tasks"]), arrays["router"], router["spread"], meta["base"]),
+            and Router(
+                tuple(router["tasks"]),
+                arrays["router"],
+                router["spread"],
+                meta["base"],
+                arrays.get("space"),
+            ),
             assignment={int(client): tuple(ids) for client, ids in meta["assignment"].items()},
             counts={int(client): tuple(counts) for client, counts in meta["counts"].items()},
             names=meta["names"],
@@ -116,11 +124,13 @@ class Strategy:
         reference: uses what a federation does not have (true tasks, all data in one place): shown
             beside the others, never ranked.
         pooled: client 0 is given the training rows of all clients.
+        exchanges: how often the profiles are refined before the first round.
     """
 
     personalised: ClassVar[bool] = False
     reference: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
+    exchanges: int = 0
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -137,6 +147,14 @@ class Strategy:
     ) -> ServerState:
         """The state before the first round; every adapter starts from `initial`."""
         return ServerState(round=0, base=base_fingerprint, adapters={SHARED: initial})
+
+    def refine(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
+        """What to ask the clients to refine their profiles."""
+        raise NotImplementedError
+
+    def refined(self, state: ServerState, profiles: Sequence[TaskProfile]) -> ServerState:
+        """The state before the first round, with profiles that were refined."""
+        raise NotImplementedError
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """What a client trains in a round."""

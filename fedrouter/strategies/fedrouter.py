@@ -2,13 +2,17 @@
 
 The steps carry the numbers of the method in the paper: 0 profile, 1 train, 2 aggregate (the mean
 that all strategies share), 3 inference (`routing.Router` on the centroids that `serve` sends).
+
+Beyond the paper, with `clustering.space` other than "raw": after step 0 centroids and space are
+refined in a few exchanges. The server locates the tasks (`spaces.locate`), clients group their
+samples by the nearest of them, in that space, and say where their groups lie.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 from fedrouter.clustering import GlobalTasks, join, squared_distances
+from fedrouter.config import Config
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
@@ -21,17 +25,23 @@ from fedrouter.messages import (
 )
 from fedrouter.routing import Router
 from fedrouter.seeding import derive_seed
+from fedrouter.spaces import locate, projection
 from fedrouter.strategies.base import ServerState, Strategy, noting
+
+EXCHANGES = 3  # of profiles; the first gives most (docs/routing.md)
 
 
 class FedRouter(Strategy):
-    """The paper's method; `config` gives the numbers of tasks, the rate and the steps.
+    """The paper's method; `config` gives the numbers of tasks, the space, the rate, the steps."""
 
-    Attributes:
-        asks: how the clients are to find their local tasks.
-    """
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.exchanges = 0 if config.clustering.space == "raw" else EXCHANGES
 
-    asks: ClassVar[ProfileOrder] = ProfileOrder()
+    @property
+    def asks(self) -> ProfileOrder:
+        """How the clients are to find their local tasks."""
+        return ProfileOrder(scatter=self.exchanges > 0)
 
     def profile(self, clients: Sequence[int]) -> list[ClientTask]:
         """Step 0, on the clients: embed the prompts, K-means them into local tasks."""
@@ -49,7 +59,7 @@ class FedRouter(Strategy):
             for profile in profiles
             for n, spread in zip(profile.counts, profile.spreads, strict=True)
         )
-        return ServerState(
+        state = ServerState(
             round=0,
             base=base_fingerprint,
             adapters=dict.fromkeys(tasks, initial),
@@ -60,6 +70,32 @@ class FedRouter(Strategy):
             },
             counts={profile.client: profile.counts for profile in profiles},
         )
+        return self._located(state, profiles) if self.exchanges else state
+
+    def refine(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
+        """Step 0, refined: group the samples by the tasks as they now lie."""
+        assert state.router is not None
+        order = ProfileOrder(places=state.router.places, scatter=True)
+        return [ClientTask(client, round=0, profile=order) for client in clients]
+
+    def refined(self, state: ServerState, profiles: Sequence[TaskProfile]) -> ServerState:
+        """Step 0, refined: the tasks where the groups lie. A client that did not answer is asked
+        anew when it takes part."""
+        state = replace(state, assignment={}, counts={})
+        for profile in profiles:
+            state = self.admit(state, profile)
+        return self._located(state, profiles)
+
+    def _located(self, state: ServerState, profiles: Sequence[TaskProfile]) -> ServerState:
+        """The state with the router where the samples of the assigned local tasks lie."""
+        router, space = state.router, self.config.clustering.space
+        assert router is not None
+        number = {task: t for t, task in enumerate(router.tasks)}
+        assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
+        map = projection(router.centroids.shape[1], self.config.seed)
+        found = locate(space, profiles, assigned, router.centroids, map)
+        located = replace(router, centroids=found.centroids, space=found.space, spread=found.spread)
+        return replace(state, router=located)
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
         """Step 0, on the server: K-means all local centroids c_ij into global tasks g_t;
@@ -69,18 +105,27 @@ class FedRouter(Strategy):
         return join(profiles, number, derive_seed(self.config.seed, "join"))
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """Step 1: for each local task, the adapter of its global task on its own samples."""
+        """Step 1: for each local task, the adapter of its global task on its own samples.
+
+        Where the client has more or fewer of them than `clustering.n_local`, they share the batches
+        of n_local tasks, so that the budget stays; what does not divide goes round in turn.
+        """
+        tasks = state.assignment[client]
+        number = len(tasks)
+        total = self.config.training.steps * (self.config.clustering.n_local or number)
+        shares = [total // number + ((j + round) % number < total % number) for j in range(number)]
         return tuple(
-            TrainOrder((task,), self.config.training.steps, local_task=j)
-            for j, task in enumerate(state.assignment[client])
+            TrainOrder((task,), steps, local_task=j)
+            for j, (task, steps) in enumerate(zip(tasks, shares, strict=True))
+            if steps
         )
 
     def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientTask]:
         """Step 1; a client that has joined since is asked for its profile first."""
+        assert state.router is not None
+        asks = ProfileOrder(places=state.router.places) if self.exchanges else self.asks
         known = super().plan(state, round, [c for c in clients if c in state.assignment])
-        new = [
-            ClientTask(c, round, profile=self.asks) for c in clients if c not in state.assignment
-        ]
+        new = [ClientTask(c, round, profile=asks) for c in clients if c not in state.assignment]
         return sorted([*known, *new], key=lambda task: task.client)
 
     def aggregate(
@@ -100,10 +145,13 @@ class FedRouter(Strategy):
         return state
 
     def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
-        """The state with a client that has joined: its local tasks go to the nearest tasks."""
-        assert state.router is not None
-        nearest = squared_distances(profile.centroids, state.router.centroids).argmin(axis=1)
-        tasks = tuple(state.router.tasks[t] for t in nearest)
+        """The state with a client that has joined: its local tasks go to the nearest tasks, where
+        they are not grouped by them already."""
+        router = state.router
+        assert router is not None
+        distances = squared_distances(profile.centroids, router.centroids, router.space)
+        nearest = profile.tasks or distances.argmin(axis=1)
+        tasks = tuple(router.tasks[t] for t in nearest)
         return replace(
             state,
             assignment={**state.assignment, profile.client: tasks},
@@ -115,4 +163,4 @@ class FedRouter(Strategy):
         are unknown has all for its own."""
         assert state.router is not None
         tasks = state.router.tasks
-        return Routed(tasks, state.router.centroids, state.own_tasks(client) or tasks)
+        return Routed(tasks, state.router.places, state.own_tasks(client) or tasks)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from fedrouter.clustering import GlobalTasks
-from fedrouter.messages import ByName, ProfileOrder, Serving, TaskProfile, TrainOrder, Weights
+from fedrouter.config import Config
+from fedrouter.messages import ByName, ProfileOrder, Serving, TaskProfile, Weights
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedrouter import FedRouter
 
@@ -18,7 +19,15 @@ class Oracle(FedRouter):
     """
 
     reference = True
-    asks = ProfileOrder(by_name=True)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.exchanges = 0  # nothing is left to find
+
+    @property
+    def asks(self) -> ProfileOrder:
+        """The true tasks."""
+        return ProfileOrder(by_name=True)
 
     def init(
         self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
@@ -45,22 +54,6 @@ class Oracle(FedRouter):
                 profile.client: tuple(names.index(name) for name in profile.names)
                 for profile in ordered
             },
-        )
-
-    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """For each true task of the client its adapter.
-
-        Where the client has more or fewer of them than `clustering.n_local`, they share the batches
-        of n_local tasks, so that the budget stays; what does not divide goes round in turn.
-        """
-        orders = super().orders(state, round, client)
-        number = len(orders)
-        total = self.config.training.steps * (self.config.clustering.n_local or number)
-        shares = [total // number + ((j + round) % number < total % number) for j in range(number)]
-        return tuple(
-            replace(order, steps=steps)
-            for order, steps in zip(orders, shares, strict=True)
-            if steps
         )
 
     def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:

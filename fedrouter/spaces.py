@@ -1,0 +1,149 @@
+"""Spaces to compare prompts in: embeddings as they are, standardised, or whitened.
+
+Embeddings of language models are anisotropic: most of their variance lies within a task, in
+directions that tell nothing about it. Divided by it, distances tell tasks apart: with the
+covariance S within the tasks, ||W(x - g)||^2 with W W^T = S^-1 is Mahalanobis' distance, that of
+the discriminant analysis of tasks that share a covariance.
+
+S is a sum over samples, so clients can add it up without showing one. It needs tasks, and tasks
+need it: FedRouter alternates the two a few times (`strategies.fedrouter`). That is the hard EM of a
+mixture of Gaussians with one common covariance, run where the samples are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrouter.messages import FloatArray, Scatter, TaskProfile
+from fedrouter.seeding import generator
+
+Space = Literal["raw", "standardised", "whitened"]
+
+LARGEST = 512  # dimensions of a scatter: 525 KB; longer embeddings are projected first
+FLOOR = 1e-6  # eigenvalues count at least so much of the largest
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Where the global tasks lie.
+
+    Attributes:
+        centroids: float32, shape (T, d): the mean embedding of each task's samples.
+        space: float32, shape (d, r): maps embeddings to where distances are taken.
+        spread: mean squared distance of the samples to their task's centroid, there.
+    """
+
+    centroids: FloatArray
+    space: FloatArray
+    spread: float
+
+
+def projection(dimension: int, seed: int) -> NDArray[np.float64]:
+    """A random map of embeddings, shape (dimension, r), that about keeps their distances; the
+    identity where they have no more than 512 dimensions."""
+    if dimension <= LARGEST:
+        return np.eye(dimension)
+    draws = generator(seed, "projection", dimension)
+    return draws.normal(0, LARGEST**-0.5, (dimension, LARGEST))
+
+
+def scatter(
+    points: NDArray[np.floating[Any]], labels: NDArray[np.int64], projected: NDArray[np.float64]
+) -> Scatter:
+    """The scatter of `points`, shape (n, d), around the mean of each label's."""
+    exact = np.asarray(points, np.float64) @ projected
+    means = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
+    rest = exact - means[labels]
+    products = (rest.T @ rest)[np.triu_indices(rest.shape[1])].astype(np.float32)
+    return Scatter(products, float(np.square(np.square(rest).sum(axis=1)).sum()))
+
+
+def locate(
+    kind: Space,
+    profiles: Sequence[TaskProfile],
+    assigned: Sequence[Sequence[int]],
+    before: FloatArray,
+    projected: NDArray[np.float64],
+) -> Located:
+    """Centroids, space and spread from what clients added up.
+
+    Args:
+        kind: "standardised": every dimension by its deviation over all samples; "whitened": by the
+            covariance within the tasks, shrunk towards a round one (Ledoit and Wolf 2004).
+        profiles: at least one, each with a scatter.
+        assigned: for each of them, the global task of each local task.
+        before: shape (T, d): centroids of the global tasks so far; those without samples stay.
+        projected: what the clients' scatters were projected with.
+    """
+    local = np.concatenate([profile.centroids for profile in profiles]).astype(np.float64)
+    counts = np.concatenate([profile.counts for profile in profiles]).astype(np.float64)
+    tasks = np.concatenate([np.asarray(one, np.int64) for one in assigned])
+    sums, sizes = np.zeros(before.shape), np.zeros(len(before))
+    np.add.at(sums, tasks, local * counts[:, None])
+    np.add.at(sizes, tasks, counts)
+    held = sizes > 0
+    centroids = np.where(held[:, None], sums / np.where(held, sizes, 1)[:, None], before)
+    found = [profile.scatter for profile in profiles if profile.scatter is not None]
+    around = sum(_full(one.products, projected.shape[1]) for one in found)
+    samples = counts.sum()
+    within = (around + _between(local, counts, centroids[tasks], projected)) / samples
+    if kind == "standardised":
+        mean = np.average(local, axis=0, weights=counts)
+        total = (around + _between(local, counts, mean, projected)) / samples
+        scaled = np.diag(1 / _floored(np.diag(total)) ** 0.5)
+    else:
+        fourth = sum(one.fourth for one in found)
+        values, vectors = np.linalg.eigh(shrunk(within, samples, fourth))
+        scaled = (vectors / _floored(values) ** 0.5) @ vectors.T
+    return Located(
+        centroids.astype(np.float32),
+        (projected @ scaled).astype(np.float32),
+        float(np.trace(scaled @ within @ scaled)),
+    )
+
+
+def shrunk(covariance: NDArray[np.float64], samples: float, fourth: float) -> NDArray[np.float64]:
+    """Ledoit and Wolf's estimate: (1 - rho) S + rho m I with m the mean variance.
+
+    rho = min(b, d) / d with d = ||S - m I||^2 and b = (sum |z|^4 / n - ||S||^2) / n, squared
+    Frobenius norms: from sums that clients add up, the same as on all samples in one place.
+
+    Args:
+        covariance: S, of n samples z with mean zero.
+        samples: n.
+        fourth: sum |z|^4.
+    """
+    size = len(covariance)
+    mean = np.trace(covariance) / size
+    round_ = mean * np.eye(size)
+    distance = np.square(covariance - round_).sum()
+    noise = max(0.0, (fourth / samples - np.square(covariance).sum()) / samples)
+    rho = min(noise, distance) / distance if distance > 0 else 0.0
+    return np.asarray((1 - rho) * covariance + rho * round_)
+
+
+def _between(
+    local: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    around: NDArray[np.float64],
+    projected: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """sum n (c - g)(c - g)^T over local centroids, projected."""
+    rest = ((local - around) @ projected) * np.sqrt(counts)[:, None]
+    return np.asarray(rest.T @ rest)
+
+
+def _full(products: FloatArray, size: int) -> NDArray[np.float64]:
+    """The symmetric matrix of an upper triangle."""
+    matrix = np.zeros((size, size))
+    matrix[np.triu_indices(size)] = products
+    return matrix + np.triu(matrix, 1).T
+
+
+def _floored(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variances, none so small that it blows up; 1 where all are zero."""
+    largest = values.max()
+    return values.clip(min=FLOOR * largest) if largest > 0 else np.ones_like(values)
