@@ -21,8 +21,9 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
 
     The scenario is `dual` where rows name their task, else `all`; the number of global tasks is
     that of the distinct names, else 4; the number of local tasks is what the scenario gives every
-    client, and stays open where that differs from client to client. Paths of files and of the base
-    model become absolute, so that a run can be resumed from any folder.
+    client, and stays open where that differs from client to client; the space is that of the mode.
+    Paths of files and of the base model become absolute, so that a run can be resumed from any
+    folder.
     """
     names = {row.task for row in train}
     named = bool(names) and None not in names
@@ -37,6 +38,7 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
                     "n_local": clustering.n_local or _tasks_per_client(scenario, names),
                     "n_global": clustering.n_global
                     or (len(names) if named else UNLABELLED_GLOBAL_TASKS),
+                    "space": clustering.space or ("raw" if config.mode == "paper" else "whitened"),
                 }
             ),
             "engine": engine.model_copy(

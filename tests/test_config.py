@@ -32,7 +32,7 @@ def fault(*overrides: str) -> str:
 def test_defaults_are_the_papers() -> None:
     config = load_config()
     assert config == Config()
-    assert (config.strategy, config.seed, config.mode) == ("fedrouter", 0, "paper")
+    assert (config.strategy, config.seed, config.mode) == ("fedrouter", 0, "auto")
     assert (config.adapter.rank, config.adapter.alpha, config.adapter.dropout) == (8, 16, 0.05)
     training = config.training
     assert (training.steps, training.batch_size) == (10, 16)

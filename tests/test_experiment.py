@@ -97,10 +97,11 @@ def test_bytes_are_those_of_the_adapters(finished: tuple[Path, Config]) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     sent = 3 * 3 * 2 * numbers * 2  # rounds, clients, tasks of each, fp16
     third = 3 * numbers * 2  # round 3 also evaluates, with the task that a client does not hold
-    centroids = 3 * 32 * 4  # of a router
-    assert summary["bytes"]["down"] == sent + third + 3 * centroids
-    centroids = 3 * 2 * 32 * 4  # of the profiles
-    assert summary["bytes"]["up"] == sent + centroids
+    places = 3 * (3 * 32 + 32 * 32) * 4  # to three clients: three centroids and a space
+    exchanges, evaluation = 3, 1
+    assert summary["bytes"]["down"] == sent + third + (exchanges + evaluation) * places
+    profiles = 3 * (2 * 32 + 32 * 33 // 2) * 4  # of three clients: two centroids and a scatter
+    assert summary["bytes"]["up"] == sent + (1 + exchanges) * profiles
 
 
 def test_metrics_have_a_line_for_each_round(finished: tuple[Path, Config]) -> None:

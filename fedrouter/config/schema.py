@@ -300,11 +300,12 @@ class ClusteringConfig(Section):
         description="global tasks; unset: as many as there are task names, 4 where rows name "
         "no task",
     )
-    space: Literal["raw", "standardised", "whitened"] = Field(
-        default="raw",
+    space: Literal["raw", "standardised", "whitened"] | None = Field(
+        default=None,
         description="where prompts are compared, for clustering and routing: embeddings as they "
-        "are (the paper), divided by their deviations, or whitened by the covariance within the "
-        "tasks; the latter two take three more exchanges of profiles before the first round",
+        "are, divided by their deviations, or whitened by the covariance within the tasks; the "
+        "latter two take three more exchanges of profiles before the first round; unset: "
+        '"whitened", in mode "paper" "raw"',
     )
 
 
@@ -458,8 +459,10 @@ class Config(Section):
         "centralised",
     ] = Field(default="fedrouter", description="the federated method")
     seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
-    mode: Literal["paper"] = Field(
-        default="paper", description="the paper's choices wherever it says any"
+    mode: Literal["auto", "paper"] = Field(
+        default="auto",
+        description='"paper": the paper\'s choices wherever nothing else is set; "auto": what '
+        "measured best",
     )
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()

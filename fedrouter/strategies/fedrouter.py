@@ -36,7 +36,8 @@ class FedRouter(Strategy):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.exchanges = 0 if config.clustering.space == "raw" else EXCHANGES
+        self.space = config.clustering.space or "raw"
+        self.exchanges = 0 if self.space == "raw" else EXCHANGES
 
     @property
     def asks(self) -> ProfileOrder:
@@ -88,12 +89,12 @@ class FedRouter(Strategy):
 
     def _located(self, state: ServerState, profiles: Sequence[TaskProfile]) -> ServerState:
         """The state with the router where the samples of the assigned local tasks lie."""
-        router, space = state.router, self.config.clustering.space
+        router = state.router
         assert router is not None
         number = {task: t for t, task in enumerate(router.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
         map = projection(router.centroids.shape[1], self.config.seed)
-        found = locate(space, profiles, assigned, router.centroids, map)
+        found = locate(self.space, profiles, assigned, router.centroids, map)
         located = replace(router, centroids=found.centroids, space=found.space, spread=found.spread)
         return replace(state, router=located)
 

@@ -1,0 +1,98 @@
+"""How well tasks are found and prompts routed in each space; nothing is trained.
+
+Eight clients with the true numbers of tasks, ten seeds; `clustering.space` by scenario. Routing
+accuracy is over the test rows, each found task standing for the true one of most of its training
+rows; ARI is over the training rows.
+
+``python -m bench.spaces [--full] [--train FILE --test FILE]``: built-in tasks, or rows of one's own
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from bench.output import publish
+from fedrouter.client import Client
+from fedrouter.config import Config, ModelConfig, load_config
+from fedrouter.datasets import load_splits
+from fedrouter.engines.inprocess import InProcessEngine
+from fedrouter.federation import deal, resolve
+from fedrouter.lora import LoraSpec
+from fedrouter.metrics import ari, majority, routing_accuracy
+from fedrouter.resident import Resident
+from fedrouter.strategies import make_strategy
+
+SPACES = ("raw", "standardised", "whitened")
+SCENARIOS = ("single", "dual", "all", "dirichlet")
+
+
+def found(resident: Resident, config: Config) -> tuple[float, float]:
+    """Routing accuracy and ARI of one federation."""
+    splits = load_splits(config.data, config.seed)
+    config = resolve(config, splits.train)
+    spec = LoraSpec().resolved(resident.base.model)
+    with tempfile.TemporaryDirectory() as folder:
+        clients = {
+            id: Client(id, rows, resident=resident, spec=spec, config=config, folder=Path(folder))
+            for id, rows in enumerate(deal(config, splits))
+        }
+        engine = InProcessEngine(resident.base, spec, clients, transport="fp32", fuse=1)
+        strategy = make_strategy(config)
+        asked = strategy.profile(engine.online())
+        for exchange in range(1 + strategy.exchanges):
+            profiles = [reply.profile for reply in engine.run(asked) if reply.profile is not None]
+            if exchange == 0:
+                state = strategy.init(profiles, resident.initial(spec, 0), "")
+            else:
+                state = strategy.refined(state, profiles)
+            asked = strategy.refine(state, engine.online()) if strategy.exchanges else []
+        pairs = [
+            (state.assignment[client.id][label], row.task or "")
+            for client in clients.values()
+            for label, row in zip(client.labels(), client.rows.train, strict=True)
+        ]
+    tasks, true = zip(*pairs, strict=True)
+    assert state.router is not None
+    points = resident.base.embed([row.instruction for row in splits.test])
+    routed = state.router.route(points).tasks
+    names = [row.task or "" for row in splits.test]
+    return routing_accuracy(routed, names, majority(tasks, true)), ari(tasks, true)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="ten seeds instead of two")
+    parser.add_argument("--train", help="training rows that name their task")
+    parser.add_argument("--test", help="test rows")
+    asked = parser.parse_args()
+    seeds = range(1, 11 if asked.full else 3)
+    data = [f"data.train={asked.train}", f"data.test={asked.test}"] if asked.train else []
+    resident = Resident.load(ModelConfig())
+    rows = []
+    for scenario in SCENARIOS:
+        for space in SPACES:
+            sets = [*data, f"data.scenario={scenario}", f"clustering.space={space}"]
+            results = [
+                found(resident, load_config(None, [*sets, f"seed={seed}"])) for seed in seeds
+            ]
+            accuracies, aris = zip(*results, strict=True)
+            rows.append(
+                {
+                    "scenario": scenario,
+                    "space": space,
+                    "accuracy": mean(accuracies),
+                    "deviation": float(np.std(accuracies, ddof=1)),
+                    "lowest": min(accuracies),
+                    "ARI": mean(aris),
+                }
+            )
+    notes = [f"nano, float32; {len(seeds)} seeds; rows: {asked.train or 'built-in tasks'}."]
+    publish("spaces", "Finding tasks and routing to them", rows, notes)
+
+
+if __name__ == "__main__":
+    main()
