@@ -19,10 +19,18 @@ import numpy as np
 
 from bench.output import publish
 from bench.pairs import seconds_of
-from fedrouter.clustering import cluster
+from fedrouter.clustering import cluster, squared_distances
 from fedrouter.config import Config, load_config
 from fedrouter.engines.base import Traffic
-from fedrouter.messages import ClientReply, ClientTask, TaskProfile, Update, Weights
+from fedrouter.messages import (
+    ClientReply,
+    ClientTask,
+    ProfileOrder,
+    Scatter,
+    TaskProfile,
+    Update,
+    Weights,
+)
 from fedrouter.replies import Expected
 from fedrouter.rounds import rounds
 from fedrouter.routing import Router
@@ -49,7 +57,7 @@ class MadeUp:
         """One reply a task, made when it is asked for."""
         for task in tasks:
             draws = np.random.default_rng((task.round, task.client))
-            profile = None if task.profile is None else made_up_profile(task.client)
+            profile = task.profile and made_up_profile(task.client, task.profile)
             updates = tuple(
                 Update(
                     slot,
@@ -70,12 +78,17 @@ def moved(weights: Weights, draws: np.random.Generator) -> Weights:
     return {name: array + step for name, array in weights.items()}
 
 
-def made_up_profile(client: int) -> TaskProfile:
-    """One local task near one of the true centroids."""
+def made_up_profile(client: int, order: ProfileOrder) -> TaskProfile:
+    """One local task near one of the true centroids, of unit variance."""
     centres = np.random.default_rng(0).normal(size=(TASKS, DIMENSION))
     noise = np.random.default_rng((1, client)).normal(0, 0.1, DIMENSION)
     centroid = (centres[client % TASKS] + noise).astype(np.float32)
-    return TaskProfile(client, centroid[None], (10,), (1.0,))
+    tasks: tuple[int, ...] = ()
+    if order.places is not None:
+        places = order.places
+        tasks = (int(squared_distances(centroid[None], places.centroids, places.space).argmin()),)
+    scatter = Scatter(np.eye(DIMENSION, dtype=np.float32)[np.triu_indices(DIMENSION)], 1.0)
+    return TaskProfile(client, centroid[None], (10,), (1.0,), (), tasks, scatter)
 
 
 def settings(clients: int) -> Config:
@@ -86,6 +99,7 @@ def settings(clients: int) -> Config:
             f"federation.clients={clients}",
             f"federation.rounds={ROUNDS}",
             "clustering.n_local=1",
+            "clustering.space=whitened",
             f"clustering.n_global={TASKS}",
             "evaluation.enabled=false",
         ],
@@ -109,12 +123,13 @@ def run_rounds(clients: int) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     expected = Expected({name: array.shape for name, array in initial.items()}, DIMENSION)
     began = time.perf_counter()
-    profiles = [
-        reply.profile
-        for reply in engine.run(strategy.profile(engine.online()))
-        if reply.profile is not None
-    ]
-    state = strategy.init(profiles, initial, "base")
+
+    def profiles(tasks: Sequence[ClientTask]) -> Iterator[TaskProfile]:
+        return (reply.profile for reply in engine.run(tasks) if reply.profile is not None)
+
+    state = strategy.init(profiles(strategy.profile(engine.online())), initial, "base")
+    for _ in range(strategy.exchanges):
+        state = strategy.refined(state, profiles(strategy.refine(state, engine.online())))
     profiled = time.perf_counter()
     for done in rounds(strategy, engine, state, config, expected):
         state = done.state

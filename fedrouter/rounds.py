@@ -14,7 +14,6 @@ from fedrouter.messages import (
     Failure,
     Findings,
     Scope,
-    TaskProfile,
 )
 from fedrouter.replies import Expected, check_reply
 from fedrouter.seeding import generator
@@ -127,7 +126,6 @@ class CheckedReplies:
         tokens: number of tokens trained on.
         failures: clients that gave no usable answer.
         findings: client -> what its evaluation gave.
-        profiles: what clients said about their data.
     """
 
     def __init__(self, engine: Engine, tasks: Sequence[ClientTask], expected: Expected) -> None:
@@ -135,7 +133,6 @@ class CheckedReplies:
         self.tokens = 0
         self.failures: list[Failure] = []
         self.findings: dict[int, Findings] = {}
-        self.profiles: list[TaskProfile] = []
         self._losses: list[tuple[float, int]] = []
         self._answers = engine.run(tasks)
         self._tasks = {task.client: task for task in tasks}
@@ -165,8 +162,6 @@ class CheckedReplies:
         return True
 
     def _note(self, reply: ClientReply) -> None:
-        if reply.profile is not None:
-            self.profiles.append(reply.profile)
         if reply.findings is not None:
             self.findings[reply.client] = reply.findings
         for update in reply.updates:

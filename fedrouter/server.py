@@ -124,14 +124,15 @@ class Server:
         self._checkpoint(folder, state)
         return state
 
-    def _profiles(self, tasks: Sequence[ClientTask]) -> list[TaskProfile]:
+    def _profiles(self, tasks: Sequence[ClientTask]) -> Iterator[TaskProfile]:
         """What the clients say about their data; at least one does, if any is asked."""
         replies = CheckedReplies(self.engine, tasks, self._expected)
-        profiles = [reply.profile for reply in replies if reply.profile is not None]
+        for reply in replies:
+            if reply.profile is not None:
+                yield reply.profile
         self._report(replies)
-        if tasks and not profiles:
+        if len(replies.failures) == len(tasks) > 0:
             raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
-        return profiles
 
     def _restore(self, folder: RunFolder) -> ServerState | None:
         """The state of the last undamaged checkpoint; None where there is none yet."""

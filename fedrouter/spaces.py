@@ -10,8 +10,8 @@ need it: FedRouter alternates the two a few times (`strategies.fedrouter`). That
 mixture of Gaussians with one common covariance, run where the samples are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +24,19 @@ Space = Literal["raw", "standardised", "whitened"]
 
 LARGEST = 512  # dimensions of a scatter: 525 KB; longer embeddings are projected first
 FLOOR = 1e-6  # eigenvalues count at least so much of the largest
+
+
+@dataclass
+class Total:
+    """The scatters of many clients, added up as they arrive.
+
+    Attributes:
+        products: float64, shape (r (r + 1) / 2,).
+        fourth: the sum of |z|^4.
+    """
+
+    products: NDArray[np.float64]
+    fourth: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +74,26 @@ def scatter(
     return Scatter(products, float(np.square(np.square(rest).sum(axis=1)).sum()))
 
 
+def added_up(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], Total]:
+    """The profiles without their scatters, and the sum of those: a scatter is large, and in memory
+    for no longer than it takes to add it."""
+    kept, total = [], Total(np.zeros(0))
+    for profile in profiles:
+        if profile.scatter is not None:
+            if not total.products.size:
+                total.products = np.zeros(profile.scatter.products.shape)
+            total.products += profile.scatter.products
+            total.fourth += profile.scatter.fourth
+        kept.append(replace(profile, scatter=None))
+    return kept, total
+
+
 def locate(
     kind: Space,
     profiles: Sequence[TaskProfile],
+    scatters: Total,
     assigned: Sequence[Sequence[int]],
+    *,
     before: FloatArray,
     projected: NDArray[np.float64],
 ) -> Located:
@@ -73,7 +102,8 @@ def locate(
     Args:
         kind: "standardised": every dimension by its deviation over all samples; "whitened": by the
             covariance within the tasks, shrunk towards a round one (Ledoit and Wolf 2004).
-        profiles: at least one, each with a scatter.
+        profiles: at least one.
+        scatters: the sum of theirs.
         assigned: for each of them, the global task of each local task.
         before: shape (T, d): centroids of the global tasks so far; those without samples stay.
         projected: what the clients' scatters were projected with.
@@ -86,8 +116,7 @@ def locate(
     np.add.at(sizes, tasks, counts)
     held = sizes > 0
     centroids = np.where(held[:, None], sums / np.where(held, sizes, 1)[:, None], before)
-    found = [profile.scatter for profile in profiles if profile.scatter is not None]
-    around = sum(_full(one.products, projected.shape[1]) for one in found)
+    around = _full(scatters.products, projected.shape[1])
     samples = counts.sum()
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples
     if kind == "standardised":
@@ -95,8 +124,7 @@ def locate(
         total = (around + _between(local, counts, mean, projected)) / samples
         scaled = np.diag(1 / _floored(np.diag(total)) ** 0.5)
     else:
-        fourth = sum(one.fourth for one in found)
-        values, vectors = np.linalg.eigh(shrunk(within, samples, fourth))
+        values, vectors = np.linalg.eigh(shrunk(within, samples, scatters.fourth))
         scaled = (vectors / _floored(values) ** 0.5) @ vectors.T
     return Located(
         centroids.astype(np.float32),
@@ -136,7 +164,7 @@ def _between(
     return np.asarray(rest.T @ rest)
 
 
-def _full(products: FloatArray, size: int) -> NDArray[np.float64]:
+def _full(products: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     """The symmetric matrix of an upper triangle."""
     matrix = np.zeros((size, size))
     matrix[np.triu_indices(size)] = products

@@ -1,5 +1,7 @@
 """Spaces from added-up statistics against the same computed on all samples in one place."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -7,7 +9,16 @@ from sklearn.covariance import LedoitWolf
 
 from fedrouter.clustering import group, squared_distances
 from fedrouter.messages import TaskProfile
-from fedrouter.spaces import LARGEST, Space, locate, projection, scatter, shrunk
+from fedrouter.spaces import (
+    LARGEST,
+    Located,
+    Space,
+    added_up,
+    locate,
+    projection,
+    scatter,
+    shrunk,
+)
 
 D = 6
 
@@ -38,9 +49,22 @@ def federation(
     return [profile(i, points[i], labels[i]) for i in range(clients)], rest.reshape(-1, D)
 
 
+def place(
+    kind: Space,
+    profiles: list[TaskProfile],
+    assigned: list[tuple[int, ...]],
+    before: NDArray[np.float64],
+) -> Located:
+    known, scatters = added_up(iter(profiles))
+    assert all(one.scatter is None for one in known)
+    map = projection(before.shape[1], 0)
+    before = before.astype(np.float32)
+    return locate(kind, known, scatters, assigned, before=before, projected=map)
+
+
 def located(kind: Space, profiles: list[TaskProfile]) -> tuple[NDArray[np.float64], float]:
-    assigned = [(0, 1)] * len(profiles)
-    found = locate(kind, profiles, assigned, np.zeros((2, D), np.float32), projection(D, 0))
+    assigned: list[tuple[int, ...]] = [(0, 1)] * len(profiles)
+    found = place(kind, profiles, assigned, np.zeros((2, D)))
     return found.space.astype(np.float64), found.spread
 
 
@@ -63,9 +87,7 @@ def test_the_shrunk_covariance_is_ledoit_and_wolfs() -> None:
 def test_standardising_divides_by_the_deviation_over_all_samples() -> None:
     points = np.array([[0.0, 0], [2, 0], [4, 10], [6, 10]])
     profiles = [profile(0, points, np.array([0, 0, 1, 1]))]
-    found = locate(
-        "standardised", profiles, [(0, 1)], np.zeros((2, 2), np.float32), projection(2, 0)
-    )
+    found = place("standardised", profiles, [(0, 1)], np.zeros((2, 2)))
     np.testing.assert_allclose(found.space, np.diag(1 / points.std(axis=0)), rtol=1e-6)
 
 
@@ -75,8 +97,7 @@ def test_a_direction_that_tells_nothing_no_longer_decides() -> None:
     points = np.stack([draws.normal(0, 5, 200), np.arange(200) % 2 + draws.normal(0, 0.1, 200)])
     labels = np.arange(200) % 2
     profiles = [profile(0, points.T, labels)]
-    before = np.zeros((2, 2), np.float32)
-    found = locate("whitened", profiles, [(0, 1)], before, projection(2, 0))
+    found = place("whitened", profiles, [(0, 1)], np.zeros((2, 2)))
     raw = squared_distances(points.T, found.centroids).argmin(axis=1)
     white = squared_distances(points.T, found.centroids, found.space).argmin(axis=1)
     assert np.mean(raw == labels) < 0.8
@@ -88,8 +109,7 @@ def test_centroids_are_means_over_samples_and_stay_where_there_are_none() -> Non
     profiles = [
         profile(i, points[part], np.zeros(len(part), int)) for i, part in enumerate(([0], [1, 2]))
     ]
-    before = np.array([[9, 9], [7, 7]], np.float32)
-    found = locate("whitened", profiles, [(0,), (0,)], before, projection(2, 0))
+    found = place("whitened", profiles, [(0,), (0,)], np.array([[9.0, 9], [7, 7]]))
     np.testing.assert_allclose(found.centroids, [[2, 2], [7, 7]])
     assert np.isfinite(found.space).all()
 
@@ -97,8 +117,8 @@ def test_centroids_are_means_over_samples_and_stay_where_there_are_none() -> Non
 def test_samples_that_are_all_alike_give_a_finite_space() -> None:
     points = np.ones((5, 2))
     profiles = [profile(0, points, np.zeros(5, int))]
-    for kind in ("whitened", "standardised"):
-        found = locate(kind, profiles, [(0,)], points[:1].astype(np.float32), projection(2, 0))  # type: ignore[arg-type]
+    for kind in get_args(Space)[1:]:
+        found = place(kind, profiles, [(0,)], points[:1])
         np.testing.assert_array_equal(found.space, np.eye(2))
 
 

@@ -141,7 +141,7 @@ class Strategy:
 
     def init(
         self,
-        profiles: Sequence[TaskProfile],
+        profiles: Iterable[TaskProfile],
         initial: Weights,
         base_fingerprint: str,
     ) -> ServerState:
@@ -152,7 +152,7 @@ class Strategy:
         """What to ask the clients to refine their profiles."""
         raise NotImplementedError
 
-    def refined(self, state: ServerState, profiles: Sequence[TaskProfile]) -> ServerState:
+    def refined(self, state: ServerState, profiles: Iterable[TaskProfile]) -> ServerState:
         """The state before the first round, with profiles that were refined."""
         raise NotImplementedError
 

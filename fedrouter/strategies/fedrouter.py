@@ -25,7 +25,7 @@ from fedrouter.messages import (
 )
 from fedrouter.routing import Router
 from fedrouter.seeding import derive_seed
-from fedrouter.spaces import locate, projection
+from fedrouter.spaces import Total, added_up, locate, projection
 from fedrouter.strategies.base import ServerState, Strategy, noting
 
 EXCHANGES = 3  # of profiles; the first gives most (docs/routing.md)
@@ -49,9 +49,10 @@ class FedRouter(Strategy):
         return [ClientTask(client, round=0, profile=self.asks) for client in clients]
 
     def init(
-        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
     ) -> ServerState:
         """Step 0, on the server: every global task gets an adapter, which starts as `initial`."""
+        profiles, scatters = added_up(profiles)
         joined = self.join(profiles)
         tasks = tuple(f"task-{t:02d}" for t in range(len(joined.centroids)))
         samples = sum(sum(profile.counts) for profile in profiles)
@@ -71,7 +72,7 @@ class FedRouter(Strategy):
             },
             counts={profile.client: profile.counts for profile in profiles},
         )
-        return self._located(state, profiles) if self.exchanges else state
+        return self._located(state, profiles, scatters) if self.exchanges else state
 
     def refine(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
         """Step 0, refined: group the samples by the tasks as they now lie."""
@@ -79,22 +80,27 @@ class FedRouter(Strategy):
         order = ProfileOrder(places=state.router.places, scatter=True)
         return [ClientTask(client, round=0, profile=order) for client in clients]
 
-    def refined(self, state: ServerState, profiles: Sequence[TaskProfile]) -> ServerState:
+    def refined(self, state: ServerState, profiles: Iterable[TaskProfile]) -> ServerState:
         """Step 0, refined: the tasks where the groups lie. A client that did not answer is asked
         anew when it takes part."""
+        profiles, scatters = added_up(profiles)
         state = replace(state, assignment={}, counts={})
         for profile in profiles:
             state = self.admit(state, profile)
-        return self._located(state, profiles)
+        return self._located(state, profiles, scatters)
 
-    def _located(self, state: ServerState, profiles: Sequence[TaskProfile]) -> ServerState:
+    def _located(
+        self, state: ServerState, profiles: Sequence[TaskProfile], scatters: Total
+    ) -> ServerState:
         """The state with the router where the samples of the assigned local tasks lie."""
         router = state.router
         assert router is not None
         number = {task: t for t, task in enumerate(router.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
         map = projection(router.centroids.shape[1], self.config.seed)
-        found = locate(self.space, profiles, assigned, router.centroids, map)
+        found = locate(
+            self.space, profiles, scatters, assigned, before=router.centroids, projected=map
+        )
         located = replace(router, centroids=found.centroids, space=found.space, spread=found.spread)
         return replace(state, router=located)
 

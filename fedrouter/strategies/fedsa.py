@@ -1,7 +1,7 @@
 """FedSA-LoRA (Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning",
 2025): A learns what is common, B what is the client's own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from fedrouter.messages import OneAdapter, Serving, TaskProfile, TrainOrder, Weights, only
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy
@@ -13,7 +13,7 @@ class FedSA(Strategy):
     personalised = True
 
     def init(
-        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
     ) -> ServerState:
         """The shared adapter is an A without a B."""
         return super().init(profiles, only(initial, "A"), base_fingerprint)

@@ -1,6 +1,6 @@
 """FFA-LoRA (Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", 2024)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from fedrouter.messages import OneAdapter, Serving, TaskProfile, TrainOrder, Weights, only
 from fedrouter.strategies.base import SHARED, ServerState, Strategy
@@ -11,7 +11,7 @@ class FFA(Strategy):
     products B A. Only B is trained and travels; clients derive A themselves."""
 
     def init(
-        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
     ) -> ServerState:
         """The shared adapter is a B without an A."""
         return super().init(profiles, only(initial, "B"), base_fingerprint)

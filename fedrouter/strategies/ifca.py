@@ -1,6 +1,6 @@
 """IFCA (Ghosh et al., "An Efficient Framework for Clustered Federated Learning", 2020)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from fedrouter.config import Config
 from fedrouter.messages import LowestLoss, Serving, TaskProfile, TrainOrder, Weights
@@ -23,7 +23,7 @@ class IFCA(Strategy):
         self._places: list[int] = draws.permutation(config.federation.clients).tolist()
 
     def init(
-        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
     ) -> ServerState:
         """K times the initial adapter."""
         adapters = dict.fromkeys(self.names, initial)

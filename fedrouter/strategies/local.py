@@ -1,6 +1,6 @@
 """Local training: every client for itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from fedrouter.messages import OneAdapter, Serving, TaskProfile, TrainOrder, Weights
 from fedrouter.strategies.base import PERSONAL, ServerState, Strategy
@@ -12,7 +12,7 @@ class Local(Strategy):
     personalised = True
 
     def init(
-        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
     ) -> ServerState:
         """Nothing is shared; clients derive the initial adapter themselves."""
         return ServerState(round=0, base=base_fingerprint, adapters={})

@@ -1,6 +1,6 @@
 """The oracle: FedRouter with the true tasks in place of both clusterings and of the router."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,9 +30,10 @@ class Oracle(FedRouter):
         return ProfileOrder(by_name=True)
 
     def init(
-        self, profiles: Sequence[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
     ) -> ServerState:
         """One global task for each true task, in order of their names."""
+        profiles = list(profiles)
         state = super().init(profiles, initial, base_fingerprint)
         names = sorted({name for profile in profiles for name in profile.names})
         return replace(state, names=dict(zip(names, state.adapters, strict=True)))
