@@ -12,6 +12,7 @@ NAMES = (
     "server",
     "traffic",
     "many_clients",
+    "spaces",
     "engines",
 )
 

@@ -70,7 +70,7 @@ def main() -> None:
                 "KiB up": found[0]["up"] / 1024,
                 "KiB down": found[0]["down"] / 1024,
                 "of fp32": found[0]["up"] / found[0]["fp32"],
-                "profile KiB, once": found[0]["profile"] / 1024,
+                "profiles KiB": found[0]["profile"] / 1024,
                 "loss": float(np.mean([one["loss"] for one in found])),
                 "against fp32, %": mean(worse),
                 "deviation": stdev(worse) if len(worse) > 1 else float("nan"),
@@ -78,8 +78,8 @@ def main() -> None:
         )
     notes = [
         f"nano, bfloat16, built-in tasks, dual, {CLIENTS} clients, {rounds} rounds, "
-        f"{len(seeds)} seed(s); bytes of one client and round. Centroids go up once, with the "
-        "profile, and down with an order to evaluate only.",
+        f"{len(seeds)} seed(s); bytes of one client and round. Centroids go up with "
+        "profiles, before the first round, and down with an order to evaluate only.",
     ]
     publish("traffic", "Bytes and what they cost", rows, notes)
 
