@@ -26,6 +26,7 @@ from fedrouter.messages import (
     LabelScores,
     Places,
     ProfileOrder,
+    Scatter,
     Scope,
     TaskProfile,
     TrainOrder,
@@ -161,7 +162,6 @@ class Client:
         else:
             found = self._clustered(points)
         self._folder.write_labels(found.labels)
-        map = projection(points.shape[1], self._config.seed)
         return TaskProfile(
             client=self.id,
             centroids=found.centroids,
@@ -169,8 +169,11 @@ class Client:
             spreads=tuple(float(spread) for spread in found.spreads),
             names=names,
             tasks=tasks,
-            scatter=scatter(points, found.labels, map) if order.scatter else None,
+            scatter=self._scatter(points, found.labels) if order.scatter else None,
         )
+
+    def _scatter(self, points: NDArray[np.float32], labels: NDArray[np.int64]) -> Scatter:
+        return scatter(points, labels, projection(points.shape[1], self._config.seed))
 
     def labels(self) -> NDArray[np.int64]:
         """The local task of every training row; raises as `ClientFolder.labels`."""

@@ -57,9 +57,9 @@ def place(
 ) -> Located:
     known, scatters = added_up(iter(profiles))
     assert all(one.scatter is None for one in known)
-    map = projection(before.shape[1], 0)
+    projected = projection(before.shape[1], 0)
     before = before.astype(np.float32)
-    return locate(kind, known, scatters, assigned, before=before, projected=map)
+    return locate(kind, known, scatters, assigned, before=before, projected=projected)
 
 
 def located(kind: Space, profiles: list[TaskProfile]) -> tuple[NDArray[np.float64], float]:
@@ -124,9 +124,9 @@ def test_samples_that_are_all_alike_give_a_finite_space() -> None:
 
 def test_long_embeddings_are_projected_and_their_profile_stays_small() -> None:
     points = np.random.default_rng(0).normal(size=(20, 2048))
-    map = projection(2048, seed=3)
-    assert map.shape == (2048, LARGEST)
-    np.testing.assert_array_equal(map, projection(2048, seed=3))
-    lengths = np.square(points @ map).sum(axis=1) / np.square(points).sum(axis=1)
+    projected = projection(2048, seed=3)
+    assert projected.shape == (2048, LARGEST)
+    np.testing.assert_array_equal(projected, projection(2048, seed=3))
+    lengths = np.square(points @ projected).sum(axis=1) / np.square(points).sum(axis=1)
     np.testing.assert_allclose(lengths, 1, atol=0.3)
-    assert scatter(points, np.zeros(20, int), map).products.nbytes < 1_000_000
+    assert scatter(points, np.zeros(20, int), projected).products.nbytes < 1_000_000

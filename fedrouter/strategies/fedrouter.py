@@ -97,9 +97,9 @@ class FedRouter(Strategy):
         assert router is not None
         number = {task: t for t, task in enumerate(router.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
-        map = projection(router.centroids.shape[1], self.config.seed)
+        projected = projection(router.centroids.shape[1], self.config.seed)
         found = locate(
-            self.space, profiles, scatters, assigned, before=router.centroids, projected=map
+            self.space, profiles, scatters, assigned, before=router.centroids, projected=projected
         )
         located = replace(router, centroids=found.centroids, space=found.space, spread=found.spread)
         return replace(state, router=located)
