@@ -24,7 +24,7 @@ from bench.plain import peft_model
 from fedrouter.builtin_tasks import builtin_rows
 from fedrouter.config import ModelConfig
 from fedrouter.lora import LoraSpec, initial_weights
-from fedrouter.messages import Weights
+from fedrouter.messages import Places, Weights
 from fedrouter.model import BaseModel, pad
 from fedrouter.responder import Responder
 from fedrouter.routing import Router
@@ -98,7 +98,7 @@ def endless(base: BaseModel) -> BaseModel:
 def routing(sides: Sides, prompts: Sequence[str], size: int, repeats: int) -> Pairs:
     """Generating with and without routing first; prompts that were not seen before."""
     centroids = sides.base.embed(prompts[:ADAPTERS])
-    router = Router(sides.responder.names, centroids, 1.0, sides.base.fingerprint)
+    router = Router(Places(sides.responder.names, centroids, 1.0, 1.0, 1.0), sides.base.fingerprint)
     fresh = (prompts[ADAPTERS + i * size : ADAPTERS + (i + 1) * size] for i in count())
     names = [sides.responder.names[i % ADAPTERS] for i in range(size)]
     batches = iter([batch for batch in (next(fresh) for _ in range(2 * repeats + 2)) for _ in "ab"])

@@ -25,6 +25,7 @@ from fedrouter.engines.base import Traffic
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
+    Places,
     ProfileOrder,
     Scatter,
     TaskProfile,
@@ -88,7 +89,7 @@ def made_up_profile(client: int, order: ProfileOrder) -> TaskProfile:
         places = order.places
         tasks = (int(squared_distances(centroid[None], places.centroids, places.space).argmin()),)
     scatter = Scatter(np.eye(DIMENSION, dtype=np.float32)[np.triu_indices(DIMENSION)], 1.0)
-    return TaskProfile(client, centroid[None], (10,), (1.0,), (), tasks, scatter)
+    return TaskProfile(client, centroid[None], (10,), (1.0,), (1.5,), (), tasks, scatter)
 
 
 def settings(clients: int) -> Config:
@@ -148,7 +149,7 @@ def many(points: int) -> list[dict[str, object]]:
     centres = draws.normal(size=(TASKS, DIMENSION)).astype(np.float32)
     cloud = draws.normal(0, 0.5, (points, DIMENSION)).astype(np.float32)
     cloud += centres[np.arange(points) % TASKS]
-    router = Router(tuple(f"t{i}" for i in range(TASKS)), centres, 1.0, "base")
+    router = Router(Places(tuple(f"t{i}" for i in range(TASKS)), centres, 1.0, 1.0, 1.0), "base")
     floor = seconds_of(lambda: cloud @ centres.T)
     rows = []
     for what, run in (

@@ -20,9 +20,10 @@ def assess(model: RoutedModel, rows: Sequence[Row], progress: Progress) -> dict[
     """
     model.base.prompts.check(rows, "row")
     progress.phase("evaluate", 2 * len(rows))
-    found = [route.task for route in model.route([row.instruction for row in rows])]
+    routed = model.routed([row.instruction for row in rows])
+    found = [route.task for route, _ in routed]
     contestants = {
-        "global": [Question(row, ((task, 1.0),)) for row, task in zip(rows, found, strict=True)],
+        "global": [Question(row, blend) for row, (_, blend) in zip(rows, routed, strict=True)],
         "base": [Question(row, ()) for row in rows],
     }
     limit = model.config.evaluation.max_new_tokens

@@ -16,6 +16,7 @@ import typer
 from fedrouter.errors import DataError, FedRouterError, RunError
 
 if TYPE_CHECKING:
+    from fedrouter.inference import Route
     from fedrouter.progress import Progress
 
 CONTESTANTS = {"base": "base", "global": "routed"}
@@ -184,7 +185,7 @@ def route(
         if as_json:
             print(json.dumps(asdict(found)))
         else:
-            print(f"{found.task}  {found.confidence:.2f}  {_one_line(found.prompt)}")
+            print(f"{_where(found)}  {_one_line(found.prompt)}")
 
 
 @app.command()
@@ -206,7 +207,7 @@ def generate(
         if as_json:
             print(json.dumps(asdict(found)))
         else:
-            print(f"[{found.task}  {found.confidence:.2f}] {_one_line(found.prompt)}")
+            print(f"[{_where(found)}] {_one_line(found.prompt)}")
             print(f"  -> {found.text}")
 
 
@@ -226,11 +227,12 @@ def tasks(
     if model.router is None:
         raise RunError(f"{folder}: strategy {model.config.strategy!r} finds no tasks")
     print_tasks(model.found)
-    names, distances = centroid_distances(model.router)
+    names = model.router.places.tasks
+    distances = centroid_distances(model.router.places).tolist()
     print_table(
         "Distances between centroids",
         ["task", *names],
-        [[name, *row] for name, row in zip(names, distances.tolist(), strict=True)],
+        [[name, *row] for name, row in zip(names, distances, strict=True)],
     )
     if prompts:
         try:
@@ -346,6 +348,11 @@ def _toml_list(text: str) -> str:
     """The parts of a text with commas, as a TOML list."""
     parts = [part.strip() for part in text.split(",")]
     return json.dumps([int(part) if part.isdecimal() else part for part in parts])
+
+
+def _where(found: "Route") -> str:
+    """A prompt's task and the confidence in it, or that it is of none."""
+    return f"{found.task}  {found.confidence:.2f}" if found.known else "unknown task"
 
 
 def _one_line(text: str, width: int = 90) -> str:

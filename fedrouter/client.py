@@ -167,6 +167,7 @@ class Client:
             centroids=found.centroids,
             counts=tuple(int(count) for count in found.counts),
             spreads=tuple(float(spread) for spread in found.spreads),
+            fourths=tuple(float(fourth) for fourth in found.fourths),
             names=names,
             tasks=tasks,
             scatter=self._scatter(points, found.labels) if order.scatter else None,
@@ -207,7 +208,8 @@ class Client:
         counts = np.bincount(distances.argmin(axis=1), minlength=distances.shape[1])
         own = np.sort(np.argsort(-counts, kind="stable")[: self.n_local])
         tasks, labels = np.unique(own[distances[:, own].argmin(axis=1)], return_inverse=True)
-        return group(points, labels), tuple(int(task) for task in tasks)
+        squared = distances[:, own].min(axis=1)
+        return group(points, labels, squared), tuple(int(task) for task in tasks)
 
     def _evaluate(self, order: EvaluateOrder, hand: AtHand) -> Findings:
         """Answer and score the test rows of each scope."""

@@ -32,12 +32,14 @@ class Clusters:
         centroids: float32, shape (k, d): the mean of each cluster's points.
         counts: int64, shape (k,): number of points; all positive.
         spreads: float64, shape (k,): mean squared distance of a cluster's points to its centroid.
+        fourths: float64, shape (k,): mean of the fourth power of that distance.
     """
 
     labels: NDArray[np.int64]
     centroids: FloatArray
     counts: NDArray[np.int64]
     spreads: NDArray[np.float64]
+    fourths: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +94,27 @@ def _distinct(points: NDArray[np.float64], at_most: int) -> int:
     return len(seen)
 
 
-def group(points: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Clusters:
-    """The clusters that `labels`, from 0 and none left out, make of `points`, shape (n, d)."""
+def group(
+    points: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    squared: NDArray[np.float64] | None = None,
+) -> Clusters:
+    """The clusters that `labels`, from 0 and none left out, make of `points`, shape (n, d).
+
+    Args:
+        squared: shape (n,): the squared distances that the spreads are of; None: to the centroids.
+    """
     exact = np.asarray(points, np.float64)
     centroids = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
     counts = np.bincount(labels)
-    distances = np.zeros(len(exact))
-    for start in range(0, len(exact), BLOCK):
-        block = slice(start, start + BLOCK)
-        distances[block] = np.square(exact[block] - centroids[labels[block]]).sum(axis=1)
-    spreads = np.bincount(labels, weights=distances) / counts
-    return Clusters(labels, centroids.astype(np.float32), counts, spreads)
+    if squared is None:
+        squared = np.zeros(len(exact))
+        for start in range(0, len(exact), BLOCK):
+            block = slice(start, start + BLOCK)
+            squared[block] = np.square(exact[block] - centroids[labels[block]]).sum(axis=1)
+    spreads = np.bincount(labels, weights=squared) / counts
+    fourths = np.bincount(labels, weights=np.square(squared)) / counts
+    return Clusters(labels, centroids.astype(np.float32), counts, spreads, fourths)
 
 
 def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTasks:
@@ -146,15 +158,17 @@ def check_profile(profile: TaskProfile, dimension: int) -> None:
         MessageError: shapes that do not match, numbers that are not finite, or empty local tasks.
     """
     centroids, counts, spreads = profile.centroids, profile.counts, profile.spreads
+    sizes = {len(counts), len(spreads), len(profile.fourths)}
     fault = None
-    if centroids.shape != (len(counts), dimension) or len(spreads) != len(counts) or not counts:
+    if centroids.shape != (len(counts), dimension) or len(sizes) > 1 or not counts:
         fault = (
-            f"centroids of shape {centroids.shape}, {len(counts)} counts and {len(spreads)} "
-            f"spreads, where (local tasks, {dimension}) and two of each local task are expected"
+            f"centroids of shape {centroids.shape}, {len(counts)} counts, {len(spreads)} spreads "
+            f"and {len(profile.fourths)} fourths, where (local tasks, {dimension}) and three of "
+            "each local task are expected"
         )
-    elif not (np.isfinite(centroids).all() and np.isfinite(spreads).all()):
+    elif not all(np.isfinite(each).all() for each in (centroids, spreads, profile.fourths)):
         fault = "a number that is not finite"
-    elif min(counts) < 1 or min(spreads) < 0:
+    elif min(counts) < 1 or min(*spreads, *profile.fourths) < 0:
         fault = "a local task without samples or with a negative spread"
     if fault:
         raise MessageError(f"the profile of client {profile.client} has {fault}")

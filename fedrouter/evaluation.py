@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fedrouter.messages import LabelScores
 from fedrouter.metrics import exact_match, mean, rouge
-from fedrouter.responder import Blend, Responder
+from fedrouter.responder import Responder
+from fedrouter.routing import Blend
 from fedrouter.rows import Row
 
 

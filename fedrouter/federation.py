@@ -21,7 +21,8 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
 
     The scenario is `dual` where rows name their task, else `all`; the number of global tasks is
     that of the distinct names, else 4; the number of local tasks is what the scenario gives every
-    client, and stays open where that differs from client to client; the space is that of the mode.
+    client, and stays open where that differs from client to client; space and fallback are those
+    of the mode.
     Paths of files and of the base model become absolute, so that a run can be resumed from any
     folder.
     """
@@ -30,6 +31,7 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
     scenario = config.data.scenario or ("dual" if named else "all")
     config = with_full_paths(config)
     data, clustering, engine = config.data, config.clustering, config.engine
+    paper = config.mode == "paper"
     return config.model_copy(
         update={
             "data": data.model_copy(update={"scenario": scenario}),
@@ -38,8 +40,11 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
                     "n_local": clustering.n_local or _tasks_per_client(scenario, names),
                     "n_global": clustering.n_global
                     or (len(names) if named else UNLABELLED_GLOBAL_TASKS),
-                    "space": clustering.space or ("raw" if config.mode == "paper" else "whitened"),
+                    "space": clustering.space or ("raw" if paper else "whitened"),
                 }
+            ),
+            "router": config.router.model_copy(
+                update={"fallback": config.router.fallback or ("nearest" if paper else "base")}
             ),
             "engine": engine.model_copy(
                 update={"fuse": FUSE_AUTO if engine.fuse == "auto" else engine.fuse}

@@ -10,22 +10,30 @@ from fedrouter.errors import AdapterError, ModelError, RunError
 from fedrouter.lora import read_adapter
 from fedrouter.model import BaseModel
 from fedrouter.responder import Responder
-from fedrouter.routing import Router
+from fedrouter.routing import Blend, Router, blends, policy
 from fedrouter.store import RunFolder
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where a prompt goes: the global task's id and the router's confidence in it, in [0, 1]."""
+    """Where a prompt goes.
+
+    Attributes:
+        prompt: the prompt.
+        task: the id of the nearest global task.
+        confidence: the probability that it is this task's, of those to choose from, in [0, 1].
+        known: whether it is near enough to be any task's; if not, `router.fallback` answers it.
+    """
 
     prompt: str
     task: str
     confidence: float
+    known: bool
 
 
 @dataclass(frozen=True)
 class Generation(Route):
-    """A routed prompt and the response of its task's adapter."""
+    """A routed prompt and its response."""
 
     text: str
 
@@ -92,7 +100,7 @@ class RoutedModel:
             )
         read = {
             name: read_adapter(run.path / "tasks" / name)
-            for name in (router.tasks if router else names)
+            for name in (router.places.tasks if router else names)
         }
         specs = {spec for _, spec in read.values()}
         if len(specs) > 1:
@@ -113,17 +121,24 @@ class RoutedModel:
         Raises:
             RunError: the client holds no task, or `router.scope` is "local" and no client is given.
         """
+        return [route for route, _ in self.routed(prompts, client)]
+
+    def routed(
+        self, prompts: Sequence[str], client: int | None = None
+    ) -> list[tuple[Route, Blend]]:
+        """As `route`, each with the adapters that answer and their weights."""
         if not prompts:
             return []
         if self.router is None:
             [only] = self.responder.names
-            return [Route(prompt, only, 1.0) for prompt in prompts]
-        routes = self.router.route(self.base.embed(prompts), allowed=self._allowed(client))
+            return [(Route(prompt, only, 1.0, True), ((only, 1.0),)) for prompt in prompts]
+        allowed, rule = self._allowed(client), policy(self.config.router)
+        routes = self.router.route(self.base.embed(prompts), allowed)
+        answers = blends(self.router.places, routes, rule, allowed)
+        known = routes.strangeness <= rule.threshold
         return [
-            Route(prompt, task, float(confidence))
-            for prompt, task, confidence in zip(
-                prompts, routes.tasks, routes.confidence, strict=True
-            )
+            (Route(prompts[i], routes.tasks[i], float(routes.confidence[i]), bool(known[i])), blend)
+            for i, blend in enumerate(answers)
         ]
 
     def generate(
@@ -132,18 +147,19 @@ class RoutedModel:
         max_new_tokens: int | None = None,
         client: int | None = None,
     ) -> list[Generation]:
-        """Greedy responses, each from its task's adapter, in batches that mix adapters.
+        """Greedy responses, each from its task's adapter or as the section `router` says,
+        in batches that mix adapters.
 
         Args:
             prompts, client: as for `route`.
             max_new_tokens: None: the run's `evaluation.max_new_tokens`.
         """
         limit = max_new_tokens or self.config.evaluation.max_new_tokens
-        routes = self.route(prompts, client)
-        texts = self.responder.generate(prompts, [((r.task, 1.0),) for r in routes], limit)
+        routed = self.routed(prompts, client)
+        texts = self.responder.generate(prompts, [blend for _, blend in routed], limit)
         return [
-            Generation(route.prompt, route.task, route.confidence, text)
-            for route, text in zip(routes, texts, strict=True)
+            Generation(**vars(route), text=text)
+            for (route, _), text in zip(routed, texts, strict=True)
         ]
 
     @property

@@ -6,15 +6,13 @@ from numpy.typing import NDArray
 from fedrouter.clustering import squared_distances
 from fedrouter.datasets import load_splits
 from fedrouter.inference import RoutedModel
+from fedrouter.messages import Places
 from fedrouter.progress import Progress
-from fedrouter.routing import Router
 
 
-def centroid_distances(router: Router) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """The task ids and the distance between each two centroids, shape (T, T), as the router
-    takes it."""
-    squared = squared_distances(router.centroids, router.centroids, router.space)
-    return router.tasks, np.sqrt(squared)
+def centroid_distances(places: Places) -> NDArray[np.float64]:
+    """The distance between each two centroids, shape (T, T), as the router takes it."""
+    return np.sqrt(squared_distances(places.centroids, places.centroids, places.space))
 
 
 def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict[str, list[str]]:
@@ -33,7 +31,7 @@ def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict
     routes = model.router.route(model.base.embed(prompts, progress.advance))
     chosen = np.array(routes.tasks)
     near = {}
-    for t, task in enumerate(model.router.tasks):
+    for t, task in enumerate(model.router.places.tasks):
         own = np.flatnonzero(chosen == task)
         order = own[np.argsort(routes.distances[own, t], kind="stable")]
         near[task] = [prompts[i] for i in order[:number]]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 Weights = Mapping[str, FloatArray]
 Tensor = TypeVar("Tensor")
+Fallback = Literal["nearest", "base", "average"]
 Parts = Literal["AB", "A", "B", ""]  # which of an adapter's two matrices; "": nothing
 
 
@@ -46,7 +47,9 @@ class TaskProfile:
         client: the client's id.
         centroids: float32, shape (local tasks, d): mean embedding of each local task's prompts.
         counts: number of training samples in each local task; all positive.
-        spreads: mean squared distance of each local task's embeddings to its centroid.
+        spreads: mean squared distance of each local task's embeddings to its centroid; where the
+            server sent places, to the nearest of those, there.
+        fourths: mean of the fourth power of that distance.
         names: the true task's name of each local task, where the server asked for them (the
             oracle); else empty.
         tasks: the global task of each local task, where the server sent their centroids; else
@@ -58,6 +61,7 @@ class TaskProfile:
     centroids: FloatArray
     counts: tuple[int, ...]
     spreads: tuple[float, ...]
+    fourths: tuple[float, ...]
     names: tuple[str, ...] = ()
     tasks: tuple[int, ...] = ()
     scatter: Scatter | None = None
@@ -65,15 +69,24 @@ class TaskProfile:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the global tasks lie: a sample is of the one with the nearest centroid.
+    """Where the global tasks lie: a prompt is of the one with the nearest centroid.
 
     Attributes:
-        centroids: float32, shape (T, d).
+        tasks: the T tasks' names.
+        centroids: float32, shape (T, d): g_t.
+        mean: mean squared distance of a task's prompts to its centroid; of prompts that were not
+            used to find it.
+        deviation: the standard deviation of that squared distance.
+        variance: of a task's prompts along one direction.
         space: float32, shape (d, r): maps embeddings to where distances are taken; None: they are
             taken between the embeddings as they are.
     """
 
+    tasks: tuple[str, ...]
     centroids: FloatArray
+    mean: float
+    deviation: float
+    variance: float
     space: FloatArray | None = None
 
 
@@ -157,23 +170,39 @@ class OneAdapter:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What answers a routed prompt.
+
+    Attributes:
+        top_k: a mix of so many nearest tasks' adapters.
+        fallback: what answers a prompt from outside every known task instead: "nearest": nothing
+            else; "base": the base model alone; "average": the mean of all allowed tasks' adapters.
+        threshold: a prompt is from outside where it is stranger (`routing.Routes`) than this.
+    """
+
+    top_k: int = 1
+    fallback: Fallback = "nearest"
+    threshold: float = 4.0
+
+
+@dataclass(frozen=True)
 class Routed:
     """Answer a prompt with the adapter of the task whose centroid is nearest.
 
     Attributes:
-        tasks: T names, keys of the received adapters.
-        places: where they lie, in the same order.
+        places: where the tasks lie; their names are keys of the received adapters.
         own: the client's own tasks: the choice in scope `local`.
+        policy: how many of them answer, and what does where none is near.
     """
 
-    tasks: tuple[str, ...]
     places: Places
     own: tuple[str, ...]
+    policy: Policy = Policy()
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The adapters that the client must receive."""
-        return self.tasks
+        return self.places.tasks
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from fedrouter.lora import LoraSpec, initial_weights
 from fedrouter.messages import Weights
 from fedrouter.model import BaseModel
 from fedrouter.prompts import Example
-from fedrouter.responder import Blend, Responder
+from fedrouter.responder import Responder
+from fedrouter.routing import Blend
 from fedrouter.rows import Row
 from fedrouter.seeding import derive_seed
 

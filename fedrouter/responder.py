@@ -15,10 +15,9 @@ from fedrouter.errors import AdapterError
 from fedrouter.lora import LoraSpec
 from fedrouter.messages import Weights
 from fedrouter.model import BaseModel, length_batches
+from fedrouter.routing import Blend
 from fedrouter.rows import Row
 from fedrouter.training import Batch, row_losses
-
-Blend = tuple[tuple[str, float], ...]  # adapters by name, with weights; (): the base model alone
 
 GENERATE_ROWS = 64  # rows generated at once: all of them wait for the longest response
 GENERATE_TOKENS = 16_384  # padded tokens of their prompts

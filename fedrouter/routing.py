@@ -15,9 +15,14 @@ from safetensors.numpy import load
 
 from fedrouter.atomic import write_json, write_tensors
 from fedrouter.clustering import squared_distances
+from fedrouter.config import RouterConfig
 from fedrouter.errors import AdapterError, ModelError, RunError
-from fedrouter.messages import FloatArray, Places
+from fedrouter.messages import Places, Policy
 
+Blend = tuple[tuple[str, float], ...]  # adapters by name, with weights; (): the base model alone
+
+LEAST = 0.01  # an adapter that counts less in a mix is left out
+TINY = np.finfo(np.float64).tiny
 ROUNDING = 1e-14  # distances that differ by less, relative to the largest, are equal
 TENSORS, HEADER = "router.safetensors", "router.json"
 
@@ -27,12 +32,14 @@ class Header(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1, 2]  # 2: with a space
+    format: Literal[3]
     tasks: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], ...],
         Field(min_length=1),
     ]
-    spread: float = Field(ge=0, allow_inf_nan=False)
+    mean: float = Field(ge=0, allow_inf_nan=False)
+    deviation: float = Field(ge=0, allow_inf_nan=False)
+    variance: float = Field(ge=0, allow_inf_nan=False)
     base_fingerprint: str
     sha256: str
 
@@ -50,73 +57,133 @@ class Routes:
 
     Attributes:
         tasks: the nearest allowed task of each prompt.
-        confidence: float64, shape (n,), in [0, 1]: see `Router.route`.
+        probabilities: float64, shape (n, T): of every task, 0 where it is not allowed: see `route`.
+        closeness: float64, shape (n, T): weights for a mix of tasks, 0 where not allowed; they add
+            up to 1, and spread wider than the probabilities.
         distances: float64, shape (n, T): Euclidean distance to every task, allowed or not.
+        strangeness: float64, shape (n,): how many deviations the squared distance to the nearest
+            allowed task lies above that of the task's own prompts; negative where it is below.
     """
 
     tasks: tuple[str, ...]
-    confidence: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    closeness: NDArray[np.float64]
     distances: NDArray[np.float64]
+    strangeness: NDArray[np.float64]
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """The probability of each prompt's task, shape (n,)."""
+        return np.asarray(self.probabilities.max(axis=1, initial=0))
+
+
+def route(
+    places: Places, embeddings: NDArray[np.floating[Any]], allowed: Sequence[str] | None = None
+) -> Routes:
+    """Send each prompt to argmin_t ||e(x) - g_t|| over the allowed tasks.
+
+    A task's probability is its posterior if every allowed task were an equally likely round
+    Gaussian of the places' variance v: softmax_t(-||e(x) - g_t||^2 / (2 v)). Closeness is the same
+    softmax with the mean squared distance, the variance of all dimensions together, for v: it
+    divides what lies between tasks, which in many dimensions is many v away from all of them.
+
+    Args:
+        places: where the tasks lie.
+        embeddings: shape (n, d), finite.
+        allowed: names of the tasks to choose from; all of them when None.
+
+    Raises:
+        AdapterError: `allowed` is empty or names an unknown task.
+    """
+    columns = np.array(_columns(places.tasks, places.tasks if allowed is None else allowed))
+    squared = squared_distances(embeddings, places.centroids, places.space)
+    offered = squared[:, columns]
+    nearest = offered.min(axis=1, initial=np.inf)
+    excess = offered - nearest[:, None]
+    excess[excess <= ROUNDING * offered.max(axis=1, keepdims=True, initial=0)] = 0
+
+    def softmax(variance: float) -> NDArray[np.float64]:
+        shares = np.zeros_like(squared)
+        with np.errstate(over="ignore"):  # no variance: certain, except between equals
+            odds = np.exp(-excess / max(2 * variance, TINY))
+        shares[:, columns] = odds / odds.sum(axis=1, keepdims=True)
+        return shares
+
+    with np.errstate(over="ignore"):
+        strangeness = (nearest - places.mean) / max(places.deviation, TINY)
+    return Routes(
+        tasks=tuple(places.tasks[t] for t in columns[excess.argmin(axis=1)]),
+        probabilities=softmax(places.variance),
+        closeness=softmax(places.mean),
+        distances=np.sqrt(squared),
+        strangeness=strangeness,
+    )
+
+
+def policy(settings: RouterConfig) -> Policy:
+    """What answers a routed prompt, as it is configured."""
+    return Policy(settings.top_k, settings.fallback or "nearest", settings.threshold)
+
+
+def blends(
+    places: Places, routes: Routes, rule: Policy, allowed: Sequence[str] | None = None
+) -> list[Blend]:
+    """What answers each of some routed prompts; `allowed` as for `route`.
+
+    A mix of the nearest tasks weighs them by closeness; what would count less than 1 % is left out.
+    """
+    columns = _columns(places.tasks, places.tasks if allowed is None else allowed)
+    average = tuple((places.tasks[t], 1 / len(columns)) for t in columns)
+    known = routes.strangeness <= rule.threshold
+    return [
+        _nearest(places.tasks, closeness, rule.top_k)
+        if familiar or rule.fallback == "nearest"
+        else (average if rule.fallback == "average" else ())
+        for closeness, familiar in zip(routes.closeness, known, strict=True)
+    ]
+
+
+def _nearest(tasks: Sequence[str], closeness: NDArray[np.float64], top_k: int) -> Blend:
+    """The closest tasks with their shares."""
+    order = np.argsort(-closeness, kind="stable")[:top_k]
+    order = order[closeness[order] >= LEAST * closeness[order].sum()]
+    shares = closeness[order] / closeness[order].sum()
+    return tuple((tasks[t], float(share)) for t, share in zip(order, shares, strict=True))
+
+
+def _columns(tasks: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Indices of the named tasks, in the order of `tasks`."""
+    if not names:
+        raise AdapterError(f"no task is allowed; allow some of {', '.join(tasks)}")
+    for name in names:
+        if name not in tasks:
+            near = get_close_matches(name, tasks, n=1, cutoff=0)[0]
+            raise AdapterError(f"there is no task {name!r}; did you mean {near!r}?")
+    return [t for t, name in enumerate(tasks) if name in names]
 
 
 @dataclass(frozen=True, eq=False)
 class Router:
-    """The global tasks and where their prompts lie.
+    """Prompts -> global tasks, for the embeddings of one base model.
 
     Attributes:
-        tasks: names of the T tasks.
-        centroids: float32, shape (T, d): g_t.
-        spread: mean squared distance of the training prompts to their local task's centroid.
-        base_fingerprint: the base model whose embeddings the centroids are.
-        space: float32, shape (d, r): the map to where distances are taken; None: between the
-            embeddings as they are.
+        places: where the tasks lie.
+        base_fingerprint: the base model whose embeddings they are.
     """
 
-    tasks: tuple[str, ...]
-    centroids: FloatArray
-    spread: float
+    places: Places
     base_fingerprint: str
-    space: FloatArray | None = None
-
-    @property
-    def places(self) -> Places:
-        """Where the tasks lie."""
-        return Places(self.centroids, self.space)
 
     def route(
         self, embeddings: NDArray[np.floating[Any]], allowed: Sequence[str] | None = None
     ) -> Routes:
-        """Send each prompt to argmin_t ||e(x) - g_t|| over the allowed tasks.
-
-        The confidence is the posterior probability of the chosen task if every allowed task were
-        an equally likely round Gaussian of variance `spread`: softmax_t(-||e(x) - g_t||^2 /
-        (2 spread)). Embeddings vary less freely than that, so it is on the confident side.
-
-        Args:
-            embeddings: shape (n, d).
-            allowed: names of the tasks to choose from; all of them when None.
+        """As `route`, with embeddings of any origin.
 
         Raises:
             AdapterError: `allowed` is empty or names an unknown task.
             ModelError: the embeddings are not of this router's base model, or not finite.
         """
-        self._check(embeddings)
-        columns = np.array(self._columns(self.tasks if allowed is None else allowed))
-        squared = squared_distances(embeddings, self.centroids, self.space)
-        offered = squared[:, columns]
-        chosen = columns[offered.argmin(axis=1)]
-        excess = offered - offered.min(axis=1, keepdims=True)
-        excess[excess <= ROUNDING * offered.max(axis=1, keepdims=True)] = 0
-        with np.errstate(over="ignore"):  # a spread of zero: certain, except between equals
-            odds = np.exp(-excess / max(2 * self.spread, np.finfo(np.float64).tiny))
-        return Routes(
-            tasks=tuple(self.tasks[t] for t in chosen),
-            confidence=1 / odds.sum(axis=1),
-            distances=np.sqrt(squared),
-        )
-
-    def _check(self, embeddings: NDArray[np.floating[Any]]) -> None:
-        dimension = self.centroids.shape[1]
+        dimension = self.places.centroids.shape[1]
         if embeddings.ndim != 2 or embeddings.shape[1] != dimension:
             raise ModelError(
                 f"embeddings of shape {embeddings.shape} do not fit the router, which takes "
@@ -128,25 +195,19 @@ class Router:
                 f"the embedding of prompt {finite.argmin()} (from 0) is not finite; load the base "
                 "model with model.dtype = 'float32'"
             )
-
-    def _columns(self, names: Sequence[str]) -> list[int]:
-        """Indices of tasks, in the router's order."""
-        if not names:
-            raise AdapterError(f"no task is allowed; allow some of {', '.join(self.tasks)}")
-        for name in names:
-            if name not in self.tasks:
-                near = get_close_matches(name, self.tasks, n=1, cutoff=0)[0]
-                raise AdapterError(f"there is no task {name!r}; did you mean {near!r}?")
-        return [t for t, name in enumerate(self.tasks) if name in names]
+        return route(self.places, embeddings, allowed)
 
     def save(self, folder: Path) -> None:
         """Write ``router.safetensors`` and then ``router.json``, which vouches for both."""
-        space = {} if self.space is None else {"space": self.space}
-        write_tensors(folder / TENSORS, {"centroids": self.centroids, **space})
+        places = self.places
+        space = {} if places.space is None else {"space": places.space}
+        write_tensors(folder / TENSORS, {"centroids": places.centroids, **space})
         header = Header(
-            format=2 if space else 1,
-            tasks=self.tasks,
-            spread=self.spread,
+            format=3,
+            tasks=places.tasks,
+            mean=places.mean,
+            deviation=places.deviation,
+            variance=places.variance,
             base_fingerprint=self.base_fingerprint,
             sha256=sha256((folder / TENSORS).read_bytes()).hexdigest(),
         )
@@ -164,7 +225,7 @@ class Router:
             data = (folder / TENSORS).read_bytes()
             tensors = load(data)
             centroids = tensors["centroids"]
-            space = tensors["space"] if header.format > 1 else None
+            space = tensors.get("space")
         except FileNotFoundError as error:
             raise RunError(f"{error.filename} is missing; is {folder} a finished run?") from None
         except ValidationError as error:
@@ -191,4 +252,7 @@ class Router:
             or not np.isfinite(space).all()
         ):
             raise RunError(f"{folder / TENSORS} has a space that does not fit its centroids")
-        return cls(header.tasks, centroids, header.spread, header.base_fingerprint, space)
+        places = Places(
+            header.tasks, centroids, header.mean, header.deviation, header.variance, space
+        )
+        return cls(places, header.base_fingerprint)

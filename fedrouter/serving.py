@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.client_folder import ClientFolder
-from fedrouter.clustering import squared_distances
 from fedrouter.errors import MessageError
 from fedrouter.lora import LoraSpec
 from fedrouter.messages import (
@@ -24,7 +23,8 @@ from fedrouter.messages import (
 )
 from fedrouter.model import BaseModel
 from fedrouter.resident import Resident
-from fedrouter.responder import Blend, Responder
+from fedrouter.responder import Responder
+from fedrouter.routing import Blend, blends, route
 from fedrouter.rows import Row
 from fedrouter.seeding import generator
 
@@ -110,14 +110,12 @@ def _one(rule: OneAdapter, hand: AtHand, rows: Sequence[Row], scope: Scope) -> C
 
 @choose.register
 def _routed(rule: Routed, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Choice:
-    offered = [t for t, task in enumerate(rule.tasks) if scope != "local" or task in rule.own]
+    allowed = rule.own if scope == "local" else rule.places.tasks
     points = hand.resident.base.embed([row.instruction for row in rows])
-    places = rule.places
-    distances = squared_distances(points, places.centroids[offered], places.space)
-    nearest = distances.argmin(axis=1)
-    tasks = [rule.tasks[offered[i]] for i in nearest]
-    adapters = {task: hand.assembled(task) for task in set(tasks)}
-    return Choice(adapters, [((task, 1.0),) for task in tasks], tasks)
+    routes = route(rule.places, points, allowed)
+    chosen = blends(rule.places, routes, rule.policy, allowed)
+    adapters = {task: hand.assembled(task) for blend in chosen for task in dict(blend)}
+    return Choice(adapters, chosen, routes.tasks)
 
 
 @choose.register

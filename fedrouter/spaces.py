@@ -46,12 +46,15 @@ class Located:
     Attributes:
         centroids: float32, shape (T, d): the mean embedding of each task's samples.
         space: float32, shape (d, r): maps embeddings to where distances are taken.
-        spread: mean squared distance of the samples to their task's centroid, there.
+        mean, deviation: of the squared distances, there, of prompts to their task's centroid.
+        variance: of prompts, there, along the directions from one centroid to another.
     """
 
     centroids: FloatArray
     space: FloatArray
-    spread: float
+    mean: float
+    deviation: float
+    variance: float
 
 
 def projection(dimension: int, seed: int) -> NDArray[np.float64]:
@@ -97,7 +100,11 @@ def locate(
     before: FloatArray,
     projected: NDArray[np.float64],
 ) -> Located:
-    """Centroids, space and spread from what clients added up.
+    """Centroids, space and distances from what clients added up.
+
+    A whitened space fits the samples that it was made of: they lie nearer to their centroids than
+    new prompts will. Without a sample z, S would be S - z z' / n, and z's squared distance D
+    D / (1 - D (1 - rho) / n) (Sherman and Morrison); mean and deviation are corrected by that.
 
     Args:
         kind: "standardised": every dimension by its deviation over all samples; "whitened": by the
@@ -119,22 +126,65 @@ def locate(
     around = _full(scatters.products, projected.shape[1])
     samples = counts.sum()
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples
+    own = 0.0  # what a sample's own part in the space is, of its squared distance
     if kind == "standardised":
-        mean = np.average(local, axis=0, weights=counts)
-        total = (around + _between(local, counts, mean, projected)) / samples
+        middle = np.average(local, axis=0, weights=counts)
+        total = (around + _between(local, counts, middle, projected)) / samples
         scaled = np.diag(1 / _floored(np.diag(total)) ** 0.5)
     else:
-        values, vectors = np.linalg.eigh(shrunk(within, samples, scatters.fourth))
+        covariance, rho = shrunk(within, samples, scatters.fourth)
+        values, vectors = np.linalg.eigh(covariance)
         scaled = (vectors / _floored(values) ** 0.5) @ vectors.T
+        own = (1 - rho) / samples
+    inside = scaled @ within @ scaled
+    mean = float(np.trace(inside))
+    reported, deviation, _ = moments(profiles)
+    rest = 1 - min(own * mean, 1 - FLOOR)
     return Located(
-        centroids.astype(np.float32),
-        (projected @ scaled).astype(np.float32),
-        float(np.trace(scaled @ within @ scaled)),
+        centroids=centroids.astype(np.float32),
+        space=(projected @ scaled).astype(np.float32),
+        mean=mean / rest,
+        deviation=mean * deviation / reported / rest**2 if reported > 0 else 0.0,
+        variance=_along(inside, centroids @ projected @ scaled) / rest,
     )
 
 
-def shrunk(covariance: NDArray[np.float64], samples: float, fourth: float) -> NDArray[np.float64]:
-    """Ledoit and Wolf's estimate: (1 - rho) S + rho m I with m the mean variance.
+def _along(covariance: NDArray[np.float64], centroids: NDArray[np.float64]) -> float:
+    """The mean variance along the directions from each centroid to each other; along any, where
+    there are none."""
+    apart = (centroids[:, None] - centroids).reshape(-1, centroids.shape[1])
+    lengths = np.square(apart).sum(axis=1)
+    apart = apart[lengths > 0] / lengths[lengths > 0, None] ** 0.5
+    if not len(apart):
+        return float(np.trace(covariance) / len(covariance))
+    return float(((apart @ covariance) * apart).sum(axis=1).mean())
+
+
+def moments(
+    profiles: Sequence[TaskProfile], apart: NDArray[np.float64] | float = 0.0
+) -> tuple[float, float, float]:
+    """Mean and standard deviation of the squared distances D that profiles tell of, and the
+    variance along one direction, Var D / (2 E D): what it is for a round Gaussian, and for another
+    the mean of the variances along its axes, weighted by themselves.
+
+    Args:
+        profiles: at least one.
+        apart: shape (local tasks of all profiles,): squared distance of each local task's centroid
+            to the place that distances are meant to, where the profiles took them to the centroid.
+    """
+    counts = np.concatenate([profile.counts for profile in profiles]).astype(np.float64)
+    spreads = np.concatenate([profile.spreads for profile in profiles])
+    fourths = np.concatenate([profile.fourths for profile in profiles])
+    first = np.average(spreads + apart, weights=counts)
+    second = np.average(fourths + 2 * apart * spreads + apart**2, weights=counts)
+    varied = max(0.0, float(second - first**2))
+    return float(first), varied**0.5, varied / (2 * float(first)) if first > 0 else 0.0
+
+
+def shrunk(
+    covariance: NDArray[np.float64], samples: float, fourth: float
+) -> tuple[NDArray[np.float64], float]:
+    """Ledoit and Wolf's estimate, (1 - rho) S + rho m I with m the mean variance, and rho.
 
     rho = min(b, d) / d with d = ||S - m I||^2 and b = (sum |z|^4 / n - ||S||^2) / n, squared
     Frobenius norms: from sums that clients add up, the same as on all samples in one place.
@@ -150,7 +200,7 @@ def shrunk(covariance: NDArray[np.float64], samples: float, fourth: float) -> ND
     distance = np.square(covariance - round_).sum()
     noise = max(0.0, (fourth / samples - np.square(covariance).sum()) / samples)
     rho = min(noise, distance) / distance if distance > 0 else 0.0
-    return np.asarray((1 - rho) * covariance + rho * round_)
+    return np.asarray((1 - rho) * covariance + rho * round_), float(rho)
 
 
 def _between(

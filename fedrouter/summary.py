@@ -71,7 +71,7 @@ def task_table(state: ServerState, findings: Mapping[int, Findings]) -> list[dic
             ),
             "true_tasks": {k: n for k, n in trained.get(task, {}).items() if k},
         }
-        for task in state.router.tasks
+        for task in state.router.places.tasks
     ]
 
 

@@ -25,6 +25,7 @@ from fedrouter.messages import (
     LowestLoss,
     OneAdapter,
     Places,
+    Policy,
     ProfileOrder,
     Routed,
     Scatter,
@@ -53,12 +54,22 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class _PlacesHeader(_Header):
+    """`Places` without its arrays."""
+
+    tasks: tuple[Name, ...]
+    mean: float
+    deviation: float
+    variance: float
+    mapped: bool
+
+
 class _RoutedHeader(_Header):
     """`Routed` without its arrays."""
 
-    tasks: tuple[Name, ...]
+    places: _PlacesHeader
     own: tuple[Name, ...]
-    mapped: bool
+    policy: Policy
 
 
 class _ServingHeader(_Header):
@@ -82,8 +93,7 @@ class _ProfileOrderHeader(_Header):
 
     by_name: bool
     scatter: bool
-    placed: bool
-    mapped: bool
+    places: _PlacesHeader | None
 
 
 class _EvaluateHeader(_Header):
@@ -107,6 +117,7 @@ class _ProfileHeader(_Header):
 
     counts: tuple[int, ...]
     spreads: tuple[float, ...]
+    fourths: tuple[float, ...]
     names: tuple[str, ...]
     tasks: tuple[int, ...]
     fourth: float | None
@@ -145,8 +156,7 @@ def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, ND
         profile = _ProfileOrderHeader(
             by_name=order.by_name,
             scatter=order.scatter,
-            placed=order.places is not None,
-            mapped=order.places is not None and order.places.space is not None,
+            places=None if order.places is None else _placed(order.places),
         )
     header = _TaskHeader(
         client=task.client,
@@ -179,7 +189,7 @@ def unpack_task(header: str, arrays: Arrays) -> ClientTask:
     profile = None
     if found.profile is not None:
         told = found.profile
-        places = _places_in("profile", left, told.mapped) if told.placed else None
+        places = None if told.places is None else _places_in("profile", left, told.places)
         profile = ProfileOrder(told.by_name, places, told.scatter)
     _nothing_left(left)
     return ClientTask(
@@ -206,6 +216,7 @@ def pack_reply(reply: ClientReply, transport: Transport) -> tuple[str, dict[str,
         profile = _ProfileHeader(
             counts=reply.profile.counts,
             spreads=reply.profile.spreads,
+            fourths=reply.profile.fourths,
             names=reply.profile.names,
             tasks=reply.profile.tasks,
             fourth=None if scatter is None else scatter.fourth,
@@ -240,7 +251,14 @@ def unpack_reply(header: str, arrays: Arrays) -> ClientReply:
         if told.fourth is not None:
             scatter = Scatter(_floats(left, "scatter", 1), told.fourth)
         profile = TaskProfile(
-            found.client, centroids, told.counts, told.spreads, told.names, told.tasks, scatter
+            client=found.client,
+            centroids=centroids,
+            counts=told.counts,
+            spreads=told.spreads,
+            fourths=told.fourths,
+            names=told.names,
+            tasks=told.tasks,
+            scatter=scatter,
         )
     updates = tuple(
         Update(
@@ -328,8 +346,8 @@ _FIELDS: Mapping[type, Any] = {
 
 def _serving_out(rule: Serving) -> _ServingHeader:
     if isinstance(rule, Routed):
-        mapped = rule.places.space is not None
-        return _ServingHeader(routed=_RoutedHeader(tasks=rule.tasks, own=rule.own, mapped=mapped))
+        header = _RoutedHeader(places=_placed(rule.places), own=rule.own, policy=rule.policy)
+        return _ServingHeader(routed=header)
     fields: dict[str, Any] = {_FIELDS[type(rule)]: rule}
     return _ServingHeader(**fields)
 
@@ -338,10 +356,18 @@ def _serving_in(header: _ServingHeader, arrays: dict[str, NDArray[Any]]) -> Serv
     if header.routed is None:
         rules = (header.one_adapter, header.by_name, header.instance_mix, header.lowest_loss)
         return next(rule for rule in rules if rule is not None)
-    places = _places_in("serving", arrays, header.routed.mapped)
-    if len(places.centroids) != len(header.routed.tasks):
-        raise MessageError("a message has not one centroid for each task")
-    return Routed(header.routed.tasks, places, header.routed.own)
+    told = header.routed
+    return Routed(_places_in("serving", arrays, told.places), told.own, told.policy)
+
+
+def _placed(places: Places) -> _PlacesHeader:
+    return _PlacesHeader(
+        tasks=places.tasks,
+        mean=places.mean,
+        deviation=places.deviation,
+        variance=places.variance,
+        mapped=places.space is not None,
+    )
 
 
 def _places_out(prefix: str, places: Places) -> dict[str, NDArray[Any]]:
@@ -349,12 +375,15 @@ def _places_out(prefix: str, places: Places) -> dict[str, NDArray[Any]]:
     return {f"{prefix}/centroids": places.centroids, **space}
 
 
-def _places_in(prefix: str, arrays: dict[str, NDArray[Any]], mapped: bool) -> Places:
+def _places_in(prefix: str, arrays: dict[str, NDArray[Any]], header: _PlacesHeader) -> Places:
     centroids = _floats(arrays, f"{prefix}/centroids", 2)
-    space = _floats(arrays, f"{prefix}/space", 2) if mapped else None
+    space = _floats(arrays, f"{prefix}/space", 2) if header.mapped else None
+    if len(centroids) != len(header.tasks):
+        raise MessageError("a message has not one centroid for each task")
     if space is not None and len(space) != centroids.shape[1]:
         raise MessageError("a message's space does not fit its centroids")
-    return Places(centroids, space)
+    numbers = (header.mean, header.deviation, header.variance)
+    return Places(header.tasks, centroids, *numbers, space)
 
 
 def _floats(arrays: dict[str, NDArray[Any]], name: str, dimensions: int) -> FloatArray:

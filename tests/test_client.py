@@ -250,7 +250,7 @@ def test_a_router_offers_only_the_own_tasks_locally(
 ) -> None:
     profile = client.profile(ProfileOrder())
     trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
-    rule = Routed(("colour", "strip"), Places(profile.centroids), own=("strip",))
+    rule = Routed(Places(("colour", "strip"), profile.centroids, 1.0, 1.0, 1.0), own=("strip",))
     findings = serve(client, rule, colour=adapter, strip=trained.weights)
     assert findings.routed == {"colour": {"colour": 2}, "strip": {"strip": 2}}
     assert findings.found == ({"colour": 6}, {"strip": 6})
@@ -297,7 +297,8 @@ def test_samples_go_to_the_nearest_of_the_most_frequent_tasks(
     points = tiny_base.embed([row.instruction for row in ROWS])
     colour, strip = (points[k::2].mean(axis=0) for k in (0, 1))
     # Task 2 is nearest to a single sample; the client holds two tasks, so that it gives it up.
-    places = Places(np.stack([strip, np.zeros_like(strip) + 1e3, points[0], colour]))
+    centroids = np.stack([strip, np.zeros_like(strip) + 1e3, points[0], colour])
+    places = Places(tuple("abcd"), centroids, 1.0, 1.0, 1.0)
     profile = client.profile(ProfileOrder(places=places, scatter=True))
     assert profile.tasks == (0, 3)
     assert profile.counts == (6, 6)

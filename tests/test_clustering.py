@@ -18,7 +18,7 @@ POINTS = arrays(
 
 def profile(client: int, *centroids: tuple[float, ...]) -> TaskProfile:
     n = len(centroids)
-    return TaskProfile(client, np.array(centroids, np.float32), (10,) * n, (0.5,) * n)
+    return TaskProfile(client, np.array(centroids, np.float32), (10,) * n, (0.5,) * n, (0.5,) * n)
 
 
 def test_two_groups_by_hand() -> None:
@@ -75,7 +75,9 @@ def test_local_tasks_of_two_clients_are_joined_by_hand() -> None:
 
 
 def test_counts_do_not_weigh() -> None:
-    profiles = [TaskProfile(0, np.array([[0.0], [2.0]], np.float32), (1, 999), (0.0, 0.0))]
+    profiles = [
+        TaskProfile(0, np.array([[0.0], [2.0]], np.float32), (1, 999), (0.0, 0.0), (0.0, 0.0))
+    ]
     assert join(profiles, 1, seed=0).centroids.tolist() == [[1.0]]
 
 
@@ -104,13 +106,15 @@ def test_join_does_not_depend_on_the_order_of_the_profiles(
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (TaskProfile(1, np.zeros((2, 2), np.float32), (1,), (0.0,)), r"shape \(2, 2\)"),
-        (TaskProfile(1, np.zeros((1, 3), np.float32), (1,), (0.0,)), r"shape \(1, 3\)"),
-        (TaskProfile(1, np.zeros((0, 2), np.float32), (), ()), "0 counts"),
+        (TaskProfile(1, np.zeros((2, 2), np.float32), (1,), (0.0,), (0.0,)), r"shape \(2, 2\)"),
+        (TaskProfile(1, np.zeros((1, 3), np.float32), (1,), (0.0,), (0.0,)), r"shape \(1, 3\)"),
+        (TaskProfile(1, np.zeros((0, 2), np.float32), (), (), ()), "0 counts"),
         (profile(1, (np.nan, 0)), "not finite"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (np.inf,)), "not finite"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (0,), (0.0,)), "without samples"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (-1.0,)), "negative spread"),
+        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (np.inf,), (0.0,)), "not finite"),
+        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (0.0,), (np.nan,)), "not finite"),
+        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (0.0,), ()), "0 fourths"),
+        (TaskProfile(1, np.zeros((1, 2), np.float32), (0,), (0.0,), (0.0,)), "without samples"),
+        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (-1.0,), (0.0,)), "negative spread"),
         (profile(0, (1, 1)), "two profiles"),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_mixed_batch_answers_as_one_prompt_at_a_time(model: RoutedModel) -> No
 
 
 def test_each_answer_is_its_adapters(model: RoutedModel) -> None:
-    tasks = list(model.router.tasks)
+    tasks = list(model.router.places.tasks)
     by_adapter = [
         model.responder.generate([PROMPTS[0]], [((task, 1.0),)], max_new_tokens=5)[0]
         for task in tasks

@@ -77,7 +77,7 @@ def test_a_reply_to_something_else(reply: ClientReply) -> None:
         check_reply(TRAIN, reply, EXPECTED)
 
 
-PROFILE = TaskProfile(1, np.ones((1, 2), np.float32), (3,), (0.5,))
+PROFILE = TaskProfile(1, np.ones((1, 2), np.float32), (3,), (0.5,), (0.5,))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,9 @@ def test_a_profile_by_name_names_each_local_task(names: tuple[str, ...], reason:
         check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=names)), EXPECTED)
 
 
-PLACED = ProfileOrder(places=Places(np.ones((3, 2), np.float32)), scatter=True)
+PLACED = ProfileOrder(
+    places=Places(tuple("abc"), np.ones((3, 2), np.float32), 1.0, 1.0, 1.0), scatter=True
+)
 SCATTER = Scatter(np.ones(3, np.float32), 1.0)
 
 

@@ -53,7 +53,7 @@ class Silent(Scripted):
 
 
 def profile(client: int, centroid: Sequence[float]) -> TaskProfile:
-    return TaskProfile(client, np.array([centroid], np.float32), (2,), (0.5,))
+    return TaskProfile(client, np.array([centroid], np.float32), (2,), (0.5,), (0.5,))
 
 
 def go(engine: Scripted) -> tuple[ServerState, list[Round]]:

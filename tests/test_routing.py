@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from fedrouter.errors import AdapterError, ModelError, RunError
-from fedrouter.routing import Router
+from fedrouter.messages import Places, Policy
+from fedrouter.routing import Blend, Router, blends
 
 TASKS = ("task-00", "task-01", "task-02")
 
 
-def make(spread: float = 2.0) -> Router:
+def make(variance: float = 2.0) -> Router:
     centroids = np.array([[0, 0], [4, 0], [0, 3]], np.float32)
-    return Router(TASKS, centroids, spread, "abc")
+    return Router(Places(TASKS, centroids, 4.0, 2.0, variance), "abc")
 
 
 def points(*rows: tuple[float, float]) -> NDArray[np.float32]:
@@ -51,7 +53,7 @@ def test_a_tie_goes_to_the_first_task_whatever_the_order_of_the_allowed() -> Non
 
 @pytest.mark.filterwarnings("error")
 def test_without_spread_the_nearest_is_certain() -> None:
-    routes = make(spread=0.0).route(points((1, 0), (2, 0), (1e6, 0)))
+    routes = make(0.0).route(points((1, 0), (2, 0), (1e6, 0)))
     assert routes.confidence.tolist() == [1.0, 0.5, 1.0]
 
 
@@ -68,9 +70,9 @@ def test_no_prompts_give_no_routes() -> None:
     st.floats(0, 1e6),
 )
 def test_the_choice_is_a_nearest_allowed_task(
-    rows: list[tuple[float, float]], allowed: list[str], spread: float
+    rows: list[tuple[float, float]], allowed: list[str], variance: float
 ) -> None:
-    routes = make(spread).route(points(*rows), allowed)
+    routes = make(variance).route(points(*rows), allowed)
     for task, confidence, distances in zip(
         routes.tasks, routes.confidence, routes.distances, strict=True
     ):
@@ -100,8 +102,9 @@ def test_embeddings_that_are_not_finite_are_refused() -> None:
 def test_a_saved_router_is_the_same(tmp_path: Path) -> None:
     make().save(tmp_path)
     loaded = Router.load(tmp_path)
-    assert (loaded.tasks, loaded.spread, loaded.base_fingerprint) == (TASKS, 2.0, "abc")
-    assert loaded.centroids.tobytes() == make().centroids.tobytes()
+    assert (loaded.places.tasks, loaded.base_fingerprint) == (TASKS, "abc")
+    assert (loaded.places.mean, loaded.places.deviation, loaded.places.variance) == (4, 2, 2)
+    assert loaded.places.centroids.tobytes() == make().places.centroids.tobytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["router.json", "router.safetensors"]
 
 
@@ -125,13 +128,13 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 3}, "format"),
+        ({"format": 2}, "format"),
         ({"tasks": []}, "tasks"),
         ({"tasks": ["../../etc", "b", "c"]}, "tasks.0"),
         ({"tasks": ["a", "b"]}, r"shape \(3, 2\) for 2 tasks"),
         ({"tasks": ["a", "b", "b"]}, "tasks: .*twice"),
-        ({"spread": -1}, "spread"),
-        ({"spread": "much"}, "spread"),
+        ({"mean": -1}, "mean"),
+        ({"deviation": "much"}, "deviation"),
         ({"extra": 1}, "extra"),
         ({"sha256": "0"}, "do not belong together"),
     ],
@@ -154,7 +157,7 @@ def test_a_header_that_cannot_be_right_is_refused(
 def test_centroids_that_cannot_be_right_are_refused(
     tmp_path: Path, centroids: NDArray[np.float32]
 ) -> None:
-    Router(TASKS, centroids, 1.0, "abc").save(tmp_path)
+    Router(Places(TASKS, centroids, 1.0, 1.0, 1.0), "abc").save(tmp_path)
     with pytest.raises(RunError, match="centroids"):
         Router.load(tmp_path)
 
@@ -164,3 +167,48 @@ def test_a_file_without_centroids_is_refused(tmp_path: Path) -> None:
     save_file({"other": np.zeros((3, 2), np.float32)}, tmp_path / "router.safetensors")
     with pytest.raises(RunError, match="no readable centroids"):
         Router.load(tmp_path)
+
+
+def test_strangeness_counts_deviations_above_the_mean_of_the_nearest() -> None:
+    routes = make().route(points((2, 0), (0, -4)))  # squared distances 4 and 16
+    assert routes.strangeness.tolist() == [0, 6]
+
+
+def test_closeness_spreads_wider_than_the_probability() -> None:
+    routes = make().route(points((1, 0)))
+    odds = np.exp([-1 / 8, -9 / 8, -10 / 8])  # the mean squared distance is 4, the variance 2
+    np.testing.assert_allclose(routes.closeness[0], odds / odds.sum())
+    assert routes.confidence[0] > routes.closeness[0, 0]
+
+
+def answers(rows: tuple[float, float], rule: Policy, allowed: list[str] | None = None) -> Blend:
+    router = make()
+    [blend] = blends(router.places, router.route(points(rows), allowed), rule, allowed)
+    return blend
+
+
+def test_a_mix_weighs_the_nearest_by_closeness() -> None:
+    assert answers((1, 0), Policy()) == (("task-00", 1.0),)
+    [(first, most), (second, rest)] = answers((1, 0), Policy(top_k=2))
+    assert (first, second) == ("task-00", "task-01")
+    assert (most, rest) == pytest.approx((1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))))
+    assert len(answers((1, 0), Policy(top_k=9))) == 3
+
+
+def test_an_adapter_that_hardly_counts_is_left_out_of_a_mix() -> None:
+    assert answers((-100, -100), Policy(top_k=2, threshold=np.inf)) == (("task-00", 1.0),)
+
+
+def test_a_prompt_from_outside_is_answered_by_the_fallback() -> None:
+    known, strange = (0.0, 3.0), (0.0, -4.0)  # the latter 6 deviations above the mean
+    for fallback, expected in (
+        ("nearest", (("task-00", 1.0),)),
+        ("base", ()),
+        ("average", tuple((task, 1 / 3) for task in TASKS)),
+    ):
+        rule = Policy(fallback=fallback, threshold=5.9)
+        assert answers(strange, rule) == expected
+        assert answers(strange, replace(rule, threshold=6.0)) == (("task-00", 1.0),)
+        assert answers(known, rule) == (("task-02", 1.0),)
+    halves = (("task-00", 0.5), ("task-01", 0.5))
+    assert answers(strange, Policy(1, "average", 1.0), ["task-01", "task-00"]) == halves

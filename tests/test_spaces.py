@@ -1,5 +1,6 @@
 """Spaces from added-up statistics against the same computed on all samples in one place."""
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -30,6 +31,7 @@ def profile(client: int, points: NDArray[np.float64], labels: NDArray[np.int64])
         found.centroids,
         tuple(found.counts.tolist()),
         tuple(found.spreads.tolist()),
+        tuple(found.fourths.tolist()),
         scatter=scatter(points, labels, projection(points.shape[1], 0)),
     )
 
@@ -65,7 +67,7 @@ def place(
 def located(kind: Space, profiles: list[TaskProfile]) -> tuple[NDArray[np.float64], float]:
     assigned: list[tuple[int, ...]] = [(0, 1)] * len(profiles)
     found = place(kind, profiles, assigned, np.zeros((2, D)))
-    return found.space.astype(np.float64), found.spread
+    return found.space.astype(np.float64), found.mean
 
 
 def test_whitening_is_that_of_scikit_learns_ledoit_wolf_on_all_samples() -> None:
@@ -80,8 +82,10 @@ def test_whitening_is_that_of_scikit_learns_ledoit_wolf_on_all_samples() -> None
 def test_the_shrunk_covariance_is_ledoit_and_wolfs() -> None:
     rest = np.random.default_rng(1).normal(size=(30, D)) * np.arange(1, D + 1)
     fourth = float(np.square(np.square(rest).sum(axis=1)).sum())
-    judge = LedoitWolf(assume_centered=True).fit(rest).covariance_
-    np.testing.assert_allclose(shrunk(rest.T @ rest / 30, 30, fourth), judge, rtol=1e-10)
+    judge = LedoitWolf(assume_centered=True).fit(rest)
+    matrix, rho = shrunk(rest.T @ rest / 30, 30, fourth)
+    np.testing.assert_allclose(matrix, judge.covariance_, rtol=1e-10)
+    assert rho == pytest.approx(judge.shrinkage_)
 
 
 def test_standardising_divides_by_the_deviation_over_all_samples() -> None:
@@ -130,3 +134,30 @@ def test_long_embeddings_are_projected_and_their_profile_stays_small() -> None:
     lengths = np.square(points @ projected).sum(axis=1) / np.square(points).sum(axis=1)
     np.testing.assert_allclose(lengths, 1, atol=0.3)
     assert scatter(points, np.zeros(20, int), projected).products.nbytes < 1_000_000
+
+
+def test_held_out_prompts_lie_as_far_from_their_task_as_the_router_expects() -> None:
+    """A whitened space fits the samples that made it: half of them here, with 40 dimensions."""
+    draws = np.random.default_rng(3)
+    mix = draws.normal(size=(40, 40))
+    cloud = draws.standard_t(8, size=(400, 40)) @ mix
+    labels = np.arange(400) % 2
+    cloud[labels == 1] += 100
+    fitted = [profile(0, cloud[:200], labels[:200])]
+    first = place("whitened", fitted, [(0, 1)], np.zeros((2, 40)))
+
+    def squared(points: NDArray[np.float64], found: Located) -> NDArray[np.float64]:
+        distances = squared_distances(points, found.centroids, found.space)
+        return np.asarray(distances[np.arange(len(points)), labels[: len(points)]])
+
+    there = squared(cloud[:200], first)
+    again = group(cloud[:200], labels[:200], there)
+    told = replace(
+        fitted[0], spreads=tuple(again.spreads.tolist()), fourths=tuple(again.fourths.tolist())
+    )
+    found = place("whitened", [told], [(0, 1)], np.zeros((2, 40)))
+    new = squared(cloud[200:], found)
+    assert there.mean() < 0.85 * new.mean()
+    assert found.mean == pytest.approx(new.mean(), rel=0.1)
+    assert found.deviation == pytest.approx(new.std(), rel=0.25)
+    assert found.variance == pytest.approx(found.mean / 40, rel=0.2)

@@ -74,7 +74,8 @@ class Toy:
     def profile(self, by_name: bool) -> TaskProfile:
         centroids = np.array([[place, 0.0] for place in self.places], np.float32)
         spreads = (1.0,) * len(self.counts)
-        return TaskProfile(self.id, centroids, self.counts, spreads, self.names if by_name else ())
+        names = self.names if by_name else ()
+        return TaskProfile(self.id, centroids, self.counts, spreads, spreads, names)
 
     def start(self, task: ClientTask, received: str | None, keep: str | None) -> Weights:
         return {
@@ -376,11 +377,11 @@ def test_ifca_deals_every_adapter_to_as_many_clients() -> None:
 
 def test_fedrouter_joins_the_local_tasks_of_different_clients(toys: list[Toy]) -> None:
     state = begin(strategy("fedrouter"), toys)
-    assert state.router.tasks == ("task-00", "task-01", "task-02")
-    assert state.router.centroids.tolist() == [[0, 0], [10, 0], [20, 0]]
+    assert state.router.places.tasks == ("task-00", "task-01", "task-02")
+    assert state.router.places.centroids.tolist() == [[0, 0], [10, 0], [20, 0]]
     assert state.assignment == {0: ("task-00", "task-01"), 1: ("task-01", "task-02")}
     assert state.counts == {0: (20, 10), 1: (5, 5)}
-    assert state.router.spread == 1
+    assert (state.router.places.mean, state.router.places.deviation) == (1, 0)
 
 
 def test_fedrouter_averages_what_the_clients_of_a_task_trained_on_its_samples(
@@ -398,8 +399,8 @@ def test_fedrouter_averages_what_the_clients_of_a_task_trained_on_its_samples(
     assert found == pytest.approx([2, shared, 6])
     rule = method.serve(state, 1)
     assert isinstance(rule, Routed)
-    assert (rule.tasks, rule.own) == (state.router.tasks, ("task-01", "task-02"))
-    assert rule.places.centroids is state.router.centroids
+    assert (rule.needs, rule.own) == (state.router.places.tasks, ("task-01", "task-02"))
+    assert rule.places is state.router.places
 
 
 def test_a_task_that_nobody_returned_keeps_its_adapter(toys: list[Toy]) -> None:
@@ -434,7 +435,7 @@ def test_the_oracle_groups_and_routes_by_true_task(toys: list[Toy]) -> None:
     assert state.names == {"x": "task-00", "y": "task-01", "z": "task-02"}
     assert state.assignment == {0: ("task-00", "task-01"), 1: ("task-01", "task-02")}
     middle = (10 * 10 + 5 * 13) / 15
-    np.testing.assert_allclose(state.router.centroids, [[0, 0], [middle, 0], [2, 0]])
+    np.testing.assert_allclose(state.router.places.centroids, [[0, 0], [middle, 0], [2, 0]])
     assert orders(method, state, 1, client=1) == (
         TrainOrder(("task-01",), 7, local_task=0),
         TrainOrder(("task-02",), 7, local_task=1),
@@ -517,7 +518,7 @@ def same(one: ServerState, other: ServerState) -> bool:
 def answer(rule: object) -> object:
     """A serving rule that compares with ==."""
     return (
-        (rule.tasks, rule.own, rule.places.centroids.tolist()) if isinstance(rule, Routed) else rule
+        (rule.needs, rule.own, rule.places.centroids.tolist()) if isinstance(rule, Routed) else rule
     )
 
 
@@ -598,12 +599,12 @@ def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
     moved = replace(toys[0], counts=(15,), places=(12.0,), names=())
     after = method.refined(state, [scattered(moved, tasks=(1,))])
     assert after.assignment == {0: ("task-01",)}
-    assert after.router.centroids[:, 0].tolist() == [0, 12, 20]
-    np.testing.assert_allclose(after.router.space, np.eye(2), atol=1e-5)
+    assert after.router.places.centroids[:, 0].tolist() == [0, 12, 20]
+    np.testing.assert_allclose(after.router.places.space, np.eye(2), atol=1e-5)
     # Its one local task trains the batches of two; client 1 is asked anew, by the places.
     train, ask = method.plan(after, 1, [0, 1])
     assert [order.steps for order in train.train] == [14]
-    assert ask.profile.places.centroids is after.router.centroids
+    assert ask.profile.places.centroids is after.router.places.centroids
     joined = method.admit(after, scattered(toys[1], tasks=(1, 2)))
     assert joined.assignment[1] == ("task-01", "task-02")
     assert same(after, ServerState.unpack(0, *after.pack()))

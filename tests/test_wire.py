@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,13 @@ from fedrouter.wire import (
 A, B = "m.0.lora_A.weight", "m.0.lora_B.weight"
 WEIGHTS = {A: np.array([[1, -2]], np.float32), B: np.array([[0.5], [4]], np.float32)}
 CENTROIDS = np.array([[0.1, 0.2], [3, 4]], np.float32)
-SPACE = np.arange(CENTROIDS.shape[1] * 2, dtype=np.float32).reshape(-1, 2)
+PLACES = Places(("task-00", "task-01"), CENTROIDS, 1.5, 0.5, 0.25)
+MAPPED = replace(PLACES, space=np.arange(CENTROIDS.shape[1] * 2, dtype=np.float32).reshape(-1, 2))
 RULES: list[Serving] = [
     OneAdapter("global", "personal"),
     OneAdapter(),
-    Routed(("task-00", "task-01"), Places(CENTROIDS), ("task-01",)),
-    Routed(("task-00", "task-01"), Places(CENTROIDS, SPACE), ("task-01",)),
+    Routed(PLACES, ("task-01",)),
+    Routed(MAPPED, ("task-01",)),
     ByName({"a name with spaces": "task-00"}),
     InstanceMix("global", "personal", 0.5, 5),
     LowestLoss(("cluster-00", "cluster-01")),
@@ -59,7 +61,16 @@ ORDERS = (
 REPLY = ClientReply(
     3,
     7,
-    TaskProfile(3, CENTROIDS, (5, 6), (0.5, 0.25), ("x", "y"), (1, 0), Scatter(CENTROIDS[0], 2.5)),
+    TaskProfile(
+        3,
+        CENTROIDS,
+        (5, 6),
+        (0.5, 0.25),
+        (0.5, 1.5),
+        ("x", "y"),
+        (1, 0),
+        Scatter(CENTROIDS[0], 2.5),
+    ),
     Findings({"local": {"x": LabelScores(2, {"loss": 1.5})}}, {"task-00": {"x": 2}}, ({"x": 9},)),
     (Update(0, "global", WEIGHTS, 5, 1.25, 100), Update(1, None, {}, 6, 0.5, 50)),
 )
@@ -86,19 +97,17 @@ def test_a_task_comes_back_whole(rule: Serving) -> None:
     assert same(unpack_task(*pack_task(task, "fp32")), task)
 
 
-@pytest.mark.parametrize("places", [None, Places(CENTROIDS), Places(CENTROIDS, SPACE)])
+@pytest.mark.parametrize("places", [None, PLACES, MAPPED])
 def test_an_order_to_profile_comes_back_whole(places: Places | None) -> None:
     task = ClientTask(3, 0, ProfileOrder(places=places, scatter=True))
     assert same(unpack_task(*pack_task(task, "fp16")), task)
 
 
 def test_a_space_that_does_not_fit_is_refused() -> None:
-    header, arrays = pack_task(
-        ClientTask(3, 0, ProfileOrder(places=Places(CENTROIDS, SPACE))), "fp16"
-    )
-    for name in arrays:
-        bad = {**arrays, name: np.ones((7, 7), np.float32)}
-        with pytest.raises(MessageError, match="does not fit"):
+    header, arrays = pack_task(ClientTask(3, 0, ProfileOrder(places=MAPPED)), "fp16")
+    for name, reason in (("centroids", "not one centroid"), ("space", "does not fit")):
+        bad = {**arrays, f"profile/{name}": np.ones((7, 7), np.float32)}
+        with pytest.raises(MessageError, match=reason):
             unpack_task(header, bad)
 
 

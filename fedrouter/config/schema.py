@@ -382,6 +382,20 @@ class RouterConfig(Section):
         default="global",
         description='"global": among all tasks; "local": among those of the client that is named',
     )
+    top_k: Count = Field(
+        default=1, description="a mix of so many nearest adapters answers, the closer the more"
+    )
+    fallback: Literal["nearest", "base", "average"] | None = Field(
+        default=None,
+        description="what answers a prompt from outside every known task: "
+        '"nearest", the nearest all the same; "base", the base model; "average", the mean of all '
+        'adapters; unset: "base", in mode "paper" "nearest"',
+    )
+    threshold: float = Field(
+        default=4.0,
+        description="a prompt is from outside where its squared distance to the nearest task lies "
+        "more than so many standard deviations above that of the clients' own prompts",
+    )
 
 
 class EvaluationConfig(Section):

@@ -54,7 +54,9 @@ def embedding_map(run: RunFolder, resident: Resident) -> EmbeddingMap:
     chosen = generator(config.seed, "map").permutation(len(rows))[:POINTS]
     embeddings = resident.base.embed([rows[i].instruction for i in chosen])
     pca = PCA(2, svd_solver="full").fit(embeddings.astype(np.float64))
-    places = [] if router is None else pca.transform(router.centroids.astype(np.float64)).tolist()
+    places = (
+        [] if router is None else pca.transform(router.places.centroids.astype(np.float64)).tolist()
+    )
     true = [rows[i].task for i in chosen]
     return EmbeddingMap(
         points=pca.transform(embeddings.astype(np.float64)),
@@ -62,7 +64,7 @@ def embedding_map(run: RunFolder, resident: Resident) -> EmbeddingMap:
         found=[found[i] for i in chosen] if found else [],
         centroids={
             task: (x, y)
-            for task, (x, y) in zip(router.tasks if router else (), places, strict=True)
+            for task, (x, y) in zip(router.places.tasks if router else (), places, strict=True)
         },
     )
 

@@ -14,6 +14,7 @@ from fedrouter.messages import (
     ClientReply,
     ClientTask,
     FloatArray,
+    Places,
     Serving,
     TaskProfile,
     TrainOrder,
@@ -64,10 +65,16 @@ class ServerState:
         arrays |= {f"arrays/{name}": array for name, array in self.arrays.items()}
         router = None
         if self.router is not None:
-            arrays["router"] = self.router.centroids
-            if self.router.space is not None:
-                arrays["space"] = self.router.space
-            router = {"tasks": list(self.router.tasks), "spread": self.router.spread}
+            places = self.router.places
+            arrays["router"] = places.centroids
+            if places.space is not None:
+                arrays["space"] = places.space
+            router = {
+                "tasks": list(places.tasks),
+                "mean": places.mean,
+                "deviation": places.deviation,
+                "variance": places.variance,
+            }
         meta = {
             "base": self.base,
             "adapters": list(self.adapters),
@@ -92,19 +99,17 @@ class ServerState:
                 adapters[adapter][tensor] = array
             elif kind == "arrays":
                 others[name] = array
-        router = meta["router"]
+        router, told = None, meta["router"]
+        if told is not None:
+            numbers = (told["mean"], told["deviation"], told["variance"])
+            tasks = tuple(told["tasks"])
+            places = Places(tasks, arrays["router"], *numbers, arrays.get("space"))
+            router = Router(places, meta["base"])
         return cls(
             round=round,
             base=meta["base"],
             adapters=adapters,
-            router=router
-            and Router(
-                tuple(router["tasks"]),
-                arrays["router"],
-                router["spread"],
-                meta["base"],
-                arrays.get("space"),
-            ),
+            router=router,
             assignment={int(client): tuple(ids) for client, ids in meta["assignment"].items()},
             counts={int(client): tuple(counts) for client, counts in meta["counts"].items()},
             names=meta["names"],

@@ -11,11 +11,14 @@ samples by the nearest of them, in that space, and say where their groups lie.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from fedrouter.clustering import GlobalTasks, join, squared_distances
 from fedrouter.config import Config
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
+    Places,
     ProfileOrder,
     Routed,
     Serving,
@@ -23,9 +26,9 @@ from fedrouter.messages import (
     TrainOrder,
     Weights,
 )
-from fedrouter.routing import Router
+from fedrouter.routing import Router, policy
 from fedrouter.seeding import derive_seed
-from fedrouter.spaces import Total, added_up, locate, projection
+from fedrouter.spaces import Total, added_up, locate, moments, projection
 from fedrouter.strategies.base import ServerState, Strategy, noting
 
 EXCHANGES = 3  # of profiles; the first gives most (docs/routing.md)
@@ -55,17 +58,18 @@ class FedRouter(Strategy):
         profiles, scatters = added_up(profiles)
         joined = self.join(profiles)
         tasks = tuple(f"task-{t:02d}" for t in range(len(joined.centroids)))
-        samples = sum(sum(profile.counts) for profile in profiles)
-        scatter = sum(
-            n * spread
-            for profile in profiles
-            for n, spread in zip(profile.counts, profile.spreads, strict=True)
+        apart = np.concatenate(
+            [
+                np.square(p.centroids - joined.centroids[list(joined.assignment[p.client])]).sum(1)
+                for p in profiles
+            ]
         )
+        places = Places(tasks, joined.centroids, *moments(profiles, apart.astype(np.float64)))
         state = ServerState(
             round=0,
             base=base_fingerprint,
             adapters=dict.fromkeys(tasks, initial),
-            router=Router(tasks, joined.centroids, scatter / samples, base_fingerprint),
+            router=Router(places, base_fingerprint),
             assignment={
                 client: tuple(tasks[t] for t in found)
                 for client, found in joined.assignment.items()
@@ -93,16 +97,23 @@ class FedRouter(Strategy):
         self, state: ServerState, profiles: Sequence[TaskProfile], scatters: Total
     ) -> ServerState:
         """The state with the router where the samples of the assigned local tasks lie."""
-        router = state.router
-        assert router is not None
-        number = {task: t for t, task in enumerate(router.tasks)}
+        assert state.router is not None
+        places = state.router.places
+        number = {task: t for t, task in enumerate(places.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
-        projected = projection(router.centroids.shape[1], self.config.seed)
+        projected = projection(places.centroids.shape[1], self.config.seed)
         found = locate(
-            self.space, profiles, scatters, assigned, before=router.centroids, projected=projected
+            self.space, profiles, scatters, assigned, before=places.centroids, projected=projected
         )
-        located = replace(router, centroids=found.centroids, space=found.space, spread=found.spread)
-        return replace(state, router=located)
+        located = Places(
+            tasks=places.tasks,
+            centroids=found.centroids,
+            mean=found.mean,
+            deviation=found.deviation,
+            variance=found.variance,
+            space=found.space,
+        )
+        return replace(state, router=replace(state.router, places=located))
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
         """Step 0, on the server: K-means all local centroids c_ij into global tasks g_t;
@@ -154,11 +165,11 @@ class FedRouter(Strategy):
     def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
         """The state with a client that has joined: its local tasks go to the nearest tasks, where
         they are not grouped by them already."""
-        router = state.router
-        assert router is not None
-        distances = squared_distances(profile.centroids, router.centroids, router.space)
+        assert state.router is not None
+        places = state.router.places
+        distances = squared_distances(profile.centroids, places.centroids, places.space)
         nearest = profile.tasks or distances.argmin(axis=1)
-        tasks = tuple(router.tasks[t] for t in nearest)
+        tasks = tuple(places.tasks[t] for t in nearest)
         return replace(
             state,
             assignment={**state.assignment, profile.client: tasks},
@@ -169,5 +180,6 @@ class FedRouter(Strategy):
         """Step 3: the nearest centroid, among all tasks or the client's own; a client whose tasks
         are unknown has all for its own."""
         assert state.router is not None
-        tasks = state.router.tasks
-        return Routed(tasks, state.router.places, state.own_tasks(client) or tasks)
+        places = state.router.places
+        own = state.own_tasks(client) or places.tasks
+        return Routed(places, own, policy(self.config.router))
