@@ -32,8 +32,9 @@ from fedrouter.messages import (
     Update,
     Weights,
 )
+from fedrouter.progress import Progress
 from fedrouter.replies import Expected
-from fedrouter.rounds import rounds
+from fedrouter.rounds import exchanges, rounds
 from fedrouter.routing import Router
 from fedrouter.strategies import make_strategy
 
@@ -129,8 +130,7 @@ def run_rounds(clients: int) -> dict[str, float]:
         return (reply.profile for reply in engine.run(tasks) if reply.profile is not None)
 
     state = strategy.init(profiles(strategy.profile(engine.online())), initial, "base")
-    for _ in range(strategy.exchanges):
-        state = strategy.refined(state, profiles(strategy.refine(state, engine.online())))
+    state, _ = exchanges(strategy, engine, state, expected, Progress())
     profiled = time.perf_counter()
     for done in rounds(strategy, engine, state, config, expected):
         state = done.state

@@ -21,8 +21,12 @@ from fedrouter.datasets import load_splits
 from fedrouter.engines.inprocess import InProcessEngine
 from fedrouter.federation import deal, resolve
 from fedrouter.lora import LoraSpec
+from fedrouter.messages import ClientReply
 from fedrouter.metrics import ari, majority, routing_accuracy
+from fedrouter.progress import Progress
+from fedrouter.replies import Expected
 from fedrouter.resident import Resident
+from fedrouter.rounds import exchanges
 from fedrouter.strategies import make_strategy
 
 SPACES = ("raw", "standardised", "whitened")
@@ -41,14 +45,13 @@ def found(resident: Resident, config: Config) -> tuple[float, float]:
         }
         engine = InProcessEngine(resident.base, spec, clients, transport="fp32", fuse=1)
         strategy = make_strategy(config)
-        asked = strategy.profile(engine.online())
-        for exchange in range(1 + strategy.exchanges):
-            profiles = [reply.profile for reply in engine.run(asked) if reply.profile is not None]
-            if exchange == 0:
-                state = strategy.init(profiles, resident.initial(spec, 0), "")
-            else:
-                state = strategy.refined(state, profiles)
-            asked = strategy.refine(state, engine.online()) if strategy.exchanges else []
+        initial = resident.initial(spec, 0)
+        replies = engine.run(strategy.profile(engine.online()))
+        profiles = [reply.profile for reply in replies if isinstance(reply, ClientReply)]
+        state = strategy.init(filter(None, profiles), initial, "")
+        shapes = {name: array.shape for name, array in initial.items()}
+        expected = Expected(shapes, resident.base.model.config.hidden_size)
+        state, _ = exchanges(strategy, engine, state, expected, Progress())
         pairs = [
             (state.assignment[client.id][label], row.task or "")
             for client in clients.values()
@@ -75,7 +78,7 @@ def main() -> None:
     rows = []
     for scenario in SCENARIOS:
         for space in SPACES:
-            sets = [*data, f"data.scenario={scenario}", f"clustering.space={space}"]
+            sets = [*data, "mode=paper", f"data.scenario={scenario}", f"clustering.space={space}"]
             results = [
                 found(resident, load_config(None, [*sets, f"seed={seed}"])) for seed in seeds
             ]

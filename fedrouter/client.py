@@ -6,7 +6,7 @@ reply), so that an engine may train the jobs of many clients in one pass in betw
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from fedrouter.client_folder import ClientFolder
 from fedrouter.clustering import Clusters, cluster, group, squared_distances
-from fedrouter.config import Config
+from fedrouter.config import AUTO, Config
 from fedrouter.errors import DataError
 from fedrouter.evaluation import Question, scores_by_label
 from fedrouter.lora import LoraSpec
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
+    Comparison,
     EvaluateOrder,
     Findings,
     LabelScores,
+    Losses,
     Places,
     ProfileOrder,
     Scatter,
@@ -37,12 +39,18 @@ from fedrouter.messages import (
 from fedrouter.model import BaseModel
 from fedrouter.resident import Resident
 from fedrouter.rows import Row
-from fedrouter.seeding import derive_seed
+from fedrouter.seeding import derive_seed, generator
 from fedrouter.serving import AtHand, Choice, choose
 from fedrouter.spaces import projection, scatter
 from fedrouter.training import TrainJob, TrainResult
 
 UNLABELLED_LOCAL_TASKS = 2  # local tasks where neither the configuration nor the rows say
+TRIAL_GROUPS = 8  # local tasks to begin with where their number is to be found ...
+TRIAL_SAMPLES = 16  # ... but no more than one for so many samples
+LEAST_SAMPLES = 8  # of a task that a client holds, then
+LARGEST_LOSS = 1e6  # what was not measured costs more
+COMPARED_SAMPLES = 16  # on which adapters are compared
+CANDIDATES = 3  # nearest tasks of which a sample goes to the one with the lowest loss
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,8 @@ class Client:
         reply = ClientReply(
             self.id,
             task.round,
-            profile=None if task.profile is None else self.profile(task.profile),
+            profile=None if task.profile is None else self.profile(task.profile, hand),
+            losses=tuple(self._compared(one, hand) for one in task.compare),
             findings=None if task.evaluate is None else self._evaluate(task.evaluate, hand),
         )
         adapters = tuple(hand.lowest_loss(order.adapters) for order in task.train)
@@ -147,10 +156,9 @@ class Client:
                     tokens=result.tokens,
                 )
             )
-        done = work.reply
-        return ClientReply(self.id, done.round, done.profile, done.findings, tuple(updates))
+        return replace(work.reply, updates=tuple(updates))
 
-    def profile(self, order: ProfileOrder) -> TaskProfile:
+    def profile(self, order: ProfileOrder, hand: AtHand | None = None) -> TaskProfile:
         """Find the local tasks: embed the training prompts, group them, keep the labels here."""
         points = self.base.embed([row.instruction for row in self.rows.train])
         names: tuple[str, ...] = ()
@@ -158,7 +166,7 @@ class Client:
         if order.by_name:
             found, names = self._by_name(points)
         elif order.places is not None:
-            found, tasks = self._placed(points, order.places)
+            found, tasks = self._placed(points, order.places, order.adapters, hand)
         else:
             found = self._clustered(points)
         self._folder.write_labels(found.labels)
@@ -182,13 +190,18 @@ class Client:
 
     @property
     def n_local(self) -> int:
-        """How many local tasks to find: as configured, else as many as the rows name."""
+        """How many local tasks there are to be: as configured, else as many as the rows name."""
+        told = self._config.clustering.n_local
+        if isinstance(told, int):
+            return told
         names = {row.task for row in self.rows.train}
-        unset = UNLABELLED_LOCAL_TASKS if None in names else len(names)
-        return self._config.clustering.n_local or unset
+        return UNLABELLED_LOCAL_TASKS if None in names else len(names)
 
     def _clustered(self, points: NDArray[np.float32]) -> Clusters:
-        return cluster(points, self.n_local, derive_seed(self._config.seed, "profile", self.id))
+        number = self.n_local
+        if self._config.clustering.n_local == AUTO:
+            number = max(1, min(TRIAL_GROUPS, len(points) // TRIAL_SAMPLES))
+        return cluster(points, number, derive_seed(self._config.seed, "profile", self.id))
 
     def _by_name(self, points: NDArray[np.float32]) -> tuple[Clusters, tuple[str, ...]]:
         names = [row.task for row in self.rows.train]
@@ -201,15 +214,48 @@ class Client:
         return group(points, np.array([ordered.index(str(name)) for name in names])), ordered
 
     def _placed(
-        self, points: NDArray[np.float32], places: Places
+        self,
+        points: NDArray[np.float32],
+        places: Places,
+        adapters: Sequence[str],
+        hand: AtHand | None,
     ) -> tuple[Clusters, tuple[int, ...]]:
-        """The samples by the nearest global task, among those that are the nearest most often."""
+        """The samples by the nearest global task, or of the nearest few the one whose adapter has
+        the lowest loss, among the tasks that the client has enough samples of."""
         distances = squared_distances(points, places.centroids, places.space)
-        counts = np.bincount(distances.argmin(axis=1), minlength=distances.shape[1])
-        own = np.sort(np.argsort(-counts, kind="stable")[: self.n_local])
-        tasks, labels = np.unique(own[distances[:, own].argmin(axis=1)], return_inverse=True)
-        squared = distances[:, own].min(axis=1)
+        costs = distances
+        if adapters:
+            assert hand is not None, "there are no losses without adapters at hand"
+            offered = [places.tasks.index(name) for name in adapters]
+            ranks = distances[:, offered].argsort(axis=1).argsort(axis=1)
+            losses = np.full_like(distances, np.inf)
+            losses[:, offered] = hand.losses(self.rows.train, adapters, ranks < CANDIDATES)
+            costs = np.where(np.isfinite(losses), losses, LARGEST_LOSS + distances)
+        own = self._held(np.bincount(costs.argmin(axis=1), minlength=len(places.tasks)))
+        nearest = own[costs[:, own].argmin(axis=1)]
+        tasks, labels = np.unique(nearest, return_inverse=True)
+        squared = distances[np.arange(len(points)), nearest]
         return group(points, labels, squared), tuple(int(task) for task in tasks)
+
+    def _held(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of the global tasks, by the client's samples of each, those that it holds: the `n_local`
+        most frequent; where that is open, those with 8 samples or more, and one at least."""
+        order = np.argsort(-counts, kind="stable")
+        number = self.n_local
+        if self._config.clustering.n_local == AUTO:
+            number = max(1, int((counts >= LEAST_SAMPLES).sum()))
+        return np.sort(order[:number])
+
+    def _compared(self, asked: Comparison, hand: AtHand) -> Losses:
+        """Losses on samples of a local task: of the base model, and of some adapters."""
+        own = np.flatnonzero(self.labels() == asked.local_task)
+        draws = generator(self._config.seed, "compare", hand.task.round, self.id, asked.local_task)
+        rows = [self.rows.train[i] for i in draws.permutation(own)[:COMPARED_SAMPLES]]
+        adapters = (None, *asked.adapters)
+        losses = hand.losses(rows, adapters, np.ones((len(rows), len(adapters)), bool))
+        base, *others = losses.mean(axis=0).tolist()
+        told = dict(zip(asked.adapters, others, strict=True))
+        return Losses(asked.local_task, len(rows), base, told)
 
     def _evaluate(self, order: EvaluateOrder, hand: AtHand) -> Findings:
         """Answer and score the test rows of each scope."""

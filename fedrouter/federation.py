@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedrouter.client import Holding
-from fedrouter.config import Config
+from fedrouter.config import AUTO, Config
 from fedrouter.datasets import Splits
 from fedrouter.model import BUILTIN_BASE
 from fedrouter.partition import partition
@@ -37,9 +37,10 @@ def resolve(config: Config, train: Sequence[Row]) -> Config:
             "data": data.model_copy(update={"scenario": scenario}),
             "clustering": clustering.model_copy(
                 update={
-                    "n_local": clustering.n_local or _tasks_per_client(scenario, names),
+                    "n_local": clustering.n_local
+                    or (_tasks_per_client(scenario, names) if paper else AUTO),
                     "n_global": clustering.n_global
-                    or (len(names) if named else UNLABELLED_GLOBAL_TASKS),
+                    or ((len(names) if named else UNLABELLED_GLOBAL_TASKS) if paper else AUTO),
                     "space": clustering.space or ("raw" if paper else "whitened"),
                 }
             ),

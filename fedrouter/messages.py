@@ -98,12 +98,22 @@ class ProfileOrder:
         by_name: group the samples by their true task's name instead of clustering them (oracle).
         places: group them by the nearest global task (of the client's most frequent ones, as many
             as it has local tasks) instead.
+        adapters: with `places`: by the one of these tasks whose adapter has the lowest loss.
         scatter: send the scatter too.
     """
 
     by_name: bool = False
     places: Places | None = None
+    adapters: tuple[str, ...] = ()
     scatter: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ask for the losses of several received adapters on the same samples of a local task."""
+
+    local_task: int
+    adapters: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -275,6 +285,7 @@ class ClientTask:
         round: 1 to the number of rounds; 0 before the first; the number of rounds + 1 after the
             last.
         profile: set when the client is to profile its data.
+        compare: local tasks on which to compare received adapters.
         evaluate: set when it is to evaluate what it receives and has kept, before training.
         train: what to train; the order is the slot of `Update`.
         adapters: the adapters that the orders name.
@@ -284,10 +295,28 @@ class ClientTask:
     client: int
     round: int
     profile: ProfileOrder | None = None
+    compare: tuple[Comparison, ...] = ()
     evaluate: EvaluateOrder | None = None
     train: tuple[TrainOrder, ...] = ()
     adapters: Mapping[str, Weights] = field(default_factory=dict)
     lr: float = 0.0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The answer to a comparison: mean losses on some samples of a local task.
+
+    Attributes:
+        local_task: the local task.
+        samples: how many samples.
+        base: the loss of the base model alone.
+        adapters: adapter -> the loss with it.
+    """
+
+    local_task: int
+    samples: int
+    base: float
+    adapters: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -337,11 +366,12 @@ class Findings:
 
 @dataclass(frozen=True)
 class ClientReply:
-    """A client's answer: what of profile, evaluation and training it was asked for."""
+    """A client's answer: what of profile, comparisons, evaluation and training it was asked for."""
 
     client: int
     round: int
     profile: TaskProfile | None = None
+    losses: tuple[Losses, ...] = ()
     findings: Findings | None = None
     updates: tuple[Update, ...] = ()
 

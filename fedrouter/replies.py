@@ -67,6 +67,7 @@ def check_reply(task: ClientTask, reply: ClientReply, expected: Expected) -> Non
             raise MessageError(f"the {part} {'was not asked for' if given else 'is missing'}")
     if task.profile is not None and reply.profile is not None:
         _check_profile(task.profile, reply.profile, task.client, expected.dimension)
+    _check_losses(task, reply)
     if reply.findings is not None:
         _check_findings(reply.findings)
     if [update.slot for update in reply.updates] != list(range(len(task.train))):
@@ -109,6 +110,16 @@ def _check_scatter(order: ProfileOrder, profile: TaskProfile, size: int) -> None
         raise MessageError(f"the profile's scatter is not that of {size} dimensions")
     if not np.isfinite(products).all() or not 0 <= found.fourth < np.inf:
         raise MessageError("the profile's scatter is not finite")
+
+
+def _check_losses(task: ClientTask, reply: ClientReply) -> None:
+    asked = [(one.local_task, {*one.adapters}) for one in task.compare]
+    if [(one.local_task, {*one.adapters}) for one in reply.losses] != asked:
+        raise MessageError("the losses do not answer the comparisons that were asked for")
+    for one in reply.losses:
+        _check_count("samples", one.samples)
+        if not all(0 <= loss <= LARGEST_LOSS for loss in (one.base, *one.adapters.values())):
+            raise MessageError("a loss of a comparison is not possible")
 
 
 def _check_findings(findings: Findings) -> None:

@@ -15,6 +15,7 @@ from fedrouter.messages import (
     Findings,
     Scope,
 )
+from fedrouter.progress import Progress
 from fedrouter.replies import Expected, check_reply
 from fedrouter.seeding import generator
 from fedrouter.strategies import ServerState, Strategy
@@ -51,7 +52,13 @@ class Round:
 
 
 def rounds(
-    strategy: Strategy, engine: Engine, state: ServerState, config: Config, expected: Expected
+    strategy: Strategy,
+    engine: Engine,
+    state: ServerState,
+    config: Config,
+    expected: Expected,
+    *,
+    progress: Progress | None = None,
 ) -> Iterator[Round]:
     """Rounds from the one after `state` to the last.
 
@@ -61,9 +68,14 @@ def rounds(
         state: where to go on from.
         config: the run's configuration.
         expected: what arrays look like; a reply that does not fit is refused.
+        progress: hears how far the rounds are.
     """
+    progress = progress or Progress()
     for round in range(state.round + 1, config.federation.rounds + 1):
         began, sent = time.perf_counter(), Traffic(engine.traffic.up, engine.traffic.down)
+        state, failures = exchanges(strategy, engine, state, expected, progress)
+        refined = time.perf_counter() - began
+        progress.phase("train", tasks_left(config, state))
         chosen = participants(config, round, engine.online())
         tasks = strategy.plan(state, round, chosen)
         if evaluation_due(config, state.round):
@@ -71,7 +83,7 @@ def rounds(
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
         replies = CheckedReplies(engine, tasks, expected)
         state = strategy.aggregate(state, round, replies)
-        took = time.perf_counter() - began
+        took = time.perf_counter() - began - refined
         record = RoundRecord(
             round=round,
             clients=chosen,
@@ -80,10 +92,41 @@ def rounds(
             tokens=replies.tokens,
             bytes_up=engine.traffic.up - sent.up,
             bytes_down=engine.traffic.down - sent.down,
-            seconds={"train": replies.seconds, "aggregate": took - replies.seconds},
-            failures=[{"client": f.client, "reason": f.reason} for f in replies.failures],
+            seconds={
+                "profile": refined,
+                "train": replies.seconds,
+                "aggregate": took - replies.seconds,
+            },
+            failures=[
+                {"client": f.client, "reason": f.reason} for f in (*failures, *replies.failures)
+            ],
         )
         yield Round(state, record, replies.findings)
+
+
+def exchanges(
+    strategy: Strategy,
+    engine: Engine,
+    state: ServerState,
+    expected: Expected,
+    progress: Progress,
+) -> tuple[ServerState, list[Failure]]:
+    """The state after all exchanges that are due before the next round, and who did not answer."""
+    failures: list[Failure] = []
+    while state.due:
+        tasks = strategy.exchange(state, engine.online())
+        progress.phase("refine", len(tasks))
+        replies = CheckedReplies(engine, tasks, expected)
+        state = strategy.exchanged(state, replies)
+        failures += replies.failures
+    return state, failures
+
+
+def tasks_left(config: Config, state: ServerState) -> int:
+    """About how many client tasks there are from a state to the end of the run."""
+    settings = config.federation
+    each_round = max(settings.min_clients, int(settings.fraction * settings.clients + 0.5))
+    return each_round * (settings.rounds - state.round)
 
 
 def participants(config: Config, round: int, online: Sequence[int]) -> list[int]:

@@ -99,10 +99,17 @@ class Server:
             EngineError: no client ever answered.
         """
         state = self._restore(folder) or self._start(folder)
-        self._progress.phase("train", self._tasks_left(state))
-        for done in rounds(self.strategy, self.engine, state, self.config, self._expected):
-            self._note(folder, done)
-            state = done.state
+        with folder.writing():
+            for done in rounds(
+                self.strategy,
+                self.engine,
+                state,
+                self.config,
+                self._expected,
+                progress=self._progress,
+            ):
+                self._note(folder, done)
+                state = done.state
         return self._finish(folder, state)
 
     def _start(self, folder: RunFolder) -> ServerState:
@@ -115,12 +122,9 @@ class Server:
                 )
             tasks = self.strategy.profile(online)
             if tasks:
-                self._progress.phase("profile", len(tasks) * (1 + self.strategy.exchanges))
+                self._progress.phase("profile", len(tasks))
             profiles = self._profiles(tasks)
             state = self.strategy.init(profiles, self._initial, self._resident.base.fingerprint)
-            for _ in range(self.strategy.exchanges):
-                profiles = self._profiles(self.strategy.refine(state, online))
-                state = self.strategy.refined(state, profiles)
         self._checkpoint(folder, state)
         return state
 
@@ -183,12 +187,6 @@ class Server:
             "traffic": asdict(self.engine.traffic),
         }
         folder.save_checkpoint(state.round, arrays, meta)
-
-    def _tasks_left(self, state: ServerState) -> int:
-        """About how many client tasks there are from a state to the end of the run."""
-        settings = self.config.federation
-        each_round = max(settings.min_clients, int(settings.fraction * settings.clients + 0.5))
-        return each_round * (settings.rounds - state.round)
 
     def _finish(self, folder: RunFolder, state: ServerState) -> dict[str, Any]:
         """Save the adapters and the router, have them evaluated, write the summary."""

@@ -64,12 +64,23 @@ class AtHand:
         if len(adapters) < 2:
             return next(iter(adapters), None)
         rows = self.sample("lowest loss", LOSS_ROWS)
-        loaded = {name: self.assembled(name) for name in adapters}
+        losses = self.losses(rows, adapters, np.ones((len(rows), len(adapters)), bool))
+        return adapters[int(losses.sum(axis=0).argmin())]
+
+    def losses(
+        self, rows: Sequence[Row], adapters: Sequence[str | None], wanted: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """The loss of each row with each received adapter (None: with the base model alone), shape
+        (rows, adapters); infinity where it is not `wanted`."""
+        loaded = {name: self.assembled(name) for name in adapters if name is not None}
+        blends: list[Blend] = [() if name is None else ((name, 1.0),) for name in adapters]
+        losses = np.full(wanted.shape, np.inf)
+        pairs = np.argwhere(wanted)
         with Responder(self.resident.base, self.spec, loaded) as responder:
-            losses = [
-                sum(responder.losses(rows, [((name, 1.0),)] * len(rows))) for name in adapters
-            ]
-        return adapters[losses.index(min(losses))]
+            losses[wanted] = responder.losses(
+                [rows[i] for i, _ in pairs], [blends[a] for _, a in pairs]
+            )
+        return losses
 
     def sample(self, purpose: str, number: int) -> Sequence[Row]:
         """Random training rows, the same in every round."""

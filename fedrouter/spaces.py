@@ -45,13 +45,13 @@ class Located:
 
     Attributes:
         centroids: float32, shape (T, d): the mean embedding of each task's samples.
-        space: float32, shape (d, r): maps embeddings to where distances are taken.
+        space: float32, shape (d, r): maps embeddings to where distances are taken; None: raw.
         mean, deviation: of the squared distances, there, of prompts to their task's centroid.
         variance: of prompts, there, along the directions from one centroid to another.
     """
 
     centroids: FloatArray
-    space: FloatArray
+    space: FloatArray | None
     mean: float
     deviation: float
     variance: float
@@ -107,8 +107,9 @@ def locate(
     D / (1 - D (1 - rho) / n) (Sherman and Morrison); mean and deviation are corrected by that.
 
     Args:
-        kind: "standardised": every dimension by its deviation over all samples; "whitened": by the
-            covariance within the tasks, shrunk towards a round one (Ledoit and Wolf 2004).
+        kind: "raw": as they are; "standardised": every dimension by its deviation over all samples;
+            "whitened": by the covariance within the tasks, shrunk towards a round one (Ledoit and
+            Wolf 2004).
         profiles: at least one.
         scatters: the sum of theirs.
         assigned: for each of them, the global task of each local task.
@@ -123,6 +124,8 @@ def locate(
     np.add.at(sizes, tasks, counts)
     held = sizes > 0
     centroids = np.where(held[:, None], sums / np.where(held, sizes, 1)[:, None], before)
+    if kind == "raw":
+        return Located(centroids.astype(np.float32), None, *moments(profiles))
     around = _full(scatters.products, projected.shape[1])
     samples = counts.sum()
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples

@@ -18,10 +18,12 @@ from fedrouter.messages import (
     ByName,
     ClientReply,
     ClientTask,
+    Comparison,
     EvaluateOrder,
     Findings,
     FloatArray,
     InstanceMix,
+    Losses,
     LowestLoss,
     OneAdapter,
     Places,
@@ -92,6 +94,7 @@ class _ProfileOrderHeader(_Header):
     """`ProfileOrder` without its arrays."""
 
     by_name: bool
+    adapters: tuple[Name, ...]
     scatter: bool
     places: _PlacesHeader | None
 
@@ -107,6 +110,7 @@ class _TaskHeader(_Header):
     transport: Transport
     adapters: tuple[Name, ...]
     profile: _ProfileOrderHeader | None
+    compare: tuple[Comparison, ...]
     evaluate: _EvaluateHeader | None
     train: tuple[TrainOrder, ...]
     lr: float
@@ -137,6 +141,7 @@ class _ReplyHeader(_Header):
     round: Id
     transport: Transport
     profile: _ProfileHeader | None
+    losses: tuple[Losses, ...]
     findings: Findings | None
     updates: tuple[_UpdateHeader, ...]
 
@@ -155,6 +160,7 @@ def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, ND
         arrays |= {} if order.places is None else _places_out("profile", order.places)
         profile = _ProfileOrderHeader(
             by_name=order.by_name,
+            adapters=order.adapters,
             scatter=order.scatter,
             places=None if order.places is None else _placed(order.places),
         )
@@ -164,6 +170,7 @@ def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, ND
         transport=transport,
         adapters=tuple(task.adapters),
         profile=profile,
+        compare=task.compare,
         evaluate=evaluate,
         train=task.train,
         lr=task.lr,
@@ -190,12 +197,13 @@ def unpack_task(header: str, arrays: Arrays) -> ClientTask:
     if found.profile is not None:
         told = found.profile
         places = None if told.places is None else _places_in("profile", left, told.places)
-        profile = ProfileOrder(told.by_name, places, told.scatter)
+        profile = ProfileOrder(told.by_name, places, told.adapters, told.scatter)
     _nothing_left(left)
     return ClientTask(
         client=found.client,
         round=found.round,
         profile=profile,
+        compare=found.compare,
         evaluate=evaluate,
         train=found.train,
         adapters=adapters,
@@ -226,6 +234,7 @@ def pack_reply(reply: ClientReply, transport: Transport) -> tuple[str, dict[str,
         round=reply.round,
         transport=transport,
         profile=profile,
+        losses=reply.losses,
         findings=reply.findings,
         updates=tuple(
             _UpdateHeader(adapter=u.adapter, samples=u.samples, loss=u.loss, tokens=u.tokens)
@@ -272,7 +281,7 @@ def unpack_reply(header: str, arrays: Arrays) -> ClientReply:
         for slot, update in enumerate(found.updates)
     )
     _nothing_left(left)
-    return ClientReply(found.client, found.round, profile, found.findings, updates)
+    return ClientReply(found.client, found.round, profile, found.losses, found.findings, updates)
 
 
 def array_bytes(array: NDArray[Any]) -> tuple[str, list[int], bytes]:

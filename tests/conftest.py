@@ -98,6 +98,8 @@ def toy_settings(base: Path, data: Path) -> list[str]:
         f"data.test={data / 'test.jsonl'}",
         "federation.clients=3",
         "federation.rounds=3",
+        "clustering.n_local=2",
+        "clustering.n_global=3",
         "adapter.rank=2",
         "training.steps=2",
         "training.batch_size=4",

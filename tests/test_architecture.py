@@ -63,6 +63,8 @@ ORDER = [
     "client",
     "strategies.base",
     "strategies.fedrouter",
+    "strategies.merging",
+    "strategies.automatic",
     "strategies.oracle",
     "strategies.local",
     "strategies.fedavg",

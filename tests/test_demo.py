@@ -18,6 +18,8 @@ def test_one_round_on_the_built_in_tasks_and_base_model(tmp_path: Path) -> None:
     sets = [
         "data.builtin_train=24",
         "data.builtin_test=4",
+        "clustering.n_local=2",
+        "clustering.n_global=8",
         "federation.rounds=1",
         "training.steps=1",
         "training.batch_size=4",

@@ -274,9 +274,10 @@ def test_rows_without_task_names(tiny_folder: Path, tmp_path: Path) -> None:
                 for row in unnamed
             )
         )
-    summary = run(settings(tiny_folder, tmp_path), tmp_path / "run")
+    found = ("clustering.n_local=auto", "clustering.n_global=auto")
+    summary = run(settings(tiny_folder, tmp_path, *found), tmp_path / "run")
     assert summary["scenario"] == "all"
-    assert len(summary["tasks"]) == 4
+    assert 1 <= len(summary["tasks"]) <= 6
     assert set(summary["routing"].values()) == {None}
     assert summary["metrics"]["by_task"] is None
     assert summary["metrics"]["local"]["loss"] > 0
@@ -349,7 +350,7 @@ def test_another_space_from_profile_to_prompt(
         task["id"]: max(task["true_tasks"], key=task["true_tasks"].get) for task in summary["tasks"]
     }
     assert [names[route.task] for route in routes] == ["strip", "colour"]
-    # Three exchanges: centroids and a scatter of 32 dimensions up each time and once before.
+    # Two centroids and a scatter of 32 dimensions before round 1.
     profile = 3 * (2 * 32 + 32 * 33 // 2) * 4
     lines = (whole / "metrics.jsonl").read_text().splitlines()
-    assert summary["bytes"]["up"] - sum(json.loads(x)["bytes_up"] for x in lines) == 4 * profile
+    assert summary["bytes"]["up"] - sum(json.loads(x)["bytes_up"] for x in lines) == profile

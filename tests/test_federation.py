@@ -14,7 +14,7 @@ UNNAMED = [Row(row.instruction, row.response) for row in NAMED]
 
 
 def test_what_is_read_off_named_rows() -> None:
-    config = resolve(load_config(), NAMED)
+    config = resolve(load_config(None, ["mode=paper"]), NAMED)
     assert config.data.scenario == "dual"
     assert config.clustering.n_global == 3
     assert config.clustering.n_local == 2
@@ -22,10 +22,17 @@ def test_what_is_read_off_named_rows() -> None:
 
 
 def test_what_is_assumed_of_rows_without_names() -> None:
-    config = resolve(load_config(), UNNAMED)
+    config = resolve(load_config(None, ["mode=paper"]), UNNAMED)
     assert config.data.scenario == "all"
     assert config.clustering.n_global == 4
     assert config.clustering.n_local is None
+
+
+@pytest.mark.parametrize("rows", [NAMED, UNNAMED])
+def test_the_numbers_are_found_outside_mode_paper(rows: list[Row]) -> None:
+    config = resolve(load_config(), rows)
+    assert (config.clustering.n_local, config.clustering.n_global) == ("auto", "auto")
+    assert (config.clustering.space, config.router.fallback) == ("whitened", "base")
 
 
 def test_explicit_choices_win() -> None:
@@ -95,7 +102,7 @@ def test_changed_data_has_another_fingerprint() -> None:
 def test_the_scenario_says_how_many_tasks_a_client_holds(
     scenario: str, expected: int | None
 ) -> None:
-    config = resolve(load_config(None, [f"data.scenario={scenario}"]), NAMED)
+    config = resolve(load_config(None, ["mode=paper", f"data.scenario={scenario}"]), NAMED)
     assert config.clustering.n_local == expected
 
 

@@ -592,12 +592,14 @@ def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
     [asked, _] = method.profile([0, 1])
     assert asked.profile == ProfileOrder(scatter=True)
     state = method.init([scattered(toy) for toy in toys], INITIAL, "base")
-    assert method.exchanges == 3
-    [asked, _] = method.refine(state, [0, 1])
+    assert state.due == ("place",) * 3
+    [asked, _] = method.exchange(state, [0, 1])
     assert asked.profile.places.space.shape == (2, 2)
     # Client 0 now says that all of its samples are of the task at 10; client 1 says nothing.
     moved = replace(toys[0], counts=(15,), places=(12.0,), names=())
-    after = method.refined(state, [scattered(moved, tasks=(1,))])
+    after = method.exchanged(state, [ClientReply(0, 0, profile=scattered(moved, tasks=(1,)))])
+    assert after.due == ("place",) * 2
+    assert method.exchanged(state, []) == replace(state, due=())
     assert after.assignment == {0: ("task-01",)}
     assert after.router.places.centroids[:, 0].tolist() == [0, 12, 20]
     np.testing.assert_allclose(after.router.places.space, np.eye(2), atol=1e-5)
@@ -612,5 +614,8 @@ def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
 
 def test_the_oracle_refines_nothing() -> None:
     method = strategy("oracle", "clustering.space=whitened")
-    assert method.exchanges == 0
+    state = method.init(
+        [toy.profile(True) for toy in (Toy(0, (1, 1), 1, ("x", "y"), (0, 10)),)], INITIAL, "b"
+    )
+    assert state.due == ()
     assert method.profile([0])[0].profile == ProfileOrder(by_name=True)

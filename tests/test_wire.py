@@ -13,10 +13,12 @@ from fedrouter.messages import (
     ByName,
     ClientReply,
     ClientTask,
+    Comparison,
     EvaluateOrder,
     Findings,
     InstanceMix,
     LabelScores,
+    Losses,
     LowestLoss,
     OneAdapter,
     Places,
@@ -71,6 +73,7 @@ REPLY = ClientReply(
         (1, 0),
         Scatter(CENTROIDS[0], 2.5),
     ),
+    (Losses(0, 32, 3.5, {"task-00": 1.5, "task-01": 2.5}),),
     Findings({"local": {"x": LabelScores(2, {"loss": 1.5})}}, {"task-00": {"x": 2}}, ({"x": 9},)),
     (Update(0, "global", WEIGHTS, 5, 1.25, 100), Update(1, None, {}, 6, 0.5, 50)),
 )
@@ -93,13 +96,14 @@ def same(one: Any, other: Any) -> bool:
 def test_a_task_comes_back_whole(rule: Serving) -> None:
     adapters = {"global": WEIGHTS, "task-00": {A: WEIGHTS[A]}}
     order = EvaluateOrder(rule, ("local", "base"))
-    task = ClientTask(3, 7, ProfileOrder(by_name=True), order, ORDERS, adapters, lr=5e-4)
+    compare = (Comparison(1, ("global", "task-00")),)
+    task = ClientTask(3, 7, ProfileOrder(by_name=True), compare, order, ORDERS, adapters, lr=5e-4)
     assert same(unpack_task(*pack_task(task, "fp32")), task)
 
 
 @pytest.mark.parametrize("places", [None, PLACES, MAPPED])
 def test_an_order_to_profile_comes_back_whole(places: Places | None) -> None:
-    task = ClientTask(3, 0, ProfileOrder(places=places, scatter=True))
+    task = ClientTask(3, 0, ProfileOrder(places=places, adapters=("task-01",), scatter=True))
     assert same(unpack_task(*pack_task(task, "fp16")), task)
 
 

@@ -2,6 +2,7 @@
 
 from fedrouter.config.load import dump_config, load_config, override, parse_config
 from fedrouter.config.schema import (
+    AUTO,
     AdapterConfig,
     BaselinesConfig,
     ClusteringConfig,
@@ -21,6 +22,7 @@ from fedrouter.config.schema import (
 )
 
 __all__ = [
+    "AUTO",
     "AdapterConfig",
     "BaselinesConfig",
     "ClusteringConfig",

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+AUTO: Literal["auto"] = "auto"
 TEMPLATES = ("alpaca",)
 ScenarioName = Literal["single", "dual", "all", "dirichlet", "column"]
 
@@ -290,15 +291,16 @@ class FederationConfig(Section):
 class ClusteringConfig(Section):
     """How many tasks to look for."""
 
-    n_local: Count | None = Field(
+    n_local: Count | Literal["auto"] | None = Field(
         default=None,
-        description="local tasks of each client; unset: as many as the task names among its rows, "
-        "2 where rows name no task",
+        description='local tasks of each client, or "auto": those that it has samples of; unset: '
+        'auto, in mode "paper" as many as the task names among its rows, 2 where rows name no task',
     )
-    n_global: Count | None = Field(
+    n_global: Count | Literal["auto"] | None = Field(
         default=None,
-        description="global tasks; unset: as many as there are task names, 4 where rows name "
-        "no task",
+        description='global tasks, or "auto": groups of prompts become one task where the adapter '
+        'of each serves the other as well; unset: auto, in mode "paper" as many as there are task '
+        "names, 4 where rows name no task",
     )
     space: Literal["raw", "standardised", "whitened"] | None = Field(
         default=None,

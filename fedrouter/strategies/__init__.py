@@ -1,6 +1,7 @@
 """Federated methods, one file per family, by the name that the key `strategy` gives them."""
 
-from fedrouter.config import Config
+from fedrouter.config import AUTO, Config
+from fedrouter.strategies.automatic import Automatic
 from fedrouter.strategies.base import ServerState, Strategy
 from fedrouter.strategies.centralised import Centralised
 from fedrouter.strategies.clustered import Clustered
@@ -41,7 +42,10 @@ def make_strategy(config: Config) -> Strategy:
     Raises:
         ConfigError: other settings do not suit it.
     """
-    return STRATEGIES[config.strategy](config)
+    method = STRATEGIES[config.strategy]
+    if method is FedRouter and config.clustering.n_global == AUTO:
+        method = Automatic
+    return method(config)
 
 
 __all__ = ["STRATEGIES", "ServerState", "Strategy", "make_strategy"]

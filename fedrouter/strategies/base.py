@@ -1,9 +1,9 @@
 """The contract of a strategy: one federated method, pure over a serialisable state."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import cos, pi
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -27,6 +27,23 @@ PERSONAL = "personal"  # the name under which a client keeps an adapter of its o
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that became of a global task.
+
+    Attributes:
+        round: the round before it; 0 before the first.
+        kind: "merged": `task` is no more, it is a part of `into`.
+        task: its name.
+        into: the name of another one.
+    """
+
+    round: int
+    kind: Literal["merged"]
+    task: str
+    into: str
+
+
+@dataclass(frozen=True)
 class ServerState:
     """Everything the server knows after a round.
 
@@ -40,6 +57,9 @@ class ServerState:
         counts: client -> the number of samples of each of its local tasks.
         names: true task's name -> its adapter; empty where true tasks are unknown.
         arrays: what else a method remembers, by name.
+        due: the exchanges of profiles and losses that are due before the next round, in a method's
+            own words.
+        history: what became of tasks.
     """
 
     round: int
@@ -50,6 +70,8 @@ class ServerState:
     counts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     arrays: Mapping[str, FloatArray] = field(default_factory=dict)
+    due: tuple[str, ...] = ()
+    history: tuple[Event, ...] = ()
 
     def own_tasks(self, client: int) -> tuple[str, ...]:
         """The global tasks that a client's local tasks belong to, in order of id."""
@@ -82,6 +104,8 @@ class ServerState:
             "assignment": {str(client): list(ids) for client, ids in self.assignment.items()},
             "counts": {str(client): list(counts) for client, counts in self.counts.items()},
             "names": dict(self.names),
+            "due": list(self.due),
+            "history": [asdict(event) for event in self.history],
         }
         return arrays, meta
 
@@ -114,6 +138,8 @@ class ServerState:
             counts={int(client): tuple(counts) for client, counts in meta["counts"].items()},
             names=meta["names"],
             arrays=others,
+            due=tuple(meta["due"]),
+            history=tuple(Event(**event) for event in meta["history"]),
         )
 
 
@@ -129,13 +155,11 @@ class Strategy:
         reference: uses what a federation does not have (true tasks, all data in one place): shown
             beside the others, never ranked.
         pooled: client 0 is given the training rows of all clients.
-        exchanges: how often the profiles are refined before the first round.
     """
 
     personalised: ClassVar[bool] = False
     reference: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
-    exchanges: int = 0
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -153,12 +177,12 @@ class Strategy:
         """The state before the first round; every adapter starts from `initial`."""
         return ServerState(round=0, base=base_fingerprint, adapters={SHARED: initial})
 
-    def refine(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
-        """What to ask the clients to refine their profiles."""
+    def exchange(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
+        """What to ask the clients before the next round, in the first of `state.due`."""
         raise NotImplementedError
 
-    def refined(self, state: ServerState, profiles: Iterable[TaskProfile]) -> ServerState:
-        """The state before the first round, with profiles that were refined."""
+    def exchanged(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
+        """The state after the first of `state.due`."""
         raise NotImplementedError
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:

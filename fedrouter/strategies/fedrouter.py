@@ -32,6 +32,7 @@ from fedrouter.spaces import Total, added_up, locate, moments, projection
 from fedrouter.strategies.base import ServerState, Strategy, noting
 
 EXCHANGES = 3  # of profiles; the first gives most (docs/routing.md)
+PLACE = "place"  # the exchange in which clients group their samples by the tasks as they lie
 
 
 class FedRouter(Strategy):
@@ -40,12 +41,13 @@ class FedRouter(Strategy):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.space = config.clustering.space or "raw"
-        self.exchanges = 0 if self.space == "raw" else EXCHANGES
+        self.scatters = self.space != "raw"
+        self.exchanges = EXCHANGES if self.scatters else 0
 
     @property
     def asks(self) -> ProfileOrder:
         """How the clients are to find their local tasks."""
-        return ProfileOrder(scatter=self.exchanges > 0)
+        return ProfileOrder(scatter=self.scatters)
 
     def profile(self, clients: Sequence[int]) -> list[ClientTask]:
         """Step 0, on the clients: embed the prompts, K-means them into local tasks."""
@@ -75,20 +77,23 @@ class FedRouter(Strategy):
                 for client, found in joined.assignment.items()
             },
             counts={profile.client: profile.counts for profile in profiles},
+            due=(PLACE,) * self.exchanges,
         )
         return self._located(state, profiles, scatters) if self.exchanges else state
 
-    def refine(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
+    def exchange(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
         """Step 0, refined: group the samples by the tasks as they now lie."""
         assert state.router is not None
-        order = ProfileOrder(places=state.router.places, scatter=True)
-        return [ClientTask(client, round=0, profile=order) for client in clients]
+        order = ProfileOrder(places=state.router.places, scatter=self.scatters)
+        return [ClientTask(client, state.round, profile=order) for client in clients]
 
-    def refined(self, state: ServerState, profiles: Iterable[TaskProfile]) -> ServerState:
+    def exchanged(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
         """Step 0, refined: the tasks where the groups lie. A client that did not answer is asked
         anew when it takes part."""
-        profiles, scatters = added_up(profiles)
-        state = replace(state, assignment={}, counts={})
+        profiles, scatters = added_up(r.profile for r in replies if r.profile is not None)
+        if not profiles:
+            return replace(state, due=())
+        state = replace(state, assignment={}, counts={}, due=state.due[1:])
         for profile in profiles:
             state = self.admit(state, profile)
         return self._located(state, profiles, scatters)
@@ -119,7 +124,7 @@ class FedRouter(Strategy):
         """Step 0, on the server: K-means all local centroids c_ij into global tasks g_t;
         assignment(i, j) = argmin_t ||c_ij - g_t||."""
         number = self.config.clustering.n_global
-        assert number is not None, "the experiment resolves n_global before it makes a strategy"
+        assert isinstance(number, int), "the experiment resolves n_global, or finds it"
         return join(profiles, number, derive_seed(self.config.seed, "join"))
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
@@ -129,8 +134,8 @@ class FedRouter(Strategy):
         of n_local tasks, so that the budget stays; what does not divide goes round in turn.
         """
         tasks = state.assignment[client]
-        number = len(tasks)
-        total = self.config.training.steps * (self.config.clustering.n_local or number)
+        number, told = len(tasks), self.config.clustering.n_local
+        total = self.config.training.steps * (told if isinstance(told, int) else number)
         shares = [total // number + ((j + round) % number < total % number) for j in range(number)]
         return tuple(
             TrainOrder((task,), steps, local_task=j)

@@ -1,0 +1,158 @@
+"""FedRouter where nobody says how many tasks there are (`clustering.n_global = "auto"`).
+
+Geometry does not tell: a task may fall into many clumps of prompts. What can tell is utility: two
+groups of prompts are one task when the adapter of each serves the other as well as its own does.
+
+So there are more groups than tasks to begin with. After rounds 1, 2, 4, 8, ... clients report the
+losses of neighbouring groups' adapters on samples of their own (forward passes only), and the
+server merges what is interchangeable. After rounds 1 and 2 clients also put every sample to the
+task, of the nearest few, whose adapter has the lowest loss on it, responses included; from there
+the tasks' places are refined as ever (`FedRouter.exchange`).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrouter.clustering import GlobalTasks, join, squared_distances
+from fedrouter.config import Config
+from fedrouter.messages import (
+    ClientReply,
+    ClientTask,
+    Comparison,
+    ProfileOrder,
+    TaskProfile,
+    TrainOrder,
+)
+from fedrouter.seeding import derive_seed
+from fedrouter.strategies.base import ServerState
+from fedrouter.strategies.fedrouter import EXCHANGES, PLACE, FedRouter
+from fedrouter.strategies.merging import empty_left_out, interchangeable, merged
+
+COMPARE = "compare"  # the exchange in which clients report losses
+REGROUP = "regroup"  # the one in which they put samples where the loss is lowest
+TRIAL_TASKS = 16  # groups to begin with
+NEIGHBOURS = 4  # groups that a group is compared with
+REGROUPS = 2  # the last round after which samples are put where the loss is lowest
+HOLDERS = 2  # clients that compare a group
+
+
+class Automatic(FedRouter):
+    """FedRouter that finds the number of tasks as it trains them."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.exchanges = EXCHANGES
+
+    def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
+        """More groups than tasks."""
+        return join(profiles, TRIAL_TASKS, derive_seed(self.config.seed, "join"))
+
+    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """Step 1; in the first round, of about two groups a task, each takes half the steps."""
+        orders = super().orders(state, round, client)
+        if round > 1:
+            return orders
+        return tuple(replace(order, steps=max(1, order.steps // 2)) for order in orders)
+
+    def aggregate(
+        self, state: ServerState, round: int, replies: Iterable[ClientReply]
+    ) -> ServerState:
+        """Step 2; tasks are compared after rounds 1, 2, 4, 8, ... but the last."""
+        state = super().aggregate(state, round, replies)
+        power_of_two = round & (round - 1) == 0
+        last = round == self.config.federation.rounds
+        return replace(state, due=(COMPARE,)) if power_of_two and not last else state
+
+    def exchange(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
+        """What the first of `state.due` asks."""
+        kind = state.due[0]
+        known = [client for client in clients if client in state.assignment]
+        if kind == COMPARE:
+            return self._compare(state, known)
+        if kind == REGROUP:
+            return [self._regroup(state, client) for client in known]
+        return super().exchange(state, clients)
+
+    def exchanged(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
+        """Merge tasks, or refine where they lie; groups that nobody has samples of are no tasks."""
+        if state.due[0] != COMPARE:
+            return empty_left_out(super().exchanged(state, replies))
+        number = len(state.adapters)
+        state = merged(state, interchangeable(costs(state, replies)))
+        fewer = len(state.adapters) < number
+        due = (REGROUP, PLACE, PLACE) if state.round <= REGROUPS else (PLACE,) if fewer else ()
+        return replace(state, due=due)
+
+    def _regroup(self, state: ServerState, client: int) -> ClientTask:
+        assert state.router is not None
+        own = state.own_tasks(client)
+        order = ProfileOrder(places=state.router.places, adapters=own, scatter=self.scatters)
+        adapters = {task: state.adapters[task] for task in own}
+        return ClientTask(client, state.round, profile=order, adapters=adapters)
+
+    def _compare(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
+        """Every group's losses with its own adapter and those of its neighbours, on samples of two
+        clients: those that hold most of the neighbours too, and then most samples."""
+        near = neighbours(state)
+        asked: defaultdict[int, list[Comparison]] = defaultdict(list)
+        for task, others in near.items():
+            holders = [client for client in clients if task in state.assignment[client]]
+            held = {c: len({*others} & {*state.own_tasks(c)}) for c in holders}
+            count = {c: state.counts[c][state.assignment[c].index(task)] for c in holders}
+            for client in sorted(holders, key=lambda c: (-held[c], -count[c], c))[:HOLDERS]:
+                local_task = state.assignment[client].index(task)
+                asked[client].append(Comparison(local_task, (task, *others)))
+        return [
+            ClientTask(
+                client,
+                state.round,
+                compare=tuple(comparisons),
+                adapters={
+                    task: state.adapters[task]
+                    for task in sorted({name for one in comparisons for name in one.adapters})
+                },
+            )
+            for client, comparisons in sorted(asked.items())
+        ]
+
+
+def neighbours(state: ServerState) -> dict[str, list[str]]:
+    """Each task's nearest others, and those whose nearest it is."""
+    assert state.router is not None
+    places = state.router.places
+    distances = squared_distances(places.centroids, places.centroids, places.space)
+    np.fill_diagonal(distances, np.inf)
+    number = min(NEIGHBOURS, len(distances) - 1)
+    near = np.zeros(distances.shape, bool)
+    np.put_along_axis(near, distances.argsort(axis=1)[:, :number], True, axis=1)
+    return {
+        task: [places.tasks[u] for u in np.flatnonzero(row)]
+        for task, row in zip(places.tasks, near | near.T, strict=True)
+    }
+
+
+def costs(state: ServerState, replies: Iterable[ClientReply]) -> NDArray[np.float64]:
+    """What another task's adapter costs each task, shape (T, T), of what its own one gives:
+
+    C[t, u] = sum (L_u - L_t) / sum max(0, L - L_t) over the samples of t that clients told of, with
+    L_u the loss with the adapter of u and L that of the base model; infinity where no client told.
+    """
+    assert state.router is not None
+    names = state.router.places.tasks
+    gains = np.zeros(len(names))
+    losses, told = np.zeros((2, len(names), len(names)))
+    for reply in replies:
+        for one in reply.losses:
+            task = state.assignment[reply.client][one.local_task]
+            t, own = names.index(task), one.adapters[task]
+            gains[t] += one.samples * max(0.0, one.base - own)
+            for other, loss in one.adapters.items():
+                losses[t, names.index(other)] += one.samples * (loss - own)
+                told[t, names.index(other)] = 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(losses <= 0, 0.0, losses / gains[:, None])
+    return np.where(told > 0, relative, np.inf)

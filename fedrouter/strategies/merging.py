@@ -1,0 +1,102 @@
+"""Which tasks are one, and the state of the server once they are."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrouter.aggregation import WeightedMean
+from fedrouter.strategies.base import Event, ServerState
+
+SLACK = 0.25  # of what a task's own adapter gives, another one may lack and still serve as well
+NEVER = 1e9  # a cost at which nothing is merged
+
+
+def interchangeable(costs: NDArray[np.float64]) -> list[list[int]]:
+    """Tasks in groups, in each of which every adapter serves every other task.
+
+    Complete linkage on the larger of C[t, u] and C[u, t], cut at 0.25: what does not serve both
+    ways is not merged, nor is what nobody compared.
+
+    Args:
+        costs: C, shape (T, T): see `automatic.costs`.
+    """
+    from sklearn.cluster import AgglomerativeClustering
+
+    if len(costs) < 2:
+        return [[t] for t in range(len(costs))]
+    apart = np.maximum(costs, costs.T).clip(max=NEVER)
+    np.fill_diagonal(apart, 0)
+    linkage = AgglomerativeClustering(
+        n_clusters=None, distance_threshold=SLACK, metric="precomputed", linkage="complete"
+    )
+    labels = linkage.fit_predict(apart)
+    return [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
+
+
+def merged(state: ServerState, groups: Sequence[Sequence[int]]) -> ServerState:
+    """The state in which each group of tasks is one: the eldest, whose adapter and centroid are the
+    means of all, weighted by samples."""
+    assert state.router is not None
+    places = state.router.places
+    weight = sizes(state)
+    into: dict[str, str] = {}
+    adapters, centroids = dict(state.adapters), places.centroids.copy()
+    for group in groups:
+        names = [places.tasks[t] for t in group]
+        eldest = min(names)
+        mean = WeightedMean()
+        for name in names:
+            mean.add(adapters.pop(name), max(1, weight[name]))
+            into[name] = eldest
+        adapters[eldest] = mean.result()
+        shares = [max(1, weight[name]) for name in names]
+        centroids[places.tasks.index(eldest)] = np.average(
+            places.centroids[list(group)], axis=0, weights=shares
+        )
+    events = tuple(
+        Event(state.round, "merged", name, eldest)
+        for name, eldest in sorted(into.items())
+        if name != eldest
+    )
+    state = replace(
+        state,
+        router=replace(state.router, places=replace(places, centroids=centroids)),
+        assignment={
+            client: tuple(into[task] for task in tasks)
+            for client, tasks in state.assignment.items()
+        },
+        history=state.history + events,
+    )
+    return _only(replace(state, adapters=adapters), sorted(adapters))
+
+
+def empty_left_out(state: ServerState) -> ServerState:
+    """The state without the tasks that no client has samples of."""
+    weight = sizes(state)
+    return _only(state, [task for task in state.adapters if weight[task]])
+
+
+def sizes(state: ServerState) -> Counter[str]:
+    """How many training samples each task has."""
+    weight: Counter[str] = Counter()
+    for client, tasks in state.assignment.items():
+        for task, count in zip(tasks, state.counts[client], strict=True):
+            weight[task] += count
+    return weight
+
+
+def _only(state: ServerState, names: Sequence[str]) -> ServerState:
+    """The state with these tasks and no others, in order of their names."""
+    assert state.router is not None
+    places = state.router.places
+    kept = [t for t, task in enumerate(places.tasks) if task in names]
+    tasks = tuple(places.tasks[t] for t in kept)
+    left = replace(places, tasks=tasks, centroids=places.centroids[kept])
+    return replace(
+        state,
+        adapters={task: state.adapters[task] for task in tasks},
+        router=replace(state.router, places=left),
+    )
