@@ -1,0 +1,192 @@
+"""Finding the number of tasks: costs, merges and the exchanges between rounds, by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from hypothesis.extra.numpy import arrays
+
+from fedrouter.config import load_config
+from fedrouter.messages import ClientReply, Losses, Places, TaskProfile, Weights
+from fedrouter.routing import Router
+from fedrouter.strategies import ServerState, make_strategy
+from fedrouter.strategies.automatic import Automatic, costs, neighbours
+from fedrouter.strategies.base import Event
+from fedrouter.strategies.merging import empty_left_out, interchangeable, merged
+
+NAMES = ("task-00", "task-01", "task-02")
+
+
+def adapter(number: float) -> Weights:
+    return {"a.lora_A.weight": np.full((1, 2), number, np.float32)}
+
+
+def state(round: int = 1) -> ServerState:
+    """Three tasks on a line; client 0 holds the first two, client 1 the last two."""
+    centroids = np.array([[0, 0], [1, 0], [9, 0]], np.float32)
+    return ServerState(
+        round=round,
+        base="base",
+        adapters={name: adapter(t) for t, name in enumerate(NAMES)},
+        router=Router(Places(NAMES, centroids, 1.0, 1.0, 1.0), "base"),
+        assignment={0: NAMES[:2], 1: NAMES[1:]},
+        counts={0: (30, 5), 1: (5, 20)},
+        due=("compare",),
+    )
+
+
+def method(*sets: str) -> Automatic:
+    base = ["data.scenario=all", "federation.rounds=9", "training.steps=5"]
+    found = ["clustering.n_local=auto", "clustering.n_global=auto", "clustering.space=raw"]
+    strategy = make_strategy(load_config(None, [*base, *found, *sets]))
+    assert isinstance(strategy, Automatic)
+    return strategy
+
+
+def reply(client: int, *losses: Losses) -> ClientReply:
+    return ClientReply(client, 1, losses=losses)
+
+
+def test_costs_are_shares_of_what_the_own_adapter_gives() -> None:
+    found = costs(
+        state(),
+        [
+            # The own adapter of task-00 takes 4 off the base model's loss; task-01's takes 3.
+            reply(0, Losses(0, 10, 5.0, {"task-00": 1.0, "task-01": 2.0})),
+            # On task-01 two clients tell, with 10 and 30 samples.
+            reply(1, Losses(0, 30, 3.0, {"task-01": 1.0, "task-00": 2.0, "task-02": 0.5})),
+            reply(0, Losses(1, 10, 3.0, {"task-01": 1.0, "task-00": 4.0})),
+        ],
+    )
+    assert found[0].tolist() == [0, 0.25, np.inf]
+    assert found[1].tolist() == [(30 * 1 + 10 * 3) / (40 * 2), 0, 0]  # task-02's is even better
+    assert found[2].tolist() == [np.inf] * 3
+
+
+def test_an_adapter_that_gives_nothing_is_replaced_by_a_better_one_only() -> None:
+    told = Losses(0, 10, 1.0, {"task-00": 2.0, "task-01": 1.9, "task-02": 2.1})
+    assert costs(state(), [reply(0, told)])[0].tolist() == [0, 0, np.inf]
+
+
+def test_what_serves_both_ways_is_one_task() -> None:
+    both, one_way, unknown = 0.2, 0.9, np.inf
+    found = np.array([[0, both, one_way], [0.1, 0, 0.0], [0.0, unknown, 0]])
+    assert interchangeable(found) == [[0, 1], [2]]
+
+
+def test_what_is_one_with_two_that_differ_goes_to_the_nearer_only() -> None:
+    chain = np.array([[0, 0.1, 0.9], [0.1, 0, 0.2], [0.9, 0.2, 0]])
+    assert interchangeable(chain) == [[0, 1], [2]]
+
+
+@given(
+    some.integers(1, 6).flatmap(
+        lambda n: arrays(float, (n, n), elements=some.sampled_from([0.0, 0.2, 0.3, np.inf]))
+    )
+)
+def test_no_group_holds_tasks_that_do_not_serve_each_other(found: np.ndarray) -> None:
+    groups = interchangeable(found)
+    assert sorted(t for one in groups for t in one) == list(range(len(found)))
+    for one in groups:
+        assert all(found[t, u] <= 0.25 for t in one for u in one if t != u)
+
+
+def test_a_merged_task_is_the_eldest_with_the_mean_of_all() -> None:
+    after = merged(state(), [[0, 1], [2]])
+    assert list(after.adapters) == ["task-00", "task-02"]
+    mean = (30 * 0 + 10 * 1) / 40
+    assert after.adapters["task-00"]["a.lora_A.weight"].tolist() == [[mean, mean]]
+    assert after.router is not None
+    assert after.router.places.tasks == ("task-00", "task-02")
+    assert after.router.places.centroids.tolist() == [[0.25, 0], [9, 0]]
+    assert after.assignment == {0: ("task-00", "task-00"), 1: ("task-00", "task-02")}
+    assert after.history == (Event(1, "merged", "task-01", "task-00"),)
+    again = ServerState.unpack(1, *after.pack())
+    assert (again.history, again.due) == (after.history, ("compare",))
+
+
+def test_nothing_merged_changes_nothing() -> None:
+    after = merged(state(), [[0], [1], [2]])
+    assert after.history == ()
+    assert after.adapters.keys() == state().adapters.keys()
+    assert after.assignment == state().assignment
+
+
+def test_a_group_without_samples_is_no_task() -> None:
+    left = empty_left_out(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
+    assert list(left.adapters) == ["task-00", "task-01"]
+    assert left.router is not None
+    assert left.router.places.centroids.tolist() == [[0, 0], [1, 0]]
+
+
+def test_neighbours_are_mutual() -> None:
+    assert neighbours(state()) == {
+        "task-00": ["task-01", "task-02"],
+        "task-01": ["task-00", "task-02"],
+        "task-02": ["task-00", "task-01"],
+    }
+    line = Places(
+        tuple(f"t{i}" for i in range(7)), np.arange(7, dtype=np.float32)[:, None] ** 2, 1, 1, 1
+    )
+    near = neighbours(replace(state(), router=Router(line, "base")))
+    assert all(task in near[other] for task, others in near.items() for other in others)
+    assert near["t6"] == ["t2", "t3", "t4", "t5"]
+
+
+def test_two_clients_compare_a_group_those_with_its_neighbours_and_most_samples_first() -> None:
+    tasks = method().exchange(state(), [0, 1])
+    assert [task.client for task in tasks] == [0, 1]
+    asked = {(task.client, one.adapters[0]): one for task in tasks for one in task.compare}
+    assert asked.keys() == {(0, "task-00"), (0, "task-01"), (1, "task-01"), (1, "task-02")}
+    assert asked[1, "task-02"].local_task == 1
+    assert {*asked[1, "task-02"].adapters} == {*NAMES}
+    assert all(task.adapters.keys() == {*NAMES} for task in tasks)
+    assert method().exchange(state(), [1])[0].client == 1
+
+
+def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
+    same = {"task-00": 1.0, "task-01": 1.0, "task-02": 9.0}
+    replies = [
+        reply(0, Losses(0, 9, 5.0, same), Losses(1, 9, 5.0, same)),
+        reply(1, Losses(1, 9, 5.0, {"task-02": 1.0, "task-00": 9.0, "task-01": 9.0})),
+    ]
+    after = method().exchanged(state(), replies)
+    assert list(after.adapters) == ["task-00", "task-02"]
+    assert after.due == ("regroup", "place", "place")
+    [first, second] = method().exchange(after, [0, 1])
+    assert first.profile is not None
+    assert first.profile.adapters == ("task-00",)
+    assert second.profile is not None
+    assert second.profile.adapters == ("task-00", "task-02")
+    assert second.adapters.keys() == {"task-00", "task-02"}
+    profile = TaskProfile(0, np.ones((1, 2), np.float32), (35,), (1.0,), (1.0,), tasks=(1,))
+    placed = method().exchanged(after, [ClientReply(0, 1, profile=profile)])
+    assert list(placed.adapters) == ["task-02"]  # the only one with samples
+    assert placed.due == ("place", "place")
+
+
+@pytest.mark.parametrize(("round", "merges", "due"), [(4, True, ("place",)), (4, False, ())])
+def test_later_the_places_follow_a_merge_only(
+    round: int, merges: bool, due: tuple[str, ...]
+) -> None:
+    loss = 1.0 if merges else 9.0
+    replies = [
+        reply(0, Losses(0, 9, 5.0, {"task-00": 1.0, "task-01": loss})),
+        reply(1, Losses(0, 9, 5.0, {"task-01": 1.0, "task-00": loss})),
+    ]
+    assert method().exchanged(state(round), replies).due == due
+
+
+def test_tasks_are_compared_after_rounds_that_are_powers_of_two() -> None:
+    due = [bool(method().aggregate(replace(state(), due=()), r, []).due) for r in range(1, 10)]
+    assert due == [True, True, False, True, False, False, False, True, False]
+    assert method("federation.rounds=8").aggregate(replace(state(), due=()), 8, []).due == ()
+
+
+def test_groups_on_trial_share_the_steps_of_tasks() -> None:
+    assert [order.steps for order in method().orders(state(0), 1, 0)] == [2, 2]
+    assert [order.steps for order in method().orders(state(), 2, 0)] == [5, 5]
+    told = method("clustering.n_local=1")
+    assert sum(order.steps for order in told.orders(state(), 2, 0)) == 5
