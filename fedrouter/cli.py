@@ -218,8 +218,8 @@ def tasks(
         int, typer.Option("--prompts", min=0, help="Nearest local prompts to show for each task.")
     ] = 3,
 ) -> None:
-    """Show the tasks that the server found, and this machine's prompts nearest to each."""
-    from fedrouter.console import make_progress, print_table, print_tasks
+    """Show the tasks that the server found, their history, and this machine's nearest prompts."""
+    from fedrouter.console import make_progress, print_history, print_table, print_tasks
     from fedrouter.inference import RoutedModel
     from fedrouter.inspection import centroid_distances, nearest_prompts
 
@@ -227,6 +227,7 @@ def tasks(
     if model.router is None:
         raise RunError(f"{folder}: strategy {model.config.strategy!r} finds no tasks")
     print_tasks(model.found)
+    print_history(model.history)
     names = model.router.places.tasks
     distances = centroid_distances(model.router.places).tolist()
     print_table(

@@ -49,7 +49,7 @@ TRIAL_GROUPS = 8  # local tasks to begin with where their number is to be found 
 TRIAL_SAMPLES = 16  # ... but no more than one for so many samples
 LEAST_SAMPLES = 8  # of a task that a client holds, then
 LARGEST_LOSS = 1e6  # what was not measured costs more
-COMPARED_SAMPLES = 16  # on which adapters are compared
+COMPARED_SAMPLES = 32  # on which adapters are compared
 CANDIDATES = 3  # nearest tasks of which a sample goes to the one with the lowest loss
 
 
@@ -120,7 +120,11 @@ class Client:
         return self._resident.base
 
     def prepare(self, task: ClientTask) -> Work:
-        """Profile and evaluate, where the task asks for it, and make its train jobs."""
+        """Profile and evaluate, where the task asks for it, and make its train jobs; nothing where
+        the local tasks that it is about are those of other rows than the client now has."""
+        found = bool(task.compare) or any(o.local_task is not None for o in task.train)
+        if found and self._folder.changed(self.rows.train):
+            return Work(task, ClientReply(self.id, task.round, changed=True), (), ())
         hand = AtHand(
             self._resident, self._spec, task, self._folder, self.rows.train, self._config.seed
         )
@@ -140,6 +144,8 @@ class Client:
 
     def finish(self, work: Work, results: Sequence[TrainResult]) -> ClientReply:
         """The reply to a task, from the results of its jobs; what is to be kept is kept."""
+        if work.reply.changed:
+            return work.reply
         updates = []
         trained = zip(work.task.train, work.adapters, results, strict=True)
         for slot, (order, adapter, result) in enumerate(trained):
@@ -166,10 +172,13 @@ class Client:
         if order.by_name:
             found, names = self._by_name(points)
         elif order.places is not None:
-            found, tasks = self._placed(points, order.places, order.adapters, hand)
+            if order.births:
+                found, tasks = self._arrived(points, order.places)
+            else:
+                found, tasks = self._placed(points, order.places, order.adapters, hand)
         else:
             found = self._clustered(points)
-        self._folder.write_labels(found.labels)
+        self._folder.write_labels(found.labels, self.rows.train)
         return TaskProfile(
             client=self.id,
             centroids=found.centroids,
@@ -186,7 +195,7 @@ class Client:
 
     def labels(self) -> NDArray[np.int64]:
         """The local task of every training row; raises as `ClientFolder.labels`."""
-        return self._folder.labels(len(self.rows.train))
+        return self._folder.labels(self.rows.train)
 
     @property
     def n_local(self) -> int:
@@ -237,6 +246,31 @@ class Client:
         squared = distances[np.arange(len(points)), nearest]
         return group(points, labels, squared), tuple(int(task) for task in tasks)
 
+    def _arrived(
+        self, points: NDArray[np.float32], places: Places
+    ) -> tuple[Clusters, tuple[int, ...]]:
+        """The samples in clusters; those that lie where a task does are of that task, each of the
+        others is a new task: -1.
+
+        A cluster of 8 samples or more lies outside where their mean squared distance to the nearest
+        task is a deviation above what a task's own prompts have: for a mean of 8, nearly three.
+        """
+        clusters = self._clustered(points)
+        distances = squared_distances(points, places.centroids, places.space)
+        means = np.stack(
+            [distances[clusters.labels == j].mean(axis=0) for j in range(len(clusters.counts))]
+        )
+        nearest = means.argmin(axis=1)
+        outside = means.min(axis=1) > places.mean + places.deviation
+        outside &= clusters.counts >= LEAST_SAMPLES
+        new = len(places.tasks) + np.arange(len(nearest))
+        keys, labels = np.unique(
+            np.where(outside, new, nearest)[clusters.labels], return_inverse=True
+        )
+        tasks = np.where(keys < len(places.tasks), keys, -1)
+        squared = distances[np.arange(len(points)), nearest[clusters.labels]]
+        return group(points, labels, squared), tuple(int(task) for task in tasks)
+
     def _held(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of the global tasks, by the client's samples of each, those that it holds: the `n_local`
         most frequent; where that is open, those with 8 samples or more, and one at least."""
@@ -283,7 +317,7 @@ class Client:
 
     def _found(self) -> tuple[dict[str, int], ...]:
         """For each local task, how many of its training rows name each true task."""
-        if not self._folder.profiled:
+        if not self._folder.profiled or self._folder.changed(self.rows.train):
             return ()
         labels = self.labels()
         counts = [Counter[str]() for _ in range(labels.max() + 1)]

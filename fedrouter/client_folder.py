@@ -9,6 +9,8 @@ A client reads what it kept before the round it works on, so that a round that i
 a crash of the server, starts from what it started from the first time.
 """
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from safetensors.numpy import load_file
 from fedrouter.atomic import write_tensors
 from fedrouter.errors import DataError
 from fedrouter.messages import FloatArray, Weights
+from fedrouter.rows import Row
 
 VERSIONS = 3  # the server falls back by two checkpoints at most
 
@@ -30,28 +33,32 @@ class ClientFolder:
         self.id = id
         self.path = root / f"client-{id:03d}"
 
-    def write_labels(self, labels: NDArray[np.int64]) -> None:
+    def write_labels(self, labels: NDArray[np.int64], rows: Sequence[Row]) -> None:
         """Store the local task of every training row."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.path / "labels.safetensors", {"labels": labels})
+        write_tensors(
+            self.path / "labels.safetensors", {"labels": labels, "rows": _fingerprint(rows)}
+        )
 
-    def labels(self, samples: int) -> NDArray[np.int64]:
-        """The local task of each of `samples` training rows, as `write_labels` stored it.
+    def labels(self, rows: Sequence[Row]) -> NDArray[np.int64]:
+        """The local task of each training row, as `write_labels` stored it.
 
         Raises:
-            DataError: there is no (undamaged) profile, or the number of rows has changed since.
+            DataError: there is no (undamaged) profile, or the rows are not those of the profile.
         """
         path = self.path / "labels.safetensors"
         try:
-            labels: NDArray[np.int64] = load_file(path)["labels"]
+            stored = load_file(path)
+            labels: NDArray[np.int64] = stored["labels"]
+            same = np.array_equal(stored["rows"], _fingerprint(rows))
         except (OSError, SafetensorError, KeyError) as error:
             raise DataError(
                 f"{path}: no readable profile of client {self.id}; start a new run"
             ) from error
-        if labels.shape != (samples,):
+        if not same:
             raise DataError(
                 f"client {self.id} was profiled with {len(labels)} samples and now has "
-                f"{samples}; start a new run, or give it the data it had"
+                f"{len(rows)}, or others; give it the data it had"
             )
         return labels
 
@@ -59,6 +66,16 @@ class ClientFolder:
     def profiled(self) -> bool:
         """Whether the client has found its local tasks."""
         return (self.path / "labels.safetensors").exists()
+
+    def changed(self, rows: Sequence[Row]) -> bool:
+        """Whether the client has found its local tasks in other rows than these."""
+        if not self.profiled:
+            return False
+        try:
+            self.labels(rows)
+        except DataError:
+            return True
+        return False
 
     def keep(self, name: str, round: int, weights: Weights) -> None:
         """Keep weights under a name after a round; the last few rounds' are kept."""
@@ -86,6 +103,12 @@ class ClientFolder:
                 f"{max(earlier)}: the adapter that client {self.id} kept is damaged; delete it to "
                 "go on from the one before"
             ) from error
+
+
+def _fingerprint(rows: Sequence[Row]) -> NDArray[np.uint8]:
+    """32 bytes that differ where the rows' texts do."""
+    texts = [(row.instruction, row.response) for row in rows]
+    return np.frombuffer(hashlib.sha256(repr(texts).encode()).digest(), np.uint8)
 
 
 def _file(round: int) -> str:

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fedrouter.history import told
 from fedrouter.progress import Progress
 
 LOG_EVERY_S = 10.0  # plain log lines come at most this often
@@ -162,6 +163,13 @@ def print_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
         for task in tasks
     ]
     print_table("Tasks found", ["task", "clients", "samples", "true tasks"], rows)
+
+
+def print_history(events: Sequence[Mapping[str, Any]]) -> None:
+    """What became of tasks, from a summary; nothing where nothing did."""
+    rows = [[event["round"], event["task"], told(event)] for event in events]
+    if rows:
+        print_table("Tasks over time", ["after round", "task", "event"], rows)
 
 
 def print_routing(routing: Mapping[str, float | None]) -> None:

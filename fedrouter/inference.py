@@ -47,6 +47,7 @@ class RoutedModel:
         router: prompts -> global tasks; None where the run's method has one adapter for everything.
         responder: the tasks' adapters, loaded on the base model.
         found: the tasks that the run found, as in `summary.json`.
+        history: what became of tasks, as in `summary.json`.
     """
 
     def __init__(
@@ -55,13 +56,16 @@ class RoutedModel:
         base: BaseModel,
         router: Router | None,
         responder: Responder,
+        *,
         found: Sequence[Mapping[str, Any]],
+        history: Sequence[Mapping[str, Any]],
     ) -> None:
         self.config = config
         self.base = base
         self.router = router
         self.responder = responder
         self.found = found
+        self.history = history
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> "RoutedModel":
@@ -109,7 +113,9 @@ class RoutedModel:
                 "put back the ones that the run wrote"
             )
         adapters = {task: weights for task, (weights, _) in read.items()}
-        return cls(config, base, router, Responder(base, specs.pop(), adapters), summary["tasks"])
+        responder = Responder(base, specs.pop(), adapters)
+        found, history = summary["tasks"], summary["history"]
+        return cls(config, base, router, responder, found=found, history=history)
 
     def route(self, prompts: Sequence[str], client: int | None = None) -> list[Route]:
         """The task of each prompt.

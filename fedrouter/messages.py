@@ -52,8 +52,8 @@ class TaskProfile:
         fourths: mean of the fourth power of that distance.
         names: the true task's name of each local task, where the server asked for them (the
             oracle); else empty.
-        tasks: the global task of each local task, where the server sent their centroids; else
-            empty.
+        tasks: the global task of each local task, where the server sent their centroids, -1: a new
+            one; else empty.
         scatter: where the server asked for it.
     """
 
@@ -99,12 +99,14 @@ class ProfileOrder:
         places: group them by the nearest global task (of the client's most frequent ones, as many
             as it has local tasks) instead.
         adapters: with `places`: by the one of these tasks whose adapter has the lowest loss.
+        births: with `places`: cluster them first; a cluster outside all tasks is a new one.
         scatter: send the scatter too.
     """
 
     by_name: bool = False
     places: Places | None = None
     adapters: tuple[str, ...] = ()
+    births: bool = False
     scatter: bool = False
 
 
@@ -366,7 +368,10 @@ class Findings:
 
 @dataclass(frozen=True)
 class ClientReply:
-    """A client's answer: what of profile, comparisons, evaluation and training it was asked for."""
+    """A client's answer: what of profile, comparisons, evaluation and training it was asked for.
+
+    Or `changed` and nothing else: its rows are not those that it found its local tasks in.
+    """
 
     client: int
     round: int
@@ -374,6 +379,7 @@ class ClientReply:
     losses: tuple[Losses, ...] = ()
     findings: Findings | None = None
     updates: tuple[Update, ...] = ()
+    changed: bool = False
 
 
 @dataclass(frozen=True)

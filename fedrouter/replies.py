@@ -59,6 +59,10 @@ def check_reply(task: ClientTask, reply: ClientReply, expected: Expected) -> Non
             f"the reply is for client {reply.client} and round {reply.round}, "
             f"not for client {task.client} and round {task.round}"
         )
+    if reply.changed:
+        if reply != ClientReply(reply.client, reply.round, changed=True):
+            raise MessageError("the data have changed, but there is more in the reply")
+        return
     for part, asked, given in (
         ("profile", task.profile, reply.profile),
         ("evaluation", task.evaluate, reply.findings),
@@ -94,8 +98,10 @@ def _check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimen
 def _check_tasks(order: ProfileOrder, profile: TaskProfile) -> None:
     number = 0 if order.places is None else len(order.places.centroids)
     expected = len(profile.counts) if order.places is not None else 0
-    distinct = len(profile.tasks) == len(set(profile.tasks)) == expected
-    if not distinct or not all(0 <= t < number for t in profile.tasks):
+    new = -1 if order.births else None
+    known = [task for task in profile.tasks if task != new]
+    distinct = len(profile.tasks) == expected and len(known) == len(set(known))
+    if not distinct or not all(0 <= t < number for t in known):
         raise MessageError("the profile names not one global task for each local task")
 
 

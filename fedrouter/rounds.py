@@ -23,13 +23,17 @@ from fedrouter.strategies import ServerState, Strategy
 
 @dataclass
 class RoundRecord:
-    """What a round cost and gave; one line of metrics.jsonl."""
+    """What a round cost and gave; one line of metrics.jsonl.
+
+    `tasks` is the number of shared adapters after it; `seconds` counts exchanges as "profile".
+    """
 
     round: int
     clients: list[int]
     lr: float
     loss: float | None
     tokens: int
+    tasks: int
     bytes_up: int
     bytes_down: int
     seconds: dict[str, float]
@@ -90,6 +94,7 @@ def rounds(
             lr=strategy.learning_rate(round),
             loss=replies.mean_loss,
             tokens=replies.tokens,
+            tasks=len(state.adapters),
             bytes_up=engine.traffic.up - sent.up,
             bytes_down=engine.traffic.down - sent.down,
             seconds={

@@ -203,6 +203,7 @@ class Server:
             "clients": self.config.federation.clients,
             "base_fingerprint": state.base,
             "tasks": task_table(state, findings),
+            "history": [asdict(event) for event in state.history],
             "metrics": score_table(findings.values()),
             "routing": routing_table(state, findings),
             "bytes": traffic,

@@ -95,6 +95,7 @@ class _ProfileOrderHeader(_Header):
 
     by_name: bool
     adapters: tuple[Name, ...]
+    births: bool
     scatter: bool
     places: _PlacesHeader | None
 
@@ -140,6 +141,7 @@ class _ReplyHeader(_Header):
     client: Id
     round: Id
     transport: Transport
+    changed: bool
     profile: _ProfileHeader | None
     losses: tuple[Losses, ...]
     findings: Findings | None
@@ -161,6 +163,7 @@ def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, ND
         profile = _ProfileOrderHeader(
             by_name=order.by_name,
             adapters=order.adapters,
+            births=order.births,
             scatter=order.scatter,
             places=None if order.places is None else _placed(order.places),
         )
@@ -197,7 +200,7 @@ def unpack_task(header: str, arrays: Arrays) -> ClientTask:
     if found.profile is not None:
         told = found.profile
         places = None if told.places is None else _places_in("profile", left, told.places)
-        profile = ProfileOrder(told.by_name, places, told.adapters, told.scatter)
+        profile = ProfileOrder(told.by_name, places, told.adapters, told.births, told.scatter)
     _nothing_left(left)
     return ClientTask(
         client=found.client,
@@ -233,6 +236,7 @@ def pack_reply(reply: ClientReply, transport: Transport) -> tuple[str, dict[str,
         client=reply.client,
         round=reply.round,
         transport=transport,
+        changed=reply.changed,
         profile=profile,
         losses=reply.losses,
         findings=reply.findings,
@@ -281,7 +285,15 @@ def unpack_reply(header: str, arrays: Arrays) -> ClientReply:
         for slot, update in enumerate(found.updates)
     )
     _nothing_left(left)
-    return ClientReply(found.client, found.round, profile, found.losses, found.findings, updates)
+    return ClientReply(
+        client=found.client,
+        round=found.round,
+        profile=profile,
+        losses=found.losses,
+        findings=found.findings,
+        updates=updates,
+        changed=found.changed,
+    )
 
 
 def array_bytes(array: NDArray[Any]) -> tuple[str, list[int], bytes]:

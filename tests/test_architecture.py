@@ -25,6 +25,7 @@ ORDER = [
     "config.load",
     "config",
     "config.__main__",
+    "history",
     "messages",
     "atomic",
     "files",

@@ -9,11 +9,11 @@ from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 
 from fedrouter.config import load_config
+from fedrouter.history import Event
 from fedrouter.messages import ClientReply, Losses, Places, TaskProfile, Weights
 from fedrouter.routing import Router
 from fedrouter.strategies import ServerState, make_strategy
 from fedrouter.strategies.automatic import Automatic, costs, neighbours
-from fedrouter.strategies.base import Event
 from fedrouter.strategies.merging import empty_left_out, interchangeable, merged
 
 NAMES = ("task-00", "task-01", "task-02")
@@ -114,6 +114,56 @@ def test_nothing_merged_changes_nothing() -> None:
     assert after.assignment == state().assignment
 
 
+def arrived(tasks: tuple[int, ...]) -> TaskProfile:
+    """Client 2, whose local tasks lie at 2, 40 and 80."""
+    centroids = np.array([[2, 0], [40, 0], [80, 0]], np.float32)
+    return TaskProfile(2, centroids, (9, 8, 8), (1.0,) * 3, (1.0,) * 3, tasks=tasks)
+
+
+def test_a_late_client_brings_new_tasks() -> None:
+    [ask] = [task for task in method().plan(state(), 2, [0, 1, 2]) if task.profile]
+    assert ask.client == 2
+    assert ask.profile is not None
+    assert ask.profile.births
+    before = replace(state(), due=())
+    after = method().aggregate(before, 2, [ClientReply(2, 2, profile=arrived((1, -1, -1)))])
+    assert after.assignment[2] == ("task-01", "task-03", "task-04")
+    assert {c: after.assignment[c] for c in (0, 1)} == before.assignment
+    assert after.history == (
+        Event(2, "born", "task-03", "task-02"),
+        Event(2, "born", "task-04", "task-03"),
+    )
+    assert after.router is not None
+    assert after.router.places.centroids[:, 0].tolist() == [0, 1, 9, 40, 80]
+    for name in NAMES:
+        assert after.adapters[name] is before.adapters[name]
+    assert after.adapters["task-03"] is before.adapters["task-02"]
+    # They train in round 3 and are on trial after it, like the groups of the first round.
+    trained = method().aggregate(after, 3, [])
+    assert trained.due == ("compare",)
+    assert method().exchanged(trained, []).due == ("regroup", "place")
+    assert method().aggregate(replace(trained, due=()), 5, []).due == ()
+
+
+def test_an_id_is_never_given_twice() -> None:
+    after = merged(replace(state(), due=()), [[0], [1, 2]])
+    assert list(after.adapters) == ["task-00", "task-01"]
+    after = method().admit(after, arrived((0, 1, -1)))
+    assert after.assignment[2] == ("task-00", "task-01", "task-03")
+    assert after.history[-1] == Event(1, "born", "task-03", "task-01")
+
+
+def test_a_client_whose_data_changed_is_profiled_anew() -> None:
+    after = method().aggregate(replace(state(), due=()), 2, [ClientReply(1, 2, changed=True)])
+    assert after.assignment.keys() == after.counts.keys() == {0}
+    assert list(after.adapters) == list(NAMES)  # task-02 is served, though nobody holds it
+    asked = {task.client: task.profile for task in method().plan(after, 3, [0, 1])}
+    assert asked[0] is None
+    assert asked[1] is not None
+    rule = method().serve(after, 0)
+    assert "task-02" in rule.needs
+
+
 def test_a_group_without_samples_is_no_task() -> None:
     left = empty_left_out(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
     assert list(left.adapters) == ["task-00", "task-01"]
@@ -132,14 +182,14 @@ def test_neighbours_are_mutual() -> None:
     )
     near = neighbours(replace(state(), router=Router(line, "base")))
     assert all(task in near[other] for task, others in near.items() for other in others)
-    assert near["t6"] == ["t2", "t3", "t4", "t5"]
+    assert near["t6"] == ["t3", "t4", "t5"]
 
 
-def test_two_clients_compare_a_group_those_with_its_neighbours_and_most_samples_first() -> None:
-    tasks = method().exchange(state(), [0, 1])
+def test_a_group_is_compared_where_its_neighbours_or_most_samples_are() -> None:
+    tasks = method().exchange(replace(state(), counts={0: (30, 5), 1: (6, 20)}), [0, 1])
     assert [task.client for task in tasks] == [0, 1]
     asked = {(task.client, one.adapters[0]): one for task in tasks for one in task.compare}
-    assert asked.keys() == {(0, "task-00"), (0, "task-01"), (1, "task-01"), (1, "task-02")}
+    assert asked.keys() == {(0, "task-00"), (1, "task-01"), (1, "task-02")}
     assert asked[1, "task-02"].local_task == 1
     assert {*asked[1, "task-02"].adapters} == {*NAMES}
     assert all(task.adapters.keys() == {*NAMES} for task in tasks)
@@ -154,7 +204,7 @@ def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
     ]
     after = method().exchanged(state(), replies)
     assert list(after.adapters) == ["task-00", "task-02"]
-    assert after.due == ("regroup", "place", "place")
+    assert after.due == ("regroup", "place")
     [first, second] = method().exchange(after, [0, 1])
     assert first.profile is not None
     assert first.profile.adapters == ("task-00",)
@@ -163,8 +213,14 @@ def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
     assert second.adapters.keys() == {"task-00", "task-02"}
     profile = TaskProfile(0, np.ones((1, 2), np.float32), (35,), (1.0,), (1.0,), tasks=(1,))
     placed = method().exchanged(after, [ClientReply(0, 1, profile=profile)])
-    assert list(placed.adapters) == ["task-02"]  # the only one with samples
-    assert placed.due == ("place", "place")
+    # Client 0 no longer holds task-00; client 1, which did not answer, held both.
+    assert list(placed.adapters) == ["task-00", "task-02"]
+    assert placed.due == ("place",)
+    alone = replace(after, assignment={0: ("task-00",)}, counts={0: (35,)})
+    placed = method().exchanged(alone, [ClientReply(0, 1, profile=profile)])
+    assert list(placed.adapters) == ["task-02"]
+    later = method().exchanged(replace(alone, round=3), [ClientReply(0, 3, profile=profile)])
+    assert list(later.adapters) == ["task-00", "task-02"]
 
 
 @pytest.mark.parametrize(("round", "merges", "due"), [(4, True, ("place",)), (4, False, ())])

@@ -15,7 +15,9 @@ from fedrouter.evaluation import pooled
 from fedrouter.lora import LoraSpec, initial_weights
 from fedrouter.messages import (
     ByName,
+    ClientReply,
     ClientTask,
+    Comparison,
     EvaluateOrder,
     Findings,
     InstanceMix,
@@ -100,6 +102,89 @@ def test_a_job_trains_on_its_local_task_only(client: Client, adapter: Weights) -
     assert len(everything.examples) == 12
     assert (one.steps, everything.steps, one.lr, one.batch_size) == (4, 8, 0.1, 2)
     assert one.seed != everything.seed
+
+
+def test_a_client_whose_rows_changed_says_so_and_nothing_else(
+    client: Client, tiny_base: BaseModel, tmp_path: Path, adapter: Weights
+) -> None:
+    client.profile(ProfileOrder())
+    others = [replace(row, response=f"{row.response}!") for row in ROWS]
+    changed = client_of(tiny_base, tmp_path, others)
+    orders = (TrainOrder(("a",), 4, local_task=1),)
+    for task in (
+        ClientTask(3, 1, train=orders, adapters={"a": adapter}),
+        ClientTask(3, 1, compare=(Comparison(0, ("a",)),), adapters={"a": adapter}),
+    ):
+        work = changed.prepare(task)
+        assert work.jobs == ()
+        assert changed.finish(work, []) == ClientReply(3, 1, changed=True)
+    # What is not about local tasks it does as ever, and a new profile makes all well.
+    assert changed.prepare(ClientTask(3, 1, train=(TrainOrder((), 4),))).jobs
+    changed.profile(ProfileOrder())
+    assert len(changed.prepare(ClientTask(3, 1, train=orders, adapters={"a": adapter})).jobs) == 1
+
+
+def found_client(tiny_base: BaseModel, folder: Path) -> Client:
+    """A client that finds its number of tasks, with 24 rows of each of the two tasks."""
+    rows = [row for row in toy_rows(24) if row.task in {"colour", "strip"}]
+    return client_of(tiny_base, folder, rows, 3, "clustering.n_local=auto")
+
+
+def test_a_late_client_names_the_task_that_it_knows_and_the_one_that_is_new(
+    tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    client = found_client(tiny_base, tmp_path)
+    points = tiny_base.embed([row.instruction for row in client.rows.train])
+    names = np.array([row.task for row in client.rows.train])
+    colour, strip = (points[names == name].mean(axis=0) for name in ("colour", "strip"))
+    mean = float(np.square(points[names == "colour"] - colour).sum(axis=1).mean())
+    places = Places(("task-00", "task-01"), np.stack([colour + 100, colour]), mean, mean / 2, 1.0)
+    profile = client.profile(ProfileOrder(places=places, births=True))
+    assert set(profile.tasks) == {1, -1}
+    known = profile.counts[profile.tasks.index(1)]
+    assert 20 <= known <= 24
+    assert sum(profile.counts) == 48
+    assert client.labels().max() == len(profile.tasks) - 1
+    both = replace(places, centroids=np.stack([strip, colour]), mean=10 * mean)
+    assert client.profile(ProfileOrder(places=both, births=True)).tasks == (0, 1)
+
+
+def test_samples_go_to_the_task_whose_adapter_has_the_lowest_loss(
+    tiny_base: BaseModel, tmp_path: Path, adapter: Weights
+) -> None:
+    client = found_client(tiny_base, tmp_path)
+    points = tiny_base.embed([row.instruction for row in client.rows.train])
+    places = Places(("a", "b", "c"), np.tile(points.mean(axis=0), (3, 1)), 1.0, 1.0, 1.0)
+    client.profile(ProfileOrder())
+    on = client.labels() == 0
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=30, local_task=0), a=adapter)
+    task = ClientTask(
+        3,
+        1,
+        ProfileOrder(places=places, adapters=("a", "b")),
+        adapters={"a": trained.weights, "b": adapter},
+    )
+    profile = client.prepare(task).reply.profile
+    assert profile is not None
+    assert set(profile.tasks) <= {0, 1}  # the adapter of "c" was not offered
+    assert (client.labels()[on] == profile.tasks.index(0)).mean() > 0.9
+
+
+def test_a_comparison_gives_mean_losses_on_samples_of_the_local_task(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    client.profile(ProfileOrder())
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20, local_task=0), a=adapter)
+    task = ClientTask(
+        3,
+        1,
+        compare=(Comparison(0, ("a", "b")),),
+        adapters={"a": trained.weights, "b": adapter},
+    )
+    [told] = client.prepare(task).reply.losses
+    assert (told.local_task, told.samples) == (0, 6)
+    assert told.adapters["b"] == pytest.approx(told.base, rel=1e-5)  # as good as untrained
+    assert told.adapters["a"] < told.base - 0.1
 
 
 def test_rows_that_changed_since_the_profile_are_refused(

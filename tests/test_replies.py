@@ -8,9 +8,11 @@ from fedrouter.errors import MessageError
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
+    Comparison,
     EvaluateOrder,
     Findings,
     LabelScores,
+    Losses,
     OneAdapter,
     Places,
     ProfileOrder,
@@ -139,6 +141,50 @@ def test_a_refined_profile(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(MessageError, match=r"names not one|unasked"):
         asked = ClientTask(1, 0, profile=ProfileOrder())
         check_reply(asked, ClientReply(1, 0, profile=good), EXPECTED)
+
+
+def test_new_tasks_are_named_where_they_may_be() -> None:
+    two = replace(
+        PROFILE,
+        centroids=np.ones((3, 2), np.float32),
+        counts=(1, 2, 3),
+        spreads=(0.5,) * 3,
+        fourths=(0.5,) * 3,
+        tasks=(-1, 2, -1),
+    )
+    may = ClientTask(1, 0, profile=replace(PLACED, births=True, scatter=False))
+    check_reply(may, ClientReply(1, 0, profile=two), EXPECTED)
+    for wrong in ((-1, -2, 0), (-1, 2, 2), (-1, 3, 0)):
+        with pytest.raises(MessageError, match="names not one global task"):
+            check_reply(may, ClientReply(1, 0, profile=replace(two, tasks=wrong)), EXPECTED)
+    may_not = replace(may, profile=replace(PLACED, scatter=False))
+    with pytest.raises(MessageError, match="names not one global task"):
+        check_reply(may_not, ClientReply(1, 0, profile=two), EXPECTED)
+
+
+def test_losses_answer_what_was_asked() -> None:
+    asked = ClientTask(1, 2, compare=(Comparison(0, ("a", "b")),))
+    good = Losses(0, 5, 2.0, {"b": 1.0, "a": 1.5})
+    check_reply(asked, ClientReply(1, 2, losses=(good,)), EXPECTED)
+    for bad in (
+        (),
+        (replace(good, local_task=1),),
+        (replace(good, adapters={"a": 1.0}),),
+        (good, good),
+    ):
+        with pytest.raises(MessageError, match="do not answer the comparisons"):
+            check_reply(asked, ClientReply(1, 2, losses=bad), EXPECTED)
+    for loss in (np.nan, np.inf, -1.0):
+        with pytest.raises(MessageError, match="not possible"):
+            check_reply(asked, ClientReply(1, 2, losses=(replace(good, base=loss),)), EXPECTED)
+    with pytest.raises(MessageError, match="0 samples"):
+        check_reply(asked, ClientReply(1, 2, losses=(replace(good, samples=0),)), EXPECTED)
+
+
+def test_changed_data_come_alone() -> None:
+    check_reply(TRAIN, ClientReply(1, 2, changed=True), EXPECTED)
+    with pytest.raises(MessageError, match="more in the reply"):
+        check_reply(TRAIN, replace(GOOD, changed=True), EXPECTED)
 
 
 def test_what_was_not_asked_for() -> None:

@@ -82,5 +82,5 @@ def _found(run: RunFolder, dealt: Sequence[Holding]) -> list[str]:
     return [
         assignment[str(client)][label]
         for client, holding in enumerate(dealt)
-        for label in ClientFolder(run.path / "clients", client).labels(len(holding.train))
+        for label in ClientFolder(run.path / "clients", client).labels(holding.train)
     ]

@@ -5,6 +5,7 @@ from typing import Any
 
 from fedrouter.config import load_config
 from fedrouter.errors import FedRouterError
+from fedrouter.history import told
 from fedrouter.report import figures
 from fedrouter.report.embedding_map import embedding_map, resident_of
 from fedrouter.report.page import Section, figure, page, table
@@ -33,6 +34,7 @@ def run_report(run: RunFolder) -> str:
         Section("Learning", _curves(records)),
         Section("By task", _by_task(summary["metrics"]["by_task"])),
         Section("Tasks found", _tasks(summary["tasks"])),
+        Section("Tasks over time", _history(summary["history"], records)),
         map_section(run),
         Section("Routing", confusion(summary["routing"])),
         Section("Bytes", [figure("Bytes per round", bytes_per_round({"run": records}))]),
@@ -131,6 +133,20 @@ def _tasks(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
         for task in tasks
     ]
     return [table(["task", "clients", "samples", "true tasks"], rows)] if rows else []
+
+
+def _history(
+    events: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """How many tasks there were, and what became of them; nothing where nothing did."""
+    if not events:
+        return []
+    counts = [(record["round"], record["tasks"]) for record in records]
+    rows = [[event["round"], event["task"], told(event)] for event in events]
+    return [
+        figure("Number of tasks", figures.lines({"tasks": counts}, "round", "tasks")),
+        table(["after round", "task", "event"], rows),
+    ]
 
 
 def _failures(records: Sequence[Mapping[str, Any]]) -> list[str]:

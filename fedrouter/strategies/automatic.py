@@ -8,6 +8,9 @@ losses of neighbouring groups' adapters on samples of their own (forward passes 
 server merges what is interchangeable. After rounds 1 and 2 clients also put every sample to the
 task, of the nearest few, whose adapter has the lowest loss on it, responses included; from there
 the tasks' places are refined as ever (`FedRouter.exchange`).
+
+A client that comes later, or whose data changed, may bring samples that lie outside all tasks. They
+make new tasks, which are on trial in the same way after their first round.
 """
 
 from collections import defaultdict
@@ -29,15 +32,14 @@ from fedrouter.messages import (
 )
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies.base import ServerState
-from fedrouter.strategies.fedrouter import EXCHANGES, PLACE, FedRouter
-from fedrouter.strategies.merging import empty_left_out, interchangeable, merged
+from fedrouter.strategies.fedrouter import PLACE, FedRouter
+from fedrouter.strategies.merging import born, empty_left_out, interchangeable, merged
 
 COMPARE = "compare"  # the exchange in which clients report losses
 REGROUP = "regroup"  # the one in which they put samples where the loss is lowest
 TRIAL_TASKS = 16  # groups to begin with
-NEIGHBOURS = 4  # groups that a group is compared with
+NEIGHBOURS = 3  # groups that a group is compared with
 REGROUPS = 2  # the last round after which samples are put where the loss is lowest
-HOLDERS = 2  # clients that compare a group
 
 
 class Automatic(FedRouter):
@@ -45,7 +47,7 @@ class Automatic(FedRouter):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.exchanges = EXCHANGES
+        self.exchanges = 1  # the groups need not be right yet
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
         """More groups than tasks."""
@@ -63,9 +65,23 @@ class Automatic(FedRouter):
     ) -> ServerState:
         """Step 2; tasks are compared after rounds 1, 2, 4, 8, ... but the last."""
         state = super().aggregate(state, round, replies)
-        power_of_two = round & (round - 1) == 0
+        compared = round & (round - 1) == 0 or _young(state)
         last = round == self.config.federation.rounds
-        return replace(state, due=(COMPARE,)) if power_of_two and not last else state
+        return replace(state, due=(COMPARE,)) if compared and not last else state
+
+    def arrival(self, state: ServerState) -> ProfileOrder:
+        """A client that joins late may bring new tasks."""
+        assert state.router is not None
+        return ProfileOrder(places=state.router.places, births=True)
+
+    def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
+        """The state with a client that has joined, and with the tasks that it brought."""
+        new = [j for j, task in enumerate(profile.tasks) if task < 0]
+        known = tuple(max(task, 0) for task in profile.tasks)
+        state = super().admit(state, replace(profile, tasks=known))
+        for local_task in new:
+            state = born(state, profile.client, local_task, profile.centroids[local_task])
+        return state
 
     def exchange(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
         """What the first of `state.due` asks."""
@@ -78,13 +94,18 @@ class Automatic(FedRouter):
         return super().exchange(state, clients)
 
     def exchanged(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
-        """Merge tasks, or refine where they lie; groups that nobody has samples of are no tasks."""
+        """Merge tasks, or refine where they lie. On trial, a group that its clients have no samples
+        of any more is no task; later, a task that nobody holds stays."""
         if state.due[0] != COMPARE:
-            return empty_left_out(super().exchanged(state, replies))
+            after = super().exchanged(state, replies)
+            silent = state.assignment.keys() - after.assignment.keys()
+            told = {task for client in silent for task in state.assignment[client]}
+            return empty_left_out(after, told) if state.round <= REGROUPS else after
         number = len(state.adapters)
         state = merged(state, interchangeable(costs(state, replies)))
         fewer = len(state.adapters) < number
-        due = (REGROUP, PLACE, PLACE) if state.round <= REGROUPS else (PLACE,) if fewer else ()
+        trial = state.round <= REGROUPS or _young(state)
+        due = (REGROUP, PLACE) if trial else (PLACE,) if fewer else ()
         return replace(state, due=due)
 
     def _regroup(self, state: ServerState, client: int) -> ClientTask:
@@ -95,15 +116,16 @@ class Automatic(FedRouter):
         return ClientTask(client, state.round, profile=order, adapters=adapters)
 
     def _compare(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
-        """Every group's losses with its own adapter and those of its neighbours, on samples of two
-        clients: those that hold most of the neighbours too, and then most samples."""
+        """Every group's losses with its own adapter and those of its neighbours, on samples of the
+        client that holds most of the neighbours too, and then most samples."""
         near = neighbours(state)
         asked: defaultdict[int, list[Comparison]] = defaultdict(list)
         for task, others in near.items():
             holders = [client for client in clients if task in state.assignment[client]]
             held = {c: len({*others} & {*state.own_tasks(c)}) for c in holders}
             count = {c: state.counts[c][state.assignment[c].index(task)] for c in holders}
-            for client in sorted(holders, key=lambda c: (-held[c], -count[c], c))[:HOLDERS]:
+            if holders:
+                client = min(holders, key=lambda c: (-held[c], -count[c], c))
                 local_task = state.assignment[client].index(task)
                 asked[client].append(Comparison(local_task, (task, *others)))
         return [
@@ -118,6 +140,11 @@ class Automatic(FedRouter):
             )
             for client, comparisons in sorted(asked.items())
         ]
+
+
+def _young(state: ServerState) -> bool:
+    """Whether a task has trained for its first round."""
+    return any(event.kind == "born" and event.round == state.round - 1 for event in state.history)
 
 
 def neighbours(state: ServerState) -> dict[str, list[str]]:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import cos, pi
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fedrouter.aggregation import WeightedMean
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
+from fedrouter.history import Event
 from fedrouter.messages import (
     ClientReply,
     ClientTask,
@@ -24,23 +25,6 @@ from fedrouter.routing import Router
 
 SHARED = "global"  # the name of the one adapter that all clients share
 PERSONAL = "personal"  # the name under which a client keeps an adapter of its own
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that became of a global task.
-
-    Attributes:
-        round: the round before it; 0 before the first.
-        kind: "merged": `task` is no more, it is a part of `into`.
-        task: its name.
-        into: the name of another one.
-    """
-
-    round: int
-    kind: Literal["merged"]
-    task: str
-    into: str
 
 
 @dataclass(frozen=True)
@@ -232,6 +216,15 @@ class Strategy:
             adapters={name: state.adapters[name] for name in sorted(named)},
             lr=self.learning_rate(round),
         )
+
+
+def forget(state: ServerState, clients: Sequence[int]) -> ServerState:
+    """The state without the profiles of some clients."""
+
+    def others(table: Mapping[int, Any]) -> dict[int, Any]:
+        return {client: value for client, value in table.items() if client not in clients}
+
+    return replace(state, assignment=others(state.assignment), counts=others(state.counts))
 
 
 def split_steps(config: Config) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from fedrouter.messages import (
 from fedrouter.routing import Router, policy
 from fedrouter.seeding import derive_seed
 from fedrouter.spaces import Total, added_up, locate, moments, projection
-from fedrouter.strategies.base import ServerState, Strategy, noting
+from fedrouter.strategies.base import ServerState, Strategy, forget, noting
 
 EXCHANGES = 3  # of profiles; the first gives most (docs/routing.md)
 PLACE = "place"  # the exchange in which clients group their samples by the tasks as they lie
@@ -143,10 +143,14 @@ class FedRouter(Strategy):
             if steps
         )
 
+    def arrival(self, state: ServerState) -> ProfileOrder:
+        """How a client that joins late is to find its local tasks."""
+        assert state.router is not None
+        return ProfileOrder(places=state.router.places) if self.exchanges else self.asks
+
     def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientTask]:
         """Step 1; a client that has joined since is asked for its profile first."""
-        assert state.router is not None
-        asks = ProfileOrder(places=state.router.places) if self.exchanges else self.asks
+        asks = self.arrival(state)
         known = super().plan(state, round, [c for c in clients if c in state.assignment])
         new = [ClientTask(c, round, profile=asks) for c in clients if c not in state.assignment]
         return sorted([*known, *new], key=lambda task: task.client)
@@ -155,14 +159,17 @@ class FedRouter(Strategy):
         self, state: ServerState, round: int, replies: Iterable[ClientReply]
     ) -> ServerState:
         """Step 2: A_t = sum n_ij A_ij / sum n_ij over the returned local tasks assigned to t.
-        Clients that have joined are admitted."""
+        Clients that have joined are admitted; one whose data changed is as one that has not."""
         profiles: list[TaskProfile] = []
+        changed: list[int] = []
 
         def note(reply: ClientReply) -> None:
             if reply.profile is not None:
                 profiles.append(reply.profile)
+            if reply.changed:
+                changed.append(reply.client)
 
-        state = super().aggregate(state, round, noting(replies, note))
+        state = forget(super().aggregate(state, round, noting(replies, note)), changed)
         for profile in profiles:
             state = self.admit(state, profile)
         return state

@@ -1,14 +1,17 @@
-"""Which tasks are one, and the state of the server once they are."""
+"""Which tasks are one; and what becomes of the server's state when tasks merge or are born."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.aggregation import WeightedMean
-from fedrouter.strategies.base import Event, ServerState
+from fedrouter.clustering import squared_distances
+from fedrouter.history import Event
+from fedrouter.messages import FloatArray
+from fedrouter.strategies.base import ServerState
 
 SLACK = 0.25  # of what a task's own adapter gives, another one may lack and still serve as well
 NEVER = 1e9  # a cost at which nothing is merged
@@ -73,10 +76,35 @@ def merged(state: ServerState, groups: Sequence[Sequence[int]]) -> ServerState:
     return _only(replace(state, adapters=adapters), sorted(adapters))
 
 
-def empty_left_out(state: ServerState) -> ServerState:
-    """The state without the tasks that no client has samples of."""
+def born(state: ServerState, client: int, local_task: int, centroid: FloatArray) -> ServerState:
+    """The state with a new task, of one local task of a client. Its adapter is a copy of the
+    nearest task's."""
+    assert state.router is not None
+    places = state.router.places
+    distances = squared_distances(centroid[None], places.centroids, places.space)
+    nearest = places.tasks[int(distances.argmin())]
+    ever = [*state.adapters, *(event.task for event in state.history)]
+    name = f"task-{1 + max(int(task.rpartition('-')[2]) for task in ever):02d}"
+    wider = replace(
+        places,
+        tasks=(*places.tasks, name),
+        centroids=np.concatenate([places.centroids, centroid[None]]),
+    )
+    own = list(state.assignment[client])
+    own[local_task] = name
+    return replace(
+        state,
+        router=replace(state.router, places=wider),
+        adapters={**state.adapters, name: state.adapters[nearest]},
+        assignment={**state.assignment, client: tuple(own)},
+        history=(*state.history, Event(state.round, "born", name, nearest)),
+    )
+
+
+def empty_left_out(state: ServerState, but: Collection[str] = ()) -> ServerState:
+    """The state without the tasks that no client has samples of, `but` some."""
     weight = sizes(state)
-    return _only(state, [task for task in state.adapters if weight[task]])
+    return _only(state, [task for task in state.adapters if weight[task] or task in but])
 
 
 def sizes(state: ServerState) -> Counter[str]:
