@@ -13,6 +13,7 @@ NAMES = (
     "traffic",
     "many_clients",
     "spaces",
+    "unknown",
     "engines",
 )
 

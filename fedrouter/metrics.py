@@ -9,6 +9,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 Found = TypeVar("Found", bound=Hashable)  # how a found task is named: an id or a number
 Scores = dict[str, float]
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -87,3 +90,19 @@ def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes a while
 
     return RougeScorer(list(ROUGE), use_stemmer=False)
+
+
+def calibration_error(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10
+) -> float:
+    """The expected calibration error: the mean gap between confidence and accuracy over equal bins
+    of confidence, weighted by how many fall into each (Naeini et al. 2015).
+
+    Args:
+        confidence: shape (n,), in [0, 1].
+        right: shape (n,): whether the choice was right.
+        bins: number of bins.
+    """
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / max(1, len(confidence)))

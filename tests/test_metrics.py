@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +7,7 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from fedrouter.metrics import (
     ari,
+    calibration_error,
     exact_match,
     majority,
     mean,
@@ -91,3 +93,13 @@ def test_groupings_agree_with_scikit_learn(groupings: tuple[list[int], list[str]
     assert nmi(found, true) == normalized_mutual_info_score(true, found)
     hits = contingency_matrix(true, found).max(axis=0).sum()
     assert purity(found, true) == pytest.approx(hits / len(true))
+
+
+def test_the_calibration_error_is_the_gap_in_each_bin() -> None:
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    right = np.array([True, True, True, False, False, True])
+    # Four at 0.95 of which 0.75 are right, two at 0.55 of which half are.
+    expected = (4 * 0.2 + 2 * 0.05) / 6
+    assert calibration_error(confidence, right) == pytest.approx(expected)
+    assert calibration_error(np.ones(3), np.ones(3, bool)) == 0
+    assert calibration_error(np.zeros(0), np.zeros(0, bool)) == 0

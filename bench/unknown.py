@@ -1,0 +1,131 @@
+"""Prompts from a task that no client held: are they noticed, and what answers them best?
+
+One task after the other is left out of the clients' data; what is left is trained on (`dual`, the
+true numbers of tasks told). Its test prompts are the unknown ones, all others the known ones.
+
+AUROC is of the router's strangeness; `caught` and `false alarms` are the shares of unknown and
+known prompts beyond `router.threshold`; the calibration error is that of the confidence in known
+ones. ROUGE-1 is of the unknown prompts' answers by the nearest task, by each fallback, and by a mix
+of the two nearest tasks.
+
+``python -m bench.unknown [--full] [--train FILE --test FILE]``: built-in tasks, or one's own rows
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from bench.output import Cells, publish
+from fedrouter.config import Config, load_config
+from fedrouter.datasets import load_splits
+from fedrouter.evaluation import score
+from fedrouter.experiment import Experiment
+from fedrouter.inference import RoutedModel
+from fedrouter.messages import Policy
+from fedrouter.metrics import calibration_error
+from fedrouter.resident import Resident
+from fedrouter.routing import Blend, blends
+from fedrouter.rows import Row
+
+ANSWERS = 60  # unknown prompts that are answered
+SETTINGS = (
+    "data.scenario=dual",
+    "clustering.n_local=2",
+    "federation.rounds=5",
+    "training.batch_size=4",
+    "training.lr=0.005",
+    "training.lr_min=0.0005",
+    "model.dtype=bfloat16",
+    r'model.template="{instruction}\n"',
+    "evaluation.enabled=false",
+)
+RULES = {
+    "nearest": Policy(),
+    "top 2": Policy(top_k=2),
+    "base": Policy(fallback="base", threshold=-np.inf),
+    "average": Policy(fallback="average", threshold=-np.inf),
+}
+
+
+def left_out(config: Config, task: str, resident: Resident, folder: Path) -> Cells:
+    """One row of the table."""
+    splits = load_splits(config.data, config.seed)
+    for name, rows in (("train", splits.train), ("test", splits.test)):
+        write(folder / f"{name}.jsonl", [row for row in rows if row.task != task])
+    tasks = {row.task for row in splits.train if row.task != task}
+    sets = [
+        f"seed={config.seed}",
+        f"data.train={folder / 'train.jsonl'}",
+        f"data.test={folder / 'test.jsonl'}",
+        f"clustering.n_global={len(tasks)}",
+    ]
+    Experiment(load_config(None, [*SETTINGS, *sets]), resident=resident).run(folder / "run")
+    model = RoutedModel.load(folder / "run")
+    assert model.router is not None
+    known = [row for row in splits.test if row.task != task]
+    unknown = [row for row in splits.test if row.task == task]
+    threshold = model.config.router.threshold
+    near, far = (
+        model.router.route(model.base.embed([row.instruction for row in rows]))
+        for rows in (known, unknown)
+    )
+    right = [model.majority[t] == row.task for t, row in zip(near.tasks, known, strict=True)]
+    strange = np.concatenate([near.strangeness, far.strangeness])
+    asked = unknown[:ANSWERS]
+    routes = model.router.route(model.base.embed([row.instruction for row in asked]))
+    return {
+        "left out": task,
+        "AUROC": float(roc_auc_score([0] * len(known) + [1] * len(unknown), strange)),
+        "caught": float((far.strangeness > threshold).mean()),
+        "false alarms": float((near.strangeness > threshold).mean()),
+        "calibration error": calibration_error(near.confidence, np.array(right)),
+        **{
+            name: rouge(model, asked, blends(model.router.places, routes, rule))
+            for name, rule in RULES.items()
+        },
+    }
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Rows as JSONL."""
+    texts = [{"instruction": r.instruction, "response": r.response, "task": r.task} for r in rows]
+    path.write_text("".join(json.dumps(text) + "\n" for text in texts))
+
+
+def rouge(model: RoutedModel, rows: Sequence[Row], how: Sequence[Blend]) -> float:
+    """Mean ROUGE-1 of the answers."""
+    texts = model.responder.generate([row.instruction for row in rows], how, 48)
+    return mean(score(text, row.response)["rouge1"] for text, row in zip(texts, rows, strict=True))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="every task instead of two")
+    parser.add_argument("--train", help="training rows that name their task")
+    parser.add_argument("--test", help="test rows")
+    asked = parser.parse_args()
+    data = [f"data.train={asked.train}", f"data.test={asked.test}"] if asked.train else []
+    config = load_config(None, [*SETTINGS, *data, "seed=1"])
+    resident = Resident.load(config.model)
+    names = sorted({row.task or "" for row in load_splits(config.data, config.seed).train})
+    rows: list[Cells] = []
+    for name in names if asked.full else names[:2]:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(left_out(config, name, resident, Path(folder)))
+    measures = [name for name in rows[0] if name != "left out"]
+    rows.append(
+        {"left out": "mean", **{name: mean(row[name] for row in rows) for name in measures}}
+    )
+    notes = [f"nano, bfloat16; one seed; rows: {asked.train or 'built-in tasks'}."]
+    publish("unknown", "Prompts from a task that no client held", rows, notes)
+
+
+if __name__ == "__main__":
+    main()
