@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.client_folder import ClientFolder
-from fedrouter.clustering import Clusters, cluster, group, squared_distances
+from fedrouter.clustering import SLACK, Clusters, cluster, group, squared_distances
 from fedrouter.config import AUTO, Config
 from fedrouter.errors import DataError
 from fedrouter.evaluation import Question, scores_by_label
@@ -50,7 +50,7 @@ TRIAL_SAMPLES = 16  # ... but no more than one for so many samples
 LEAST_SAMPLES = 8  # of a task that a client holds, then
 LARGEST_LOSS = 1e6  # what was not measured costs more
 COMPARED_SAMPLES = 32  # on which adapters are compared
-CANDIDATES = 3  # nearest tasks of which a sample goes to the one with the lowest loss
+CANDIDATES = 3  # nearest tasks whose adapters are tried on a sample
 
 
 @dataclass(frozen=True)
@@ -229,22 +229,37 @@ class Client:
         adapters: Sequence[str],
         hand: AtHand | None,
     ) -> tuple[Clusters, tuple[int, ...]]:
-        """The samples by the nearest global task, or of the nearest few the one whose adapter has
-        the lowest loss, among the tasks that the client has enough samples of."""
+        """The samples by the nearest global task, or by the one whose adapter serves best, among
+        the tasks that the client has enough samples of."""
         distances = squared_distances(points, places.centroids, places.space)
         costs = distances
         if adapters:
             assert hand is not None, "there are no losses without adapters at hand"
             offered = [places.tasks.index(name) for name in adapters]
-            ranks = distances[:, offered].argsort(axis=1).argsort(axis=1)
-            losses = np.full_like(distances, np.inf)
-            losses[:, offered] = hand.losses(self.rows.train, adapters, ranks < CANDIDATES)
-            costs = np.where(np.isfinite(losses), losses, LARGEST_LOSS + distances)
+            costs = LARGEST_LOSS + distances
+            losses = self._served(distances[:, offered], adapters, hand)
+            costs[:, offered] = np.minimum(costs[:, offered], losses)
         own = self._held(np.bincount(costs.argmin(axis=1), minlength=len(places.tasks)))
         nearest = own[costs[:, own].argmin(axis=1)]
         tasks, labels = np.unique(nearest, return_inverse=True)
         squared = distances[np.arange(len(points)), nearest]
         return group(points, labels, squared), tuple(int(task) for task in tasks)
+
+    def _served(
+        self, distances: NDArray[np.float64], adapters: Sequence[str], hand: AtHand
+    ) -> NDArray[np.float64]:
+        """The loss of every sample with the adapters of its nearest tasks; infinity with others.
+
+        The nearest one's counts less by 0.25 of what the best of them gives: a sample leaves its
+        nearest task for one whose adapter clearly serves it better. Else samples that only their
+        responses tell apart would be parted, and no router sees a response.
+        """
+        ranks = distances.argsort(axis=1).argsort(axis=1)
+        wanted = np.insert(ranks < CANDIDATES, 0, True, axis=1)
+        told = hand.losses(self.rows.train, (None, *adapters), wanted)
+        base, losses = told[:, :1], told[:, 1:]
+        gain = (base - losses.min(axis=1, keepdims=True)).clip(min=0)
+        return np.where(ranks == 0, losses - SLACK * gain, losses)
 
     def _arrived(
         self, points: NDArray[np.float32], places: Places

@@ -62,7 +62,7 @@ class Routes:
             up to 1, and spread wider than the probabilities.
         distances: float64, shape (n, T): Euclidean distance to every task, allowed or not.
         strangeness: float64, shape (n,): how many deviations the squared distance to the nearest
-            allowed task lies above that of the task's own prompts; negative where it is below.
+            task, allowed or not, lies above that of its own prompts; negative where it is below.
     """
 
     tasks: tuple[str, ...]
@@ -110,7 +110,7 @@ def route(
         return shares
 
     with np.errstate(over="ignore"):
-        strangeness = (nearest - places.mean) / max(places.deviation, TINY)
+        strangeness = (squared.min(axis=1) - places.mean) / max(places.deviation, TINY)
     return Routes(
         tasks=tuple(places.tasks[t] for t in columns[excess.argmin(axis=1)]),
         probabilities=softmax(places.variance),

@@ -14,7 +14,13 @@ from fedrouter.messages import ClientReply, Losses, Places, TaskProfile, Weights
 from fedrouter.routing import Router
 from fedrouter.strategies import ServerState, make_strategy
 from fedrouter.strategies.automatic import Automatic, costs, neighbours
-from fedrouter.strategies.merging import empty_left_out, interchangeable, merged
+from fedrouter.strategies.merging import (
+    absorbed,
+    empty_left_out,
+    interchangeable,
+    merged,
+    same_task,
+)
 
 NAMES = ("task-00", "task-01", "task-02")
 
@@ -91,6 +97,29 @@ def test_no_group_holds_tasks_that_do_not_serve_each_other(found: np.ndarray) ->
     assert sorted(t for one in groups for t in one) == list(range(len(found)))
     for one in groups:
         assert all(found[t, u] <= 0.25 for t in one for u in one if t != u)
+
+
+def test_a_small_group_goes_to_a_larger_one_that_serves_it() -> None:
+    learnt_by_heart = np.array([[0, 0.1], [9, 0]])  # task 0's adapter serves nobody else
+    assert same_task(learnt_by_heart, [10, 20]) == [[1, 0]]
+    assert same_task(learnt_by_heart, [10, 19]) == [[0], [1]]
+    assert same_task(learnt_by_heart, [20, 10]) == [[0], [1]]
+    assert same_task(np.array([[0, 0.3], [9, 0]]), [10, 20]) == [[0], [1]]
+    unknown = np.array([[0, np.inf], [9, 0]])
+    assert same_task(unknown, [10, 20]) == [[0], [1]]
+
+
+def test_a_small_group_goes_where_it_is_served_best() -> None:
+    costs = np.array([[0, 0.2, 0.1], [9, 0, 9], [9, 9, 0]])
+    assert absorbed([[0], [1], [2]], costs, [1, 20, 10]) == [[1], [2, 0]]
+    chain = np.array([[0, 0.1, 9], [9, 0, 0.1], [9, 9, 0]])  # 1 would serve 0, and 2 serve 1 ...
+    assert absorbed([[0], [1], [2]], chain, [1, 9, 90]) == [[1, 0], [2]]  # ... but 2 not 0
+
+
+def test_a_mean_of_several_serves_as_they_do_on_average() -> None:
+    costs = np.array([[0, 0.1, 0.3], [9, 0, 0], [9, 0, 0]])
+    assert same_task(costs, [10, 10, 10]) == [[1, 2, 0]]
+    assert same_task(np.where(costs == 0.3, 0.5, costs), [10, 10, 10]) == [[0], [1, 2]]
 
 
 def test_a_merged_task_is_the_eldest_with_the_mean_of_all() -> None:

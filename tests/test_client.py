@@ -149,25 +149,33 @@ def test_a_late_client_names_the_task_that_it_knows_and_the_one_that_is_new(
     assert client.profile(ProfileOrder(places=both, births=True)).tasks == (0, 1)
 
 
-def test_samples_go_to_the_task_whose_adapter_has_the_lowest_loss(
-    tiny_base: BaseModel, tmp_path: Path, adapter: Weights
+@pytest.mark.parametrize(("steps", "goes"), [(0, 0), (25, 1)])
+def test_a_sample_leaves_its_nearest_task_for_an_adapter_that_serves_it_clearly_better(
+    tiny_base: BaseModel, tmp_path: Path, adapter: Weights, steps: int, goes: int
 ) -> None:
     client = found_client(tiny_base, tmp_path)
     points = tiny_base.embed([row.instruction for row in client.rows.train])
-    places = Places(("a", "b", "c"), np.tile(points.mean(axis=0), (3, 1)), 1.0, 1.0, 1.0)
+    middle = points.mean(axis=0)
     client.profile(ProfileOrder())
     on = client.labels() == 0
-    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=30, local_task=0), a=adapter)
+
+    def trained(steps: int) -> Weights:
+        order = TrainOrder(("a",), steps=steps, local_task=0)
+        return train(client, tiny_base, 1, order, a=adapter)[0].weights if steps else adapter
+
     task = ClientTask(
         3,
         1,
-        ProfileOrder(places=places, adapters=("a", "b")),
-        adapters={"a": trained.weights, "b": adapter},
+        ProfileOrder(
+            places=Places(("a", "b", "c"), np.stack([middle + 9, middle, middle]), 1.0, 1.0, 1.0),
+            adapters=("a", "b"),
+        ),
+        adapters={"a": trained(30), "b": trained(steps)},
     )
     profile = client.prepare(task).reply.profile
     assert profile is not None
     assert set(profile.tasks) <= {0, 1}  # the adapter of "c" was not offered
-    assert (client.labels()[on] == profile.tasks.index(0)).mean() > 0.9
+    assert (client.labels()[on] == profile.tasks.index(goes)).mean() > 0.9
 
 
 def test_a_comparison_gives_mean_losses_on_samples_of_the_local_task(

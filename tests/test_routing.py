@@ -174,6 +174,12 @@ def test_strangeness_counts_deviations_above_the_mean_of_the_nearest() -> None:
     assert routes.strangeness.tolist() == [0, 6]
 
 
+def test_a_prompt_of_a_known_task_that_is_not_allowed_is_not_strange() -> None:
+    routes = make().route(points((4, 0)), allowed=["task-02"])
+    assert routes.tasks == ("task-02",)
+    assert routes.strangeness.tolist() == [-2]  # it lies on task-01
+
+
 def test_closeness_spreads_wider_than_the_probability() -> None:
     routes = make().route(points((1, 0)))
     odds = np.exp([-1 / 8, -9 / 8, -10 / 8])  # the mean squared distance is 4, the variance 2

@@ -5,9 +5,10 @@ groups of prompts are one task when the adapter of each serves the other as well
 
 So there are more groups than tasks to begin with. After rounds 1, 2, 4, 8, ... clients report the
 losses of neighbouring groups' adapters on samples of their own (forward passes only), and the
-server merges what is interchangeable. After rounds 1 and 2 clients also put every sample to the
-task, of the nearest few, whose adapter has the lowest loss on it, responses included; from there
-the tasks' places are refined as ever (`FedRouter.exchange`).
+server merges what is interchangeable, and what is small and as well served by another's adapter.
+After rounds 1 and 2 clients also put every sample to the task, of the nearest few, whose adapter
+serves it clearly better, response included; from there the tasks' places are refined as ever
+(`FedRouter.exchange`).
 
 A client that comes later, or whose data changed, may bring samples that lie outside all tasks. They
 make new tasks, which are on trial in the same way after their first round.
@@ -33,7 +34,7 @@ from fedrouter.messages import (
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedrouter import PLACE, FedRouter
-from fedrouter.strategies.merging import born, empty_left_out, interchangeable, merged
+from fedrouter.strategies.merging import born, empty_left_out, merged, same_task, sizes
 
 COMPARE = "compare"  # the exchange in which clients report losses
 REGROUP = "regroup"  # the one in which they put samples where the loss is lowest
@@ -102,7 +103,9 @@ class Automatic(FedRouter):
             told = {task for client in silent for task in state.assignment[client]}
             return empty_left_out(after, told) if state.round <= REGROUPS else after
         number = len(state.adapters)
-        state = merged(state, interchangeable(costs(state, replies)))
+        samples = sizes(state)
+        weight = [samples[task] for task in state.adapters]
+        state = merged(state, same_task(costs(state, replies), weight))
         fewer = len(state.adapters) < number
         trial = state.round <= REGROUPS or _young(state)
         due = (REGROUP, PLACE) if trial else (PLACE,) if fewer else ()
