@@ -5,8 +5,7 @@ true numbers of tasks told). Its test prompts are the unknown ones, all others t
 
 AUROC is of the router's strangeness; `caught` and `false alarms` are the shares of unknown and
 known prompts beyond `router.threshold`; the calibration error is that of the confidence in known
-ones. ROUGE-1 is of the unknown prompts' answers by the nearest task, by each fallback, and by a mix
-of the two nearest tasks.
+ones. ROUGE-1 is of the unknown prompts' answers by the nearest task and by each fallback.
 
 ``python -m bench.unknown [--full] [--train FILE --test FILE]``: built-in tasks, or one's own rows
 """
@@ -47,9 +46,9 @@ SETTINGS = (
 )
 RULES = {
     "nearest": Policy(),
-    "top 2": Policy(top_k=2),
     "base": Policy(fallback="base", threshold=-np.inf),
     "average": Policy(fallback="average", threshold=-np.inf),
+    "mix": Policy(fallback="mix", threshold=-np.inf),
 }
 
 

@@ -47,7 +47,7 @@ from fedrouter.training import TrainJob, TrainResult
 UNLABELLED_LOCAL_TASKS = 2  # local tasks where neither the configuration nor the rows say
 TRIAL_GROUPS = 8  # local tasks to begin with where their number is to be found ...
 TRIAL_SAMPLES = 16  # ... but no more than one for so many samples
-LEAST_SAMPLES = 8  # of a task that a client holds, then
+LEAST_SAMPLES = 8  # of a new task
 LARGEST_LOSS = 1e6  # what was not measured costs more
 COMPARED_SAMPLES = 32  # on which adapters are compared
 CANDIDATES = 3  # nearest tasks whose adapters are tried on a sample
@@ -175,7 +175,7 @@ class Client:
             if order.births:
                 found, tasks = self._arrived(points, order.places)
             else:
-                found, tasks = self._placed(points, order.places, order.adapters, hand)
+                found, tasks = self._placed(points, order, hand)
         else:
             found = self._clustered(points)
         self._folder.write_labels(found.labels, self.rows.train)
@@ -225,21 +225,23 @@ class Client:
     def _placed(
         self,
         points: NDArray[np.float32],
-        places: Places,
-        adapters: Sequence[str],
+        order: ProfileOrder,
         hand: AtHand | None,
     ) -> tuple[Clusters, tuple[int, ...]]:
         """The samples by the nearest global task, or by the one whose adapter serves best, among
         the tasks that the client has enough samples of."""
+        places = order.places
+        assert places is not None, "samples are placed by where tasks lie"
         distances = squared_distances(points, places.centroids, places.space)
         costs = distances
-        if adapters:
+        if order.adapters:
             assert hand is not None, "there are no losses without adapters at hand"
-            offered = [places.tasks.index(name) for name in adapters]
+            offered = [places.tasks.index(name) for name in order.adapters]
             costs = LARGEST_LOSS + distances
-            losses = self._served(distances[:, offered], adapters, hand)
+            losses = self._served(distances[:, offered], order.adapters, hand)
             costs[:, offered] = np.minimum(costs[:, offered], losses)
-        own = self._held(np.bincount(costs.argmin(axis=1), minlength=len(places.tasks)))
+        counts = np.bincount(costs.argmin(axis=1), minlength=len(places.tasks))
+        own = self._held(counts, order.least)
         nearest = own[costs[:, own].argmin(axis=1)]
         tasks, labels = np.unique(nearest, return_inverse=True)
         squared = distances[np.arange(len(points)), nearest]
@@ -286,13 +288,13 @@ class Client:
         squared = distances[np.arange(len(points)), nearest[clusters.labels]]
         return group(points, labels, squared), tuple(int(task) for task in tasks)
 
-    def _held(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _held(self, counts: NDArray[np.int64], least: int) -> NDArray[np.int64]:
         """Of the global tasks, by the client's samples of each, those that it holds: the `n_local`
-        most frequent; where that is open, those with 8 samples or more, and one at least."""
+        most frequent; where that is open, those with enough samples, and one at least."""
         order = np.argsort(-counts, kind="stable")
         number = self.n_local
         if self._config.clustering.n_local == AUTO:
-            number = max(1, int((counts >= LEAST_SAMPLES).sum()))
+            number = max(1, int((counts >= least).sum()))
         return np.sort(order[:number])
 
     def _compared(self, asked: Comparison, hand: AtHand) -> Losses:

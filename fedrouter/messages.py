@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 Weights = Mapping[str, FloatArray]
 Tensor = TypeVar("Tensor")
-Fallback = Literal["nearest", "base", "average"]
+Fallback = Literal["nearest", "base", "average", "mix"]
 Parts = Literal["AB", "A", "B", ""]  # which of an adapter's two matrices; "": nothing
 
 
@@ -98,7 +98,9 @@ class ProfileOrder:
         by_name: group the samples by their true task's name instead of clustering them (oracle).
         places: group them by the nearest global task (of the client's most frequent ones, as many
             as it has local tasks) instead.
-        adapters: with `places`: by the one of these tasks whose adapter has the lowest loss.
+        adapters: with `places`: by the one of these tasks whose adapter serves them best.
+        least: with `places`, where n_local is open: the samples of a task that a client needs to
+            hold it; the others' go to the nearest that it holds.
         births: with `places`: cluster them first; a cluster outside all tasks is a new one.
         scatter: send the scatter too.
     """
@@ -106,6 +108,7 @@ class ProfileOrder:
     by_name: bool = False
     places: Places | None = None
     adapters: tuple[str, ...] = ()
+    least: int = 1
     births: bool = False
     scatter: bool = False
 
@@ -188,7 +191,8 @@ class Policy:
     Attributes:
         top_k: a mix of so many nearest tasks' adapters.
         fallback: what answers a prompt from outside every known task instead: "nearest": nothing
-            else; "base": the base model alone; "average": the mean of all allowed tasks' adapters.
+            else; "base": the base model alone; "average": the mean of all allowed tasks' adapters;
+            "mix": a mix of the two nearest, or of `top_k` where that is more.
         threshold: a prompt is from outside where it is stranger (`routing.Routes`) than this.
     """
 

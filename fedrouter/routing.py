@@ -135,12 +135,15 @@ def blends(
     columns = _columns(places.tasks, places.tasks if allowed is None else allowed)
     average = tuple((places.tasks[t], 1 / len(columns)) for t in columns)
     known = routes.strangeness <= rule.threshold
-    return [
-        _nearest(places.tasks, closeness, rule.top_k)
-        if familiar or rule.fallback == "nearest"
-        else (average if rule.fallback == "average" else ())
-        for closeness, familiar in zip(routes.closeness, known, strict=True)
-    ]
+
+    def answer(closeness: NDArray[np.float64], familiar: bool) -> Blend:
+        if familiar or rule.fallback == "nearest":
+            return _nearest(places.tasks, closeness, rule.top_k)
+        if rule.fallback == "mix":
+            return _nearest(places.tasks, closeness, max(2, rule.top_k))
+        return average if rule.fallback == "average" else ()
+
+    return [answer(*row) for row in zip(routes.closeness, known, strict=True)]
 
 
 def _nearest(tasks: Sequence[str], closeness: NDArray[np.float64], top_k: int) -> Blend:

@@ -95,6 +95,7 @@ class _ProfileOrderHeader(_Header):
 
     by_name: bool
     adapters: tuple[Name, ...]
+    least: Annotated[int, Field(ge=1)]
     births: bool
     scatter: bool
     places: _PlacesHeader | None
@@ -163,6 +164,7 @@ def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, ND
         profile = _ProfileOrderHeader(
             by_name=order.by_name,
             adapters=order.adapters,
+            least=order.least,
             births=order.births,
             scatter=order.scatter,
             places=None if order.places is None else _placed(order.places),
@@ -200,7 +202,14 @@ def unpack_task(header: str, arrays: Arrays) -> ClientTask:
     if found.profile is not None:
         told = found.profile
         places = None if told.places is None else _places_in("profile", left, told.places)
-        profile = ProfileOrder(told.by_name, places, told.adapters, told.births, told.scatter)
+        profile = ProfileOrder(
+            by_name=told.by_name,
+            places=places,
+            adapters=told.adapters,
+            least=told.least,
+            births=told.births,
+            scatter=told.scatter,
+        )
     _nothing_left(left)
     return ClientTask(
         client=found.client,

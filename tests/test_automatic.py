@@ -19,7 +19,6 @@ from fedrouter.strategies.merging import (
     empty_left_out,
     interchangeable,
     merged,
-    same_task,
 )
 
 NAMES = ("task-00", "task-01", "task-02")
@@ -99,27 +98,31 @@ def test_no_group_holds_tasks_that_do_not_serve_each_other(found: np.ndarray) ->
         assert all(found[t, u] <= 0.25 for t in one for u in one if t != u)
 
 
+def absorb(costs: list[list[float]], *sizes: int) -> list[list[int]]:
+    return absorbed([[t] for t in range(len(sizes))], np.array(costs), sizes)
+
+
 def test_a_small_group_goes_to_a_larger_one_that_serves_it() -> None:
-    learnt_by_heart = np.array([[0, 0.1], [9, 0]])  # task 0's adapter serves nobody else
-    assert same_task(learnt_by_heart, [10, 20]) == [[1, 0]]
-    assert same_task(learnt_by_heart, [10, 19]) == [[0], [1]]
-    assert same_task(learnt_by_heart, [20, 10]) == [[0], [1]]
-    assert same_task(np.array([[0, 0.3], [9, 0]]), [10, 20]) == [[0], [1]]
-    unknown = np.array([[0, np.inf], [9, 0]])
-    assert same_task(unknown, [10, 20]) == [[0], [1]]
+    by_heart = [[0, 0.1], [9, 0]]  # task 0's adapter serves nobody else
+    assert absorb(by_heart, 10, 20) == [[1, 0]]
+    assert absorb(by_heart, 10, 19) == [[0], [1]]
+    assert absorb(by_heart, 20, 10) == [[0], [1]]
+    assert absorb(by_heart, 99, 500) == [[1, 0]]
+    assert absorb(by_heart, 100, 500) == [[0], [1]]
+    assert absorb([[0, 0.3], [9, 0]], 10, 20) == [[0], [1]]
+    assert absorb([[0, np.inf], [9, 0]], 10, 20) == [[0], [1]]
 
 
 def test_a_small_group_goes_where_it_is_served_best() -> None:
-    costs = np.array([[0, 0.2, 0.1], [9, 0, 9], [9, 9, 0]])
-    assert absorbed([[0], [1], [2]], costs, [1, 20, 10]) == [[1], [2, 0]]
-    chain = np.array([[0, 0.1, 9], [9, 0, 0.1], [9, 9, 0]])  # 1 would serve 0, and 2 serve 1 ...
-    assert absorbed([[0], [1], [2]], chain, [1, 9, 90]) == [[1, 0], [2]]  # ... but 2 not 0
+    assert absorb([[0, 0.2, 0.1], [9, 0, 9], [9, 9, 0]], 1, 20, 10) == [[1], [2, 0]]
+    # Task 1 would serve 0, and 2 serve 1, but 2 not 0.
+    assert absorb([[0, 0.1, 9], [9, 0, 0.1], [9, 9, 0]], 1, 9, 90) == [[1, 0], [2]]
 
 
-def test_a_mean_of_several_serves_as_they_do_on_average() -> None:
-    costs = np.array([[0, 0.1, 0.3], [9, 0, 0], [9, 0, 0]])
-    assert same_task(costs, [10, 10, 10]) == [[1, 2, 0]]
-    assert same_task(np.where(costs == 0.3, 0.5, costs), [10, 10, 10]) == [[0], [1, 2]]
+def test_merged_tasks_serve_as_they_do_on_average() -> None:
+    for other, expected in ((0.3, [[1, 2, 0]]), (0.5, [[0], [1, 2]])):
+        found = np.array([[0, 0.1, other], [9, 0, 0], [9, 0, 0]])
+        assert absorbed(interchangeable(found), found, [10, 10, 10]) == expected
 
 
 def test_a_merged_task_is_the_eldest_with_the_mean_of_all() -> None:

@@ -216,5 +216,9 @@ def test_a_prompt_from_outside_is_answered_by_the_fallback() -> None:
         assert answers(strange, rule) == expected
         assert answers(strange, replace(rule, threshold=6.0)) == (("task-00", 1.0),)
         assert answers(known, rule) == (("task-02", 1.0),)
+    [(first, _), (second, _)] = answers(strange, Policy(fallback="mix"))
+    assert (first, second) == ("task-00", "task-01")
+    assert len(answers(strange, Policy(3, "mix"))) == 3
+    assert answers(known, Policy(fallback="mix")) == (("task-02", 1.0),)
     halves = (("task-00", 0.5), ("task-01", 0.5))
     assert answers(strange, Policy(1, "average", 1.0), ["task-01", "task-00"]) == halves

@@ -387,11 +387,11 @@ class RouterConfig(Section):
     top_k: Count = Field(
         default=1, description="a mix of so many nearest adapters answers, the closer the more"
     )
-    fallback: Literal["nearest", "base", "average"] | None = Field(
+    fallback: Literal["nearest", "base", "average", "mix"] | None = Field(
         default=None,
         description="what answers a prompt from outside every known task: "
         '"nearest", the nearest all the same; "base", the base model; "average", the mean of all '
-        'adapters; unset: "base", in mode "paper" "nearest"',
+        'adapters; "mix", a mix of the two nearest; unset: "base", in mode "paper" "nearest"',
     )
     threshold: float = Field(
         default=4.0,

@@ -34,13 +34,21 @@ from fedrouter.messages import (
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedrouter import PLACE, FedRouter
-from fedrouter.strategies.merging import born, empty_left_out, merged, same_task, sizes
+from fedrouter.strategies.merging import (
+    absorbed,
+    born,
+    empty_left_out,
+    interchangeable,
+    merged,
+    sizes,
+)
 
 COMPARE = "compare"  # the exchange in which clients report losses
-REGROUP = "regroup"  # the one in which they put samples where the loss is lowest
+REGROUP = "regroup"  # the one in which they put samples where adapters serve them best
 TRIAL_TASKS = 16  # groups to begin with
+LEAST = 8  # samples that a client needs to hold one of them
 NEIGHBOURS = 3  # groups that a group is compared with
-REGROUPS = 2  # the last round after which samples are put where the loss is lowest
+REGROUPS = 2  # the last round after which samples are put where adapters serve them best
 
 
 class Automatic(FedRouter):
@@ -103,32 +111,39 @@ class Automatic(FedRouter):
             told = {task for client in silent for task in state.assignment[client]}
             return empty_left_out(after, told) if state.round <= REGROUPS else after
         number = len(state.adapters)
-        samples = sizes(state)
-        weight = [samples[task] for task in state.adapters]
-        state = merged(state, same_task(costs(state, replies), weight))
+        found = costs(state, replies)
+        groups = interchangeable(found)
+        if state.round >= REGROUPS:  # an adapter of one round knows little more than the form
+            samples = sizes(state)
+            groups = absorbed(groups, found, [samples[task] for task in state.adapters])
+        state = merged(state, groups)
         fewer = len(state.adapters) < number
         trial = state.round <= REGROUPS or _young(state)
         due = (REGROUP, PLACE) if trial else (PLACE,) if fewer else ()
         return replace(state, due=due)
 
+    def placing(self, state: ServerState) -> ProfileOrder:
+        """Step 0, refined; of the first groups, more than there are tasks, a client holds those
+        that it has enough samples of to tell by."""
+        least = LEAST if state.round < REGROUPS else 1
+        return replace(super().placing(state), least=least)
+
     def _regroup(self, state: ServerState, client: int) -> ClientTask:
-        assert state.router is not None
         own = state.own_tasks(client)
-        order = ProfileOrder(places=state.router.places, adapters=own, scatter=self.scatters)
+        order = replace(self.placing(state), adapters=own)
         adapters = {task: state.adapters[task] for task in own}
         return ClientTask(client, state.round, profile=order, adapters=adapters)
 
     def _compare(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
         """Every group's losses with its own adapter and those of its neighbours, on samples of the
-        client that holds most of the neighbours too, and then most samples."""
+        client that has most of the group."""
         near = neighbours(state)
         asked: defaultdict[int, list[Comparison]] = defaultdict(list)
         for task, others in near.items():
             holders = [client for client in clients if task in state.assignment[client]]
-            held = {c: len({*others} & {*state.own_tasks(c)}) for c in holders}
             count = {c: state.counts[c][state.assignment[c].index(task)] for c in holders}
             if holders:
-                client = min(holders, key=lambda c: (-held[c], -count[c], c))
+                client = min(holders, key=lambda c: (-count[c], c))
                 local_task = state.assignment[client].index(task)
                 asked[client].append(Comparison(local_task, (task, *others)))
         return [

@@ -83,9 +83,13 @@ class FedRouter(Strategy):
 
     def exchange(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
         """Step 0, refined: group the samples by the tasks as they now lie."""
-        assert state.router is not None
-        order = ProfileOrder(places=state.router.places, scatter=self.scatters)
+        order = self.placing(state)
         return [ClientTask(client, state.round, profile=order) for client in clients]
+
+    def placing(self, state: ServerState) -> ProfileOrder:
+        """How the clients are to do that."""
+        assert state.router is not None
+        return ProfileOrder(places=state.router.places, scatter=self.scatters)
 
     def exchanged(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
         """Step 0, refined: the tasks where the groups lie. A client that did not answer is asked

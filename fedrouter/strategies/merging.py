@@ -13,52 +13,18 @@ from fedrouter.history import Event
 from fedrouter.messages import FloatArray
 from fedrouter.strategies.base import ServerState
 
-SMALL = 0.5  # of another group's samples, at most, a group has that may go to it one-sidedly
+FEW = 100  # samples that an adapter may learn by heart
 NEVER = 1e9  # a cost at which nothing is merged
 
 
-def same_task(costs: NDArray[np.float64], sizes: Sequence[int]) -> list[list[int]]:
-    """Groups in groups that are one task: what is interchangeable, and what that serves.
-
-    Args:
-        costs: C, shape (T, T): see `automatic.costs`.
-        sizes: samples of each of the T groups.
-    """
-    return absorbed(interchangeable(costs), costs, sizes)
-
-
-def absorbed(
-    groups: list[list[int]], costs: NDArray[np.float64], sizes: Sequence[int]
-) -> list[list[int]]:
-    """The same, after the small have gone to larger ones whose adapters serve them.
-
-    A group of a few samples learns them by heart. Its adapter serves nobody else, and still it is
-    no task of its own where another one's serves it as well. From the smallest on, each goes to the
-    group of twice its samples that serves it best, if one does: each of its members for a mean cost
-    of at most 0.25, over the adapters that were compared.
-    """
-
-    def samples(group: list[int]) -> int:
-        return sum(sizes[t] for t in group)
-
-    def cost(small: list[int], large: list[int]) -> float:
-        served = np.ma.masked_invalid(costs[np.ix_(small, large)]).mean(axis=1)
-        return float(np.ma.filled(served, np.inf).max())
-
-    left = dict(enumerate(groups))
-    for g in sorted(left, key=lambda g: samples(groups[g])):
-        larger = [h for h in left if samples(left[g]) <= SMALL * samples(left[h])]
-        best = min(larger, key=lambda h: cost(left[g], groups[h]), default=g)
-        if best != g and cost(left[g], groups[best]) <= SLACK:
-            left[best] = left[best] + left.pop(g)
-    return list(left.values())
-
-
 def interchangeable(costs: NDArray[np.float64]) -> list[list[int]]:
-    """Groups in groups, in each of which every adapter serves every other group.
+    """Tasks in groups, in each of which every adapter serves every other task.
 
     Complete linkage on the larger of C[t, u] and C[u, t], cut at 0.25: what does not serve both
     ways is not merged, nor is what nobody compared.
+
+    Args:
+        costs: C, shape (T, T): see `automatic.costs`.
     """
     from sklearn.cluster import AgglomerativeClustering
 
@@ -71,6 +37,39 @@ def interchangeable(costs: NDArray[np.float64]) -> list[list[int]]:
     )
     labels = linkage.fit_predict(apart)
     return [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
+
+
+def absorbed(
+    groups: list[list[int]], costs: NDArray[np.float64], sizes: Sequence[int]
+) -> list[list[int]]:
+    """The same groups, after the small have gone to larger ones whose adapters serve them.
+
+    A group of a few samples learns them by heart. Its adapter serves nobody else, and still it is
+    no task of its own where another one's serves it as well. From the smallest on, each of less
+    than 100 samples goes to the group of at least twice as many that serves it best, if one does:
+    each of its members for a mean cost of at most 0.25, over the adapters that were compared.
+
+    Args:
+        groups: of tasks that are one already.
+        costs: C, shape (T, T): see `automatic.costs`.
+        sizes: samples of each of the T tasks.
+    """
+
+    def samples(group: list[int]) -> int:
+        return sum(sizes[t] for t in group)
+
+    def cost(small: list[int], large: list[int]) -> float:
+        served = np.ma.masked_invalid(costs[np.ix_(small, large)]).mean(axis=1)
+        return float(np.ma.filled(served, np.inf).max())
+
+    left = dict(enumerate(groups))
+    for g in sorted(left, key=lambda g: samples(groups[g])):
+        own = samples(left[g])
+        larger = [h for h in left if own < FEW and samples(left[h]) >= 2 * own]
+        best = min(larger, key=lambda h: cost(left[g], groups[h]), default=g)
+        if best != g and cost(left[g], groups[best]) <= SLACK:
+            left[best] = left[best] + left.pop(g)
+    return list(left.values())
 
 
 def merged(state: ServerState, groups: Sequence[Sequence[int]]) -> ServerState:
