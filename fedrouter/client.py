@@ -48,9 +48,9 @@ UNLABELLED_LOCAL_TASKS = 2  # local tasks where neither the configuration nor th
 TRIAL_GROUPS = 8  # local tasks to begin with where their number is to be found ...
 TRIAL_SAMPLES = 16  # ... but no more than one for so many samples
 LEAST_SAMPLES = 8  # of a new task
-LARGEST_LOSS = 1e6  # what was not measured costs more
 COMPARED_SAMPLES = 32  # on which adapters are compared
-CANDIDATES = 3  # nearest tasks whose adapters are tried on a sample
+TRIED_SAMPLES = 128  # of a client, on which adapters are tried to regroup them ...
+CANDIDATES = 3  # ... those of the nearest tasks
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Client:
         reply = ClientReply(
             self.id,
             task.round,
-            profile=None if task.profile is None else self.profile(task.profile, hand),
+            profile=self._profiled(task.profile, hand),
             losses=tuple(self._compared(one, hand) for one in task.compare),
             findings=None if task.evaluate is None else self._evaluate(task.evaluate, hand),
         )
@@ -164,21 +164,36 @@ class Client:
             )
         return replace(work.reply, updates=tuple(updates))
 
-    def profile(self, order: ProfileOrder, hand: AtHand | None = None) -> TaskProfile:
+    def _profiled(self, order: ProfileOrder | None, hand: AtHand) -> TaskProfile | None:
+        if order is None:
+            return None
+        return self._regrouped(order, hand) if order.adapters else self.profile(order)
+
+    def profile(self, order: ProfileOrder) -> TaskProfile:
         """Find the local tasks: embed the training prompts, group them, keep the labels here."""
         points = self.base.embed([row.instruction for row in self.rows.train])
         names: tuple[str, ...] = ()
         tasks: tuple[int, ...] = ()
         if order.by_name:
             found, names = self._by_name(points)
-        elif order.places is not None:
-            if order.births:
-                found, tasks = self._arrived(points, order.places)
-            else:
-                found, tasks = self._placed(points, order, hand)
-        else:
+        elif order.places is None:
             found = self._clustered(points)
+        elif order.births:
+            found, tasks = self._arrived(points, order.places)
+        else:
+            found, tasks = self._placed(points, order.places, order.least)
         self._folder.write_labels(found.labels, self.rows.train)
+        return self._described(order, points, found, names=names, tasks=tasks)
+
+    def _described(
+        self,
+        order: ProfileOrder,
+        points: NDArray[np.float32],
+        found: Clusters,
+        *,
+        names: tuple[str, ...] = (),
+        tasks: tuple[int, ...] = (),
+    ) -> TaskProfile:
         return TaskProfile(
             client=self.id,
             centroids=found.centroids,
@@ -223,45 +238,37 @@ class Client:
         return group(points, np.array([ordered.index(str(name)) for name in names])), ordered
 
     def _placed(
-        self,
-        points: NDArray[np.float32],
-        order: ProfileOrder,
-        hand: AtHand | None,
+        self, points: NDArray[np.float32], places: Places, least: int
     ) -> tuple[Clusters, tuple[int, ...]]:
-        """The samples by the nearest global task, or by the one whose adapter serves best, among
-        the tasks that the client has enough samples of."""
-        places = order.places
-        assert places is not None, "samples are placed by where tasks lie"
+        """The samples by the nearest global task, among those that the client has enough of."""
         distances = squared_distances(points, places.centroids, places.space)
-        costs = distances
-        if order.adapters:
-            assert hand is not None, "there are no losses without adapters at hand"
-            offered = [places.tasks.index(name) for name in order.adapters]
-            costs = LARGEST_LOSS + distances
-            losses = self._served(distances[:, offered], order.adapters, hand)
-            costs[:, offered] = np.minimum(costs[:, offered], losses)
-        counts = np.bincount(costs.argmin(axis=1), minlength=len(places.tasks))
-        own = self._held(counts, order.least)
-        nearest = own[costs[:, own].argmin(axis=1)]
+        own = self._held(np.bincount(distances.argmin(axis=1), minlength=len(places.tasks)), least)
+        nearest = own[distances[:, own].argmin(axis=1)]
         tasks, labels = np.unique(nearest, return_inverse=True)
         squared = distances[np.arange(len(points)), nearest]
         return group(points, labels, squared), tuple(int(task) for task in tasks)
 
-    def _served(
-        self, distances: NDArray[np.float64], adapters: Sequence[str], hand: AtHand
-    ) -> NDArray[np.float64]:
-        """The loss of every sample with the adapters of its nearest tasks; infinity with others.
+    def _regrouped(self, order: ProfileOrder, hand: AtHand) -> TaskProfile:
+        """Some samples by the task, of the nearest few, whose adapter has the lowest loss.
 
         The nearest one's counts less by 0.25 of what the best of them gives: a sample leaves its
         nearest task for one whose adapter clearly serves it better. Else samples that only their
         responses tell apart would be parted, and no router sees a response.
         """
+        assert order.places is not None, "adapters are tried on samples near their tasks"
+        places, offered = order.places, [order.places.tasks.index(name) for name in order.adapters]
+        rows = hand.sample("regroup", TRIED_SAMPLES)
+        points = self.base.embed([row.instruction for row in rows])
+        distances = squared_distances(points, places.centroids[offered], places.space)
         ranks = distances.argsort(axis=1).argsort(axis=1)
         wanted = np.insert(ranks < CANDIDATES, 0, True, axis=1)
-        told = hand.losses(self.rows.train, (None, *adapters), wanted)
+        told = hand.losses(rows, (None, *order.adapters), wanted)
         base, losses = told[:, :1], told[:, 1:]
         gain = (base - losses.min(axis=1, keepdims=True)).clip(min=0)
-        return np.where(ranks == 0, losses - SLACK * gain, losses)
+        best = np.where(ranks == 0, losses - SLACK * gain, losses).argmin(axis=1)
+        tasks, labels = np.unique(best, return_inverse=True)
+        found = group(points, labels, distances[np.arange(len(points)), best])
+        return self._described(order, points, found, tasks=tuple(offered[task] for task in tasks))
 
     def _arrived(
         self, points: NDArray[np.float32], places: Places

@@ -98,7 +98,8 @@ class ProfileOrder:
         by_name: group the samples by their true task's name instead of clustering them (oracle).
         places: group them by the nearest global task (of the client's most frequent ones, as many
             as it has local tasks) instead.
-        adapters: with `places`: by the one of these tasks whose adapter serves them best.
+        adapters: with `places`: only a sample of them, each by the one of these tasks whose adapter
+            serves it best; the local tasks stay as they are.
         least: with `places`, where n_local is open: the samples of a task that a client needs to
             hold it; the others' go to the nearest that it holds.
         births: with `places`: cluster them first; a cluster outside all tasks is a new one.

@@ -130,7 +130,7 @@ class Automatic(FedRouter):
 
     def _regroup(self, state: ServerState, client: int) -> ClientTask:
         own = state.own_tasks(client)
-        order = replace(self.placing(state), adapters=own)
+        order = replace(super().placing(state), adapters=own)
         adapters = {task: state.adapters[task] for task in own}
         return ClientTask(client, state.round, profile=order, adapters=adapters)
 
