@@ -39,18 +39,18 @@ def show_story(routed: Path, averaged: Path) -> None:
 
 def _show_client(model: RoutedModel, by_task: Mapping[str, Mapping[str, Any]]) -> None:
     """The scores of the client whose tasks suffer most from sharing one adapter."""
-    held: dict[int, list[str]] = {}
+    held: dict[int, set[str]] = {}
     for task in model.found:
         for client in task["clients"]:
-            held.setdefault(client, []).append(model.majority[task["id"]])
+            held.setdefault(client, set()).add(model.majority[task["id"]])
 
     def lost(client: int) -> float:
-        scores = [by_task[name] for name in held[client]]
+        scores = [by_task[name] for name in sorted(held[client])]
         return float(sum(one["global"]["rouge1"] - one["averaged"]["rouge1"] for one in scores))
 
     client = max(held, key=lost)
     title = f"Client {client}, whose {len(held[client])} tasks suffer most from a shared adapter"
-    print_scores(title, {name: by_task[name] for name in held[client]}, CONTESTANTS)
+    print_scores(title, {name: by_task[name] for name in sorted(held[client])}, CONTESTANTS)
 
 
 def _show_examples(model: RoutedModel) -> None:

@@ -183,6 +183,9 @@ def test_an_id_is_never_given_twice() -> None:
     after = method().admit(after, arrived((0, 1, -1)))
     assert after.assignment[2] == ("task-00", "task-01", "task-03")
     assert after.history[-1] == Event(1, "born", "task-03", "task-01")
+    after = empty_left_out(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
+    assert after.history == (Event(1, "emptied", "task-02"),)
+    assert method().admit(after, arrived((0, 1, -1))).assignment[2][-1] == "task-03"
 
 
 def test_a_client_whose_data_changed_is_profiled_anew() -> None:

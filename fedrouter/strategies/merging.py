@@ -137,7 +137,10 @@ def born(state: ServerState, client: int, local_task: int, centroid: FloatArray)
 def empty_left_out(state: ServerState, but: Collection[str] = ()) -> ServerState:
     """The state without the tasks that no client has samples of, `but` some."""
     weight = sizes(state)
-    return _only(state, [task for task in state.adapters if weight[task] or task in but])
+    kept = [task for task in state.adapters if weight[task] or task in but]
+    gone = [task for task in state.adapters if task not in kept]
+    events = tuple(Event(state.round, "emptied", task) for task in gone)
+    return replace(_only(state, kept), history=state.history + events)
 
 
 def sizes(state: ServerState) -> Counter[str]:
