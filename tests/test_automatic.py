@@ -220,7 +220,7 @@ def test_neighbours_are_mutual() -> None:
     assert near["t6"] == ["t3", "t4", "t5"]
 
 
-def test_a_group_is_compared_where_its_neighbours_or_most_samples_are() -> None:
+def test_a_group_is_compared_where_most_of_its_samples_are() -> None:
     tasks = method().exchange(replace(state(), counts={0: (30, 5), 1: (6, 20)}), [0, 1])
     assert [task.client for task in tasks] == [0, 1]
     asked = {(task.client, one.adapters[0]): one for task in tasks for one in task.compare}
@@ -276,8 +276,15 @@ def test_tasks_are_compared_after_rounds_that_are_powers_of_two() -> None:
     assert method("federation.rounds=8").aggregate(replace(state(), due=()), 8, []).due == ()
 
 
+def test_a_client_holds_groups_on_trial_that_it_has_enough_of() -> None:
+    assert method().placing(state(1)).least == 8
+    assert method().placing(state(2)).least == 1
+
+
 def test_groups_on_trial_share_the_steps_of_tasks() -> None:
     assert [order.steps for order in method().orders(state(0), 1, 0)] == [2, 2]
     assert [order.steps for order in method().orders(state(), 2, 0)] == [5, 5]
+    few = replace(state(), counts={0: (30, 3)})
+    assert [order.steps for order in method().orders(few, 2, 0)] == [5, 3]
     told = method("clustering.n_local=1")
     assert sum(order.steps for order in told.orders(state(), 2, 0)) == 5

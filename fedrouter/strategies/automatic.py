@@ -63,11 +63,14 @@ class Automatic(FedRouter):
         return join(profiles, TRIAL_TASKS, derive_seed(self.config.seed, "join"))
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """Step 1; in the first round, of about two groups a task, each takes half the steps."""
-        orders = super().orders(state, round, client)
-        if round > 1:
-            return orders
-        return tuple(replace(order, steps=max(1, order.steps // 2)) for order in orders)
+        """Step 1; in the first round, of about two groups a task, each takes half the steps; stray
+        samples in a task of others take no more steps than they are."""
+        counts, share = state.counts[client], 2 if round == 1 else 1
+        return tuple(
+            replace(order, steps=min(max(1, order.steps // share), counts[order.local_task]))
+            for order in super().orders(state, round, client)
+            if order.local_task is not None
+        )
 
     def aggregate(
         self, state: ServerState, round: int, replies: Iterable[ClientReply]
