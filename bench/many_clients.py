@@ -26,6 +26,7 @@ ROWS = 8  # of each client
 def one_run(clients: int) -> dict[str, float]:
     """A run with so many clients, in this process."""
     asked = [
+        "mode=paper",
         f"federation.clients={clients}",
         f"federation.rounds={ROUNDS}",
         f"training.steps={STEPS}",

@@ -21,6 +21,7 @@ from fedrouter.resident import Resident
 
 CLIENTS, LOCAL_TASKS = 8, 2
 SETTINGS = (
+    "mode=paper",
     f"federation.clients={CLIENTS}",
     "training.lr=5e-3",
     "evaluation.samples=25",

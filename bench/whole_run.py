@@ -60,6 +60,7 @@ def settings(full: bool) -> Config:
     return load_config(
         None,
         [
+            "mode=paper",
             "federation.rounds=3",
             "federation.transport=fp32",
             "training.steps=10",

@@ -45,8 +45,8 @@ from fedrouter.spaces import projection, scatter
 from fedrouter.training import TrainJob, TrainResult
 
 UNLABELLED_LOCAL_TASKS = 2  # local tasks where neither the configuration nor the rows say
-TRIAL_GROUPS = 8  # local tasks to begin with where their number is to be found ...
-TRIAL_SAMPLES = 16  # ... but no more than one for so many samples
+LEAST_GROUPS, MOST_GROUPS = 3, 8  # local tasks to begin with where their number is to be found ...
+TRIAL_SAMPLES = 16  # ... one for so many samples
 LEAST_SAMPLES = 8  # of a new task
 COMPARED_SAMPLES = 32  # on which adapters are compared
 TRIED_SAMPLES = 128  # of a client, on which adapters are tried to regroup them ...
@@ -224,7 +224,7 @@ class Client:
     def _clustered(self, points: NDArray[np.float32]) -> Clusters:
         number = self.n_local
         if self._config.clustering.n_local == AUTO:
-            number = max(1, min(TRIAL_GROUPS, len(points) // TRIAL_SAMPLES))
+            number = max(LEAST_GROUPS, min(MOST_GROUPS, len(points) // TRIAL_SAMPLES))
         return cluster(points, number, derive_seed(self._config.seed, "profile", self.id))
 
     def _by_name(self, points: NDArray[np.float32]) -> tuple[Clusters, tuple[str, ...]]:
@@ -297,11 +297,11 @@ class Client:
 
     def _held(self, counts: NDArray[np.int64], least: int) -> NDArray[np.int64]:
         """Of the global tasks, by the client's samples of each, those that it holds: the `n_local`
-        most frequent; where that is open, those with enough samples, and one at least."""
+        most frequent; where that is open, those with enough samples, or an eighth of them."""
         order = np.argsort(-counts, kind="stable")
         number = self.n_local
         if self._config.clustering.n_local == AUTO:
-            number = max(1, int((counts >= least).sum()))
+            number = int((counts >= min(least, counts.sum() / MOST_GROUPS)).sum())
         return np.sort(order[:number])
 
     def _compared(self, asked: Comparison, hand: AtHand) -> Losses:

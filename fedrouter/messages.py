@@ -101,7 +101,7 @@ class ProfileOrder:
         adapters: with `places`: only a sample of them, each by the one of these tasks whose adapter
             serves it best; the local tasks stay as they are.
         least: with `places`, where n_local is open: the samples of a task that a client needs to
-            hold it; the others' go to the nearest that it holds.
+            hold it, if they are not an eighth of its own; the others' go to the nearest it holds.
         births: with `places`: cluster them first; a cluster outside all tasks is a new one.
         scatter: send the scatter too.
     """

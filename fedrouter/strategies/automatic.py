@@ -59,8 +59,10 @@ class Automatic(FedRouter):
         self.exchanges = 1  # the groups need not be right yet
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
-        """More groups than tasks."""
-        return join(profiles, TRIAL_TASKS, derive_seed(self.config.seed, "join"))
+        """More groups than tasks, each of two or more local ones on average."""
+        local = sum(len(profile.counts) for profile in profiles)
+        number = max(1, min(TRIAL_TASKS, local // 2))
+        return join(profiles, number, derive_seed(self.config.seed, "join"))
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """Step 1; in the first round, of about two groups a task, each takes half the steps; stray
