@@ -297,11 +297,13 @@ class Client:
 
     def _held(self, counts: NDArray[np.int64], least: int) -> NDArray[np.int64]:
         """Of the global tasks, by the client's samples of each, those that it holds: the `n_local`
-        most frequent; where that is open, those with enough samples, or an eighth of them."""
+        most frequent; where that is open, those with enough samples, or an eighth of them;
+        at least one."""
         order = np.argsort(-counts, kind="stable")
         number = self.n_local
         if self._config.clustering.n_local == AUTO:
-            number = int((counts >= min(least, counts.sum() / MOST_GROUPS)).sum())
+            enough = min(least, counts.sum() / MOST_GROUPS)
+            number = max(1, int((counts >= enough).sum()))
         return np.sort(order[:number])
 
     def _compared(self, asked: Comparison, hand: AtHand) -> Losses:

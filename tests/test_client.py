@@ -180,19 +180,19 @@ def test_a_sample_leaves_its_nearest_task_for_an_adapter_that_serves_it_clearly_
     np.testing.assert_array_equal(client.labels(), before)
 
 
-@pytest.mark.parametrize(("least", "held"), [(1, (0, 1)), (7, (0,)), (99, (0,))])
+@pytest.mark.parametrize(("least", "held"), [(1, (0, 1)), (4, (0,)), (99, (0,))])
 def test_a_client_holds_the_tasks_of_which_it_has_enough_samples(
     tiny_base: BaseModel, tmp_path: Path, least: int, held: tuple[int, ...]
 ) -> None:
     rows = [row for row in toy_rows(24) if row.task == "colour"]
-    rows += [row for row in toy_rows(6) if row.task == "strip"]
+    rows += [row for row in toy_rows(3) if row.task == "strip"]  # not an eighth of 27
     client = client_of(tiny_base, tmp_path, rows, 3, "clustering.n_local=auto")
     points = tiny_base.embed([row.instruction for row in rows])
     centroids = np.stack([points[:24].mean(axis=0), points[24:].mean(axis=0)])
     places = Places(("a", "b"), centroids, 1.0, 1.0, 1.0)
     profile = client.profile(ProfileOrder(places=places, least=least))
     assert profile.tasks == held
-    assert sum(profile.counts) == 30
+    assert sum(profile.counts) == 27
 
 
 def test_a_comparison_gives_mean_losses_on_samples_of_the_local_task(
