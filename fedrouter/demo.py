@@ -18,7 +18,7 @@ def show_story(routed: Path, averaged: Path) -> None:
 
     Args:
         routed: the finished FedRouter run.
-        averaged: the finished FedAvg run on the same data, with the same number of batches.
+        averaged: the finished FedAvg run on the same data.
     """
     model = RoutedModel.load(routed)
     ours, theirs = RunFolder.open(routed).read_summary(), RunFolder.open(averaged).read_summary()

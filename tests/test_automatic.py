@@ -276,6 +276,16 @@ def test_tasks_are_compared_after_rounds_that_are_powers_of_two() -> None:
     assert method("federation.rounds=8").aggregate(replace(state(), due=()), 8, []).due == ()
 
 
+@pytest.mark.parametrize(("clients", "groups"), [(1, 1), (5, 5), (99, 16)])
+def test_there_are_at_most_half_as_many_groups_as_local_ones(clients: int, groups: int) -> None:
+    draws = np.random.default_rng(0)
+    profiles = [
+        TaskProfile(c, draws.normal(size=(2, 2)).astype(np.float32), (9, 9), (1.0,) * 2, (1.0,) * 2)
+        for c in range(clients)
+    ]
+    assert len(method().join(profiles).centroids) == groups
+
+
 def test_a_client_holds_groups_on_trial_that_it_has_enough_of() -> None:
     assert method().placing(state(1)).least == 8
     assert method().placing(state(2)).least == 1

@@ -180,6 +180,15 @@ def test_a_sample_leaves_its_nearest_task_for_an_adapter_that_serves_it_clearly_
     np.testing.assert_array_equal(client.labels(), before)
 
 
+@pytest.mark.parametrize(("rows", "groups"), [(12, 3), (64, 4), (200, 8)])
+def test_local_tasks_to_begin_with_where_their_number_is_to_be_found(
+    tiny_base: BaseModel, tmp_path: Path, rows: int, groups: int
+) -> None:
+    held = toy_rows(rows)[:rows]
+    client = client_of(tiny_base, tmp_path, held, 3, "clustering.n_local=auto")
+    assert len(client.profile(ProfileOrder()).counts) == groups
+
+
 @pytest.mark.parametrize(("least", "held"), [(1, (0, 1)), (4, (0,)), (99, (0,))])
 def test_a_client_holds_the_tasks_of_which_it_has_enough_samples(
     tiny_base: BaseModel, tmp_path: Path, least: int, held: tuple[int, ...]
