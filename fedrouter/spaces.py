@@ -12,7 +12,7 @@ mixture of Gaussians with one common covariance, run where the samples are.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from fedrouter.messages import FloatArray, Scatter, TaskProfile
 from fedrouter.seeding import generator
 
 Space = Literal["raw", "standardised", "whitened"]
+Number = TypeVar("Number", np.float32, np.float64)
 
 LARGEST = 512  # dimensions of a scatter: 525 KB; longer embeddings are projected first
 FLOOR = 1e-6  # eigenvalues count at least so much of the largest
@@ -73,8 +74,20 @@ def scatter(
     exact = np.asarray(points, np.float64) @ projected
     means = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
     rest = exact - means[labels]
-    products = (rest.T @ rest)[np.triu_indices(rest.shape[1])].astype(np.float32)
+    products = triangle(rest.T @ rest).astype(np.float32)
     return Scatter(products, float(np.square(np.square(rest).sum(axis=1)).sum()))
+
+
+def triangle(matrix: NDArray[Number]) -> NDArray[Number]:
+    """The upper triangle of a matrix, shape (r, r), row by row: shape (r (r + 1) / 2,)."""
+    return matrix[np.triu_indices(len(matrix))]
+
+
+def symmetric(upper: NDArray[Number], size: int) -> NDArray[Number]:
+    """The symmetric matrix, shape (size, size), of an upper triangle."""
+    matrix = np.zeros((size, size), upper.dtype)
+    matrix[np.triu_indices(size)] = upper
+    return np.asarray(matrix + np.triu(matrix, 1).T)
 
 
 def added_up(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], Total]:
@@ -126,7 +139,7 @@ def locate(
     centroids = np.where(held[:, None], sums / np.where(held, sizes, 1)[:, None], before)
     if kind == "raw":
         return Located(centroids.astype(np.float32), None, *moments(profiles))
-    around = _full(scatters.products, projected.shape[1])
+    around = symmetric(scatters.products, projected.shape[1])
     samples = counts.sum()
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples
     own = 0.0  # what a sample's own part in the space is, of its squared distance
@@ -137,7 +150,8 @@ def locate(
     else:
         covariance, rho = shrunk(within, samples, scatters.fourth)
         values, vectors = np.linalg.eigh(covariance)
-        scaled = (vectors / _floored(values) ** 0.5) @ vectors.T
+        root = (vectors / _floored(values) ** 0.5) @ vectors.T
+        scaled = (root + root.T) / 2  # symmetric to the last bit: half of it need not travel
         own = (1 - rho) / samples
     inside = scaled @ within @ scaled
     mean = float(np.trace(inside))
@@ -215,13 +229,6 @@ def _between(
     """sum n (c - g)(c - g)^T over local centroids, projected."""
     rest = ((local - around) @ projected) * np.sqrt(counts)[:, None]
     return np.asarray(rest.T @ rest)
-
-
-def _full(products: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """The symmetric matrix of an upper triangle."""
-    matrix = np.zeros((size, size))
-    matrix[np.triu_indices(size)] = products
-    return matrix + np.triu(matrix, 1).T
 
 
 def _floored(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ the sizes of what is built never exceed what was received.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ from fedrouter.messages import (
     Update,
     Weights,
 )
+from fedrouter.spaces import symmetric, triangle
 from fedrouter.transport import Encoded, Transport, decode, encode
 
 LARGEST_HEADER = 4_000_000  # characters
@@ -63,7 +64,7 @@ class _PlacesHeader(_Header):
     mean: float
     deviation: float
     variance: float
-    mapped: bool
+    space: Literal["symmetric", "full"] | None
 
 
 class _RoutedHeader(_Header):
@@ -156,11 +157,11 @@ def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, ND
     if task.evaluate is not None:
         rule = task.evaluate.serving
         if isinstance(rule, Routed):
-            arrays |= _places_out("serving", rule.places)
+            arrays |= places_out("serving", rule.places)
         evaluate = _EvaluateHeader(serving=_serving_out(rule), scopes=task.evaluate.scopes)
     order, profile = task.profile, None
     if order is not None:
-        arrays |= {} if order.places is None else _places_out("profile", order.places)
+        arrays |= {} if order.places is None else places_out("profile", order.places)
         profile = _ProfileOrderHeader(
             by_name=order.by_name,
             adapters=order.adapters,
@@ -396,22 +397,35 @@ def _placed(places: Places) -> _PlacesHeader:
         mean=places.mean,
         deviation=places.deviation,
         variance=places.variance,
-        mapped=places.space is not None,
+        space=None if places.space is None else _form(places.space),
     )
 
 
-def _places_out(prefix: str, places: Places) -> dict[str, NDArray[Any]]:
-    space = {} if places.space is None else {f"{prefix}/space": places.space}
-    return {f"{prefix}/centroids": places.centroids, **space}
+def places_out(prefix: str, places: Places) -> dict[str, NDArray[Any]]:
+    """The arrays of `places`; half of its space, where the other half is the same."""
+    arrays, space = {f"{prefix}/centroids": places.centroids}, places.space
+    if space is not None:
+        arrays[f"{prefix}/space"] = triangle(space) if _form(space) == "symmetric" else space
+    return arrays
+
+
+def _form(space: FloatArray) -> Literal["symmetric", "full"]:
+    square = len(space) == space.shape[1]
+    return "symmetric" if square and np.array_equal(space, space.T) else "full"
 
 
 def _places_in(prefix: str, arrays: dict[str, NDArray[Any]], header: _PlacesHeader) -> Places:
     centroids = _floats(arrays, f"{prefix}/centroids", 2)
-    space = _floats(arrays, f"{prefix}/space", 2) if header.mapped else None
     if len(centroids) != len(header.tasks):
         raise MessageError("a message has not one centroid for each task")
-    if space is not None and len(space) != centroids.shape[1]:
-        raise MessageError("a message's space does not fit its centroids")
+    space = None
+    if header.space is not None:
+        size = centroids.shape[1]
+        half = header.space == "symmetric"
+        space = _floats(arrays, f"{prefix}/space", 1 if half else 2)
+        if len(space) != (size * (size + 1) // 2 if half else size):
+            raise MessageError("a message's space does not fit its centroids")
+        space = symmetric(space, size) if half else space
     numbers = (header.mean, header.deviation, header.variance)
     return Places(header.tasks, centroids, *numbers, space)
 

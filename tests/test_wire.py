@@ -46,11 +46,13 @@ WEIGHTS = {A: np.array([[1, -2]], np.float32), B: np.array([[0.5], [4]], np.floa
 CENTROIDS = np.array([[0.1, 0.2], [3, 4]], np.float32)
 PLACES = Places(("task-00", "task-01"), CENTROIDS, 1.5, 0.5, 0.25)
 MAPPED = replace(PLACES, space=np.arange(CENTROIDS.shape[1] * 2, dtype=np.float32).reshape(-1, 2))
+FOLDED = replace(PLACES, space=np.array([[1, -2], [-2, 3]], np.float32))
 RULES: list[Serving] = [
     OneAdapter("global", "personal"),
     OneAdapter(),
     Routed(PLACES, ("task-01",)),
     Routed(MAPPED, ("task-01",)),
+    Routed(FOLDED, ("task-01",)),
     ByName({"a name with spaces": "task-00"}),
     InstanceMix("global", "personal", 0.5, 5),
     LowestLoss(("cluster-00", "cluster-01")),
@@ -101,18 +103,33 @@ def test_a_task_comes_back_whole(rule: Serving) -> None:
     assert same(unpack_task(*pack_task(task, "fp32")), task)
 
 
-@pytest.mark.parametrize("places", [None, PLACES, MAPPED])
+@pytest.mark.parametrize("places", [None, PLACES, MAPPED, FOLDED])
 def test_an_order_to_profile_comes_back_whole(places: Places | None) -> None:
     task = ClientTask(3, 0, ProfileOrder(places=places, adapters=("task-01",), scatter=True))
     assert same(unpack_task(*pack_task(task, "fp16")), task)
 
 
-def test_a_space_that_does_not_fit_is_refused() -> None:
-    header, arrays = pack_task(ClientTask(3, 0, ProfileOrder(places=MAPPED)), "fp16")
-    for name, reason in (("centroids", "not one centroid"), ("space", "does not fit")):
-        bad = {**arrays, f"profile/{name}": np.ones((7, 7), np.float32)}
-        with pytest.raises(MessageError, match=reason):
-            unpack_task(header, bad)
+@pytest.mark.parametrize(
+    ("places", "name", "shape", "reason"),
+    [
+        (MAPPED, "centroids", (7, 7), "not one centroid"),
+        (MAPPED, "space", (7, 7), "does not fit"),
+        (FOLDED, "space", (4,), "does not fit"),
+        (FOLDED, "space", (2, 2), "1 dimension"),
+    ],
+)
+def test_places_that_do_not_fit_are_refused(
+    places: Places, name: str, shape: tuple[int, ...], reason: str
+) -> None:
+    header, arrays = pack_task(ClientTask(3, 0, ProfileOrder(places=places)), "fp16")
+    bad = {**arrays, f"profile/{name}": np.ones(shape, np.float32)}
+    with pytest.raises(MessageError, match=reason):
+        unpack_task(header, bad)
+
+
+def test_half_of_a_symmetric_space_travels() -> None:
+    _, arrays = pack_task(ClientTask(3, 0, ProfileOrder(places=FOLDED)), "fp16")
+    assert arrays["profile/space"].tolist() == [1, -2, 3]
 
 
 @pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])

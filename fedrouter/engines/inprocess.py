@@ -9,10 +9,11 @@ import numpy as np
 from fedrouter.client import Client, Work
 from fedrouter.engines.base import Traffic
 from fedrouter.lora import LoraSpec
-from fedrouter.messages import ClientReply, ClientTask, Routed, Weights
+from fedrouter.messages import ClientReply, ClientTask, Places, Routed, Weights
 from fedrouter.model import BaseModel
 from fedrouter.training import train
 from fedrouter.transport import Transport, decode, encode
+from fedrouter.wire import places_out
 
 
 class InProcessEngine:
@@ -72,9 +73,9 @@ class InProcessEngine:
             adapters[name], size = self._travel(weights)
             self.traffic.down += size
         if task.evaluate is not None and isinstance(task.evaluate.serving, Routed):
-            self.traffic.down += array_bytes(task.evaluate.serving.places)
+            self.traffic.down += places_bytes(task.evaluate.serving.places)
         if task.profile is not None and task.profile.places is not None:
-            self.traffic.down += array_bytes(task.profile.places)
+            self.traffic.down += places_bytes(task.profile.places)
         return self.clients[task.client].prepare(replace(task, adapters=adapters))
 
     def _send_up(self, reply: ClientReply) -> ClientReply:
@@ -93,6 +94,11 @@ class InProcessEngine:
         """Weights as the other side sees them, and the bytes they took."""
         encoded = encode(weights, self.transport)
         return decode(encoded), encoded.nbytes
+
+
+def places_bytes(places: Places) -> int:
+    """Bytes of the arrays of `places` as they travel."""
+    return sum(array.nbytes for array in places_out("", places).values())
 
 
 def array_bytes(message: object) -> int:
