@@ -1,4 +1,4 @@
-"""Adapter weights as they travel: float32, rounded to float16, or to int8 with a scale per row."""
+"""Adapter weights as they travel: float32, rounded to float16, or to int8 with a scale per rank."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
-from fedrouter.messages import FloatArray, Weights
+from fedrouter.messages import ClientTask, FloatArray, Weights
 
 Transport = Literal["fp32", "fp16", "int8"]
 DTYPES: Mapping[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
@@ -22,7 +22,8 @@ class Encoded:
     Attributes:
         transport: how `arrays` are rounded.
         arrays: the tensors, in the transport's dtype, by PEFT's names.
-        scales: int8 only: float32, shape (rows, 1): what one step of a row's integers is worth.
+        scales: int8 only: float32, shape (rows, 1), or (1, columns) where those are fewer: what one
+            step of the integers of a row or column is worth.
     """
 
     transport: Transport
@@ -35,11 +36,19 @@ class Encoded:
         return sum(array.nbytes for array in (*self.arrays.values(), *self.scales.values()))
 
 
+def on_trial(task: ClientTask, configured: Transport) -> Transport:
+    """How the adapters of a task travel: in int8 where they are only tried on samples, neither
+    trained nor served, else as configured."""
+    tried = bool(task.compare) or (task.profile is not None and bool(task.profile.adapters))
+    return "int8" if tried else configured
+
+
 def encode(weights: Weights, transport: Transport) -> Encoded:
     """Round `weights` for the wire.
 
-    fp32 keeps every bit; fp16 rounds to the nearest; int8 makes of a matrix's row x the integers
-    round(x / scale) with scale = max|x| / 127, so that no number moves by more than scale / 2.
+    fp32 keeps every bit; fp16 rounds to the nearest; int8 makes of a row x of A, or a column of B,
+    the integers round(x / scale) with scale = max|x| / 127, so that no number moves by more than
+    scale / 2.
 
     Args:
         weights: float32 matrices.
@@ -54,7 +63,7 @@ def encode(weights: Weights, transport: Transport) -> Encoded:
                 f"tensor {name!r} does not hold finite numbers; lower training.lr if it diverged"
             )
     if transport == "int8":
-        scales = {name: _row_scales(array) for name, array in weights.items()}
+        scales = {name: _scales(array) for name, array in weights.items()}
         return Encoded(
             transport,
             {name: _to_int8(array, scales[name]) for name, array in weights.items()},
@@ -95,8 +104,9 @@ def _decode_one(encoded: Encoded, name: str) -> FloatArray:
     values: FloatArray = array.astype(np.float32)
     if encoded.transport == "int8":
         scale = encoded.scales[name]
-        if scale.dtype != np.float32 or scale.shape != (*array.shape[:1], 1) or array.ndim != 2:
-            raise MessageError(f"tensor {name!r} is not a matrix with one float32 scale per row")
+        fits = array.ndim == 2 and scale.shape == _scales(array).shape
+        if scale.dtype != np.float32 or not fits:
+            raise MessageError(f"tensor {name!r} is not a matrix with one float32 scale per rank")
         with np.errstate(over="ignore", invalid="ignore"):
             values = values * scale
     if not np.isfinite(values).all():
@@ -104,9 +114,10 @@ def _decode_one(encoded: Encoded, name: str) -> FloatArray:
     return values
 
 
-def _row_scales(matrix: FloatArray) -> FloatArray:
-    """Shape (rows, 1): the worth of one step, zero for a row of zeros."""
-    scales: FloatArray = np.abs(matrix).max(axis=1, keepdims=True, initial=0) / np.float32(LEVELS)
+def _scales(matrix: NDArray[Any]) -> FloatArray:
+    """The worth of one step of each row, or column where those are fewer; zero for zeros."""
+    axis = 1 if matrix.shape[0] <= matrix.shape[1] else 0
+    scales: FloatArray = np.abs(matrix).max(axis, keepdims=True, initial=0) / np.float32(LEVELS)
     return scales
 
 

@@ -39,7 +39,7 @@ from fedrouter.messages import (
     Weights,
 )
 from fedrouter.spaces import symmetric, triangle
-from fedrouter.transport import Encoded, Transport, decode, encode
+from fedrouter.transport import Encoded, Transport, decode, encode, on_trial
 
 LARGEST_HEADER = 4_000_000  # characters
 LARGEST_BYTES = 4 * 2**30  # of all arrays of a message
@@ -151,7 +151,8 @@ class _ReplyHeader(_Header):
 
 
 def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, NDArray[Any]]]:
-    """A task as header and arrays; adapters are rounded by `transport`."""
+    """A task as header and arrays; adapters are rounded by `transport`, in int8 on trial."""
+    transport = on_trial(task, transport)
     arrays = _weights_out({f"adapter/{name}": w for name, w in task.adapters.items()}, transport)
     evaluate = None
     if task.evaluate is not None:

@@ -272,8 +272,18 @@ def test_later_the_places_follow_a_merge_only(
 
 def test_tasks_are_compared_after_rounds_that_are_powers_of_two() -> None:
     due = [bool(method().aggregate(replace(state(), due=()), r, []).due) for r in range(1, 10)]
-    assert due == [True, True, False, True, False, False, False, True, False]
-    assert method("federation.rounds=8").aggregate(replace(state(), due=()), 8, []).due == ()
+    assert due == [True, True, False, True, False, False, False, False, False]
+
+
+@pytest.mark.parametrize(("event", "due"), [(3, False), (4, True), (6, True)])
+def test_tasks_are_compared_again_only_where_some_came_or_merged(event: int, due: bool) -> None:
+    merged_then = (Event(event, "merged", "task-03", "task-00"),)
+    before = replace(state(), due=(), history=merged_then)
+    assert bool(method().aggregate(before, 8, []).due) == due
+
+
+def test_the_last_round_is_followed_by_no_comparison() -> None:
+    assert method("federation.rounds=4").aggregate(replace(state(), due=()), 4, []).due == ()
 
 
 @pytest.mark.parametrize(("clients", "groups"), [(1, 1), (5, 5), (99, 16)])

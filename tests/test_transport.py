@@ -6,7 +6,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
-from fedrouter.transport import Encoded, Transport, decode, encode
+from fedrouter.messages import ClientTask, Comparison, ProfileOrder, TrainOrder
+from fedrouter.transport import Encoded, Transport, decode, encode, on_trial
 
 FLOATS = st.floats(-60000, 60000, width=32).map(lambda x: x if abs(x) > 1e-30 else 0.0)
 MATRICES = arrays(np.float32, st.tuples(st.integers(0, 3), st.integers(1, 4)), elements=FLOATS)
@@ -21,6 +22,27 @@ def test_int8_by_hand() -> None:
     assert encoded.arrays["a"].tolist() == [[127, -64, 0], [0, 0, 0], [-127, 1, 0]]
     assert encoded.scales["a"].tolist() == [[1], [0], [2]]
     assert decode(encoded)["a"].tolist() == [[127, -64, 0], [0, 0, 0], [-254, 2, 0]]
+
+
+def test_int8_has_a_scale_for_each_rank() -> None:
+    tall = {"b": np.array([[127, -2], [1, 4], [0, 254]], np.float32)}
+    encoded = encode(tall, "int8")
+    assert encoded.arrays["b"].tolist() == [[127, -1], [1, 2], [0, 127]]
+    assert encoded.scales["b"].tolist() == [[1, 2]]
+    assert decode(encoded)["b"].tolist() == tall["b"].tolist()
+
+
+def test_adapters_that_are_only_tried_travel_as_int8() -> None:
+    compare = ClientTask(0, 1, compare=(Comparison(0, ("a",)),))
+    regroup = ClientTask(0, 1, profile=ProfileOrder(adapters=("a",)))
+    train = ClientTask(0, 1, train=(TrainOrder(("a",), 1),))
+    place = ClientTask(0, 1, profile=ProfileOrder())
+    assert [on_trial(task, "fp16") for task in (compare, regroup, train, place)] == [
+        "int8",
+        "int8",
+        "fp16",
+        "fp16",
+    ]
 
 
 @pytest.mark.parametrize(("transport", "nbytes"), [("fp32", 48), ("fp16", 24), ("int8", 20)])
@@ -76,9 +98,9 @@ SCALE = np.ones((1, 1), np.float32)
         (Encoded("fp16", {"a": np.ones((1, 1), np.float16)}, {"a": SCALE}), "scales"),
         (Encoded("int8", {"a": INT8}), "scales"),
         (Encoded("int8", {"a": INT8}, {"a": SCALE, "b": SCALE}), "scales"),
-        (Encoded("int8", {"a": INT8}, {"a": np.ones((2, 1), np.float32)}), "per row"),
-        (Encoded("int8", {"a": INT8}, {"a": np.ones((1, 1))}), "per row"),  # type: ignore[dict-item]
-        (Encoded("int8", {"a": INT8[0]}, {"a": SCALE}), "per row"),
+        (Encoded("int8", {"a": INT8}, {"a": np.ones((2, 1), np.float32)}), "per rank"),
+        (Encoded("int8", {"a": INT8}, {"a": np.ones((1, 1))}), "per rank"),  # type: ignore[dict-item]
+        (Encoded("int8", {"a": INT8[0]}, {"a": SCALE}), "per rank"),
         (Encoded("int8", {"a": INT8}, {"a": SCALE * np.inf}), "finite"),
         (Encoded("int8", {"a": INT8 * 100}, {"a": SCALE * 3e38}), "finite"),
     ],

@@ -98,9 +98,17 @@ def same(one: Any, other: Any) -> bool:
 def test_a_task_comes_back_whole(rule: Serving) -> None:
     adapters = {"global": WEIGHTS, "task-00": {A: WEIGHTS[A]}}
     order = EvaluateOrder(rule, ("local", "base"))
-    compare = (Comparison(1, ("global", "task-00")),)
-    task = ClientTask(3, 7, ProfileOrder(by_name=True), compare, order, ORDERS, adapters, lr=5e-4)
+    task = ClientTask(3, 7, ProfileOrder(by_name=True), (), order, ORDERS, adapters, lr=5e-4)
     assert same(unpack_task(*pack_task(task, "fp32")), task)
+
+
+def test_an_order_to_compare_comes_back_with_adapters_as_int8() -> None:
+    compare = (Comparison(1, ("global", "task-00")),)
+    exact = {A: WEIGHTS[A] * 0 + 127}
+    task = ClientTask(3, 7, compare=compare, adapters={"global": exact, "task-00": exact})
+    header, arrays = pack_task(task, "fp32")
+    assert arrays[f"adapter/global/{A}"].dtype == np.int8
+    assert same(unpack_task(header, arrays), task)
 
 
 @pytest.mark.parametrize("places", [None, PLACES, MAPPED, FOLDED])

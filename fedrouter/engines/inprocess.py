@@ -12,7 +12,7 @@ from fedrouter.lora import LoraSpec
 from fedrouter.messages import ClientReply, ClientTask, Places, Routed, Weights
 from fedrouter.model import BaseModel
 from fedrouter.training import train
-from fedrouter.transport import Transport, decode, encode
+from fedrouter.transport import Transport, decode, encode, on_trial
 from fedrouter.wire import places_out
 
 
@@ -68,9 +68,9 @@ class InProcessEngine:
             yield self._send_up(reply)
 
     def _prepare(self, task: ClientTask) -> Work:
-        adapters = {}
+        adapters, transport = {}, on_trial(task, self.transport)
         for name, weights in task.adapters.items():
-            adapters[name], size = self._travel(weights)
+            adapters[name], size = _travel(weights, transport)
             self.traffic.down += size
         if task.evaluate is not None and isinstance(task.evaluate.serving, Routed):
             self.traffic.down += places_bytes(task.evaluate.serving.places)
@@ -85,15 +85,16 @@ class InProcessEngine:
                 self.traffic.up += array_bytes(reply.profile.scatter)
         updates = []
         for update in reply.updates:
-            weights, size = self._travel(update.weights)
+            weights, size = _travel(update.weights, self.transport)
             self.traffic.up += size
             updates.append(replace(update, weights=weights))
         return replace(reply, updates=tuple(updates))
 
-    def _travel(self, weights: Weights) -> tuple[Weights, int]:
-        """Weights as the other side sees them, and the bytes they took."""
-        encoded = encode(weights, self.transport)
-        return decode(encoded), encoded.nbytes
+
+def _travel(weights: Weights, transport: Transport) -> tuple[Weights, int]:
+    """Weights as the other side sees them, and the bytes they took."""
+    encoded = encode(weights, transport)
+    return decode(encoded), encoded.nbytes
 
 
 def places_bytes(places: Places) -> int:

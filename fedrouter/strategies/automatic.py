@@ -3,9 +3,10 @@
 Geometry does not tell: a task may fall into many clumps of prompts. What can tell is utility: two
 groups of prompts are one task when the adapter of each serves the other as well as its own does.
 
-So there are more groups than tasks to begin with. After rounds 1, 2, 4, 8, ... clients report the
-losses of neighbouring groups' adapters on samples of their own (forward passes only), and the
-server merges what is interchangeable, and what is small and as well served by another's adapter.
+So there are more groups than tasks to begin with. After rounds 1, 2, 4, 8, ... (in the end only as
+long as tasks still merge) clients report the losses of neighbouring groups' adapters on samples of
+their own (forward passes only), and the server merges what is interchangeable, and what is small
+and as well served by another's adapter.
 After rounds 1 and 2 clients also put every sample to the task, of the nearest few, whose adapter
 serves it clearly better, response included; from there the tasks' places are refined as ever
 (`FedRouter.exchange`).
@@ -48,6 +49,7 @@ REGROUP = "regroup"  # the one in which they put samples where adapters serve th
 TRIAL_TASKS = 16  # groups to begin with
 LEAST = 8  # samples that a client needs to hold one of them
 NEIGHBOURS = 3  # groups that a group is compared with
+SETTLED = 4  # after this round, tasks are compared again only if there are new ones
 REGROUPS = 2  # the last round after which samples are put where adapters serve them best
 
 
@@ -77,9 +79,12 @@ class Automatic(FedRouter):
     def aggregate(
         self, state: ServerState, round: int, replies: Iterable[ClientReply]
     ) -> ServerState:
-        """Step 2; tasks are compared after rounds 1, 2, 4, 8, ... but the last."""
+        """Step 2; tasks are compared after rounds 1, 2, 4, 8, ... but the last; from 8 on only if
+        some came or merged since half as many rounds."""
         state = super().aggregate(state, round, replies)
-        compared = round & (round - 1) == 0 or _young(state)
+        doubled = round & (round - 1) == 0
+        unsettled = round <= SETTLED or any(event.round >= round // 2 for event in state.history)
+        compared = (doubled and unsettled) or _young(state)
         last = round == self.config.federation.rounds
         return replace(state, due=(COMPARE,)) if compared and not last else state
 
