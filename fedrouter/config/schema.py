@@ -275,7 +275,8 @@ class FederationConfig(Section):
         default=3600.0, description="longest wait for a client's reply, in seconds"
     )
     transport: Literal["fp16", "fp32", "int8"] = Field(
-        default="fp16", description='"fp16", "fp32" or "int8": how adapters travel'
+        default="fp16",
+        description='"fp16", "fp32" or "int8": how adapters travel; those only tried: int8',
     )
 
     @model_validator(mode="after")
