@@ -10,7 +10,6 @@ for every prompt.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -96,19 +95,23 @@ def endless(base: BaseModel) -> BaseModel:
 
 
 def routing(sides: Sides, prompts: Sequence[str], size: int, repeats: int) -> Pairs:
-    """Generating with and without routing first; prompts that were not seen before."""
+    """Generating with and without routing first, both sides of a pair for the same prompts, which
+    were not embedded before."""
     centroids = sides.base.embed(prompts[:ADAPTERS])
-    router = Router(Places(sides.responder.names, centroids, 1.0, 1.0, 1.0), sides.base.fingerprint)
-    fresh = (prompts[ADAPTERS + i * size : ADAPTERS + (i + 1) * size] for i in count())
+    space = np.eye(centroids.shape[1], dtype=np.float32)  # as a default run has one
+    places = Places(sides.responder.names, centroids, 1.0, 1.0, 1.0, space)
+    router = Router(places, sides.base.fingerprint)
     names = [sides.responder.names[i % ADAPTERS] for i in range(size)]
-    batches = iter([batch for batch in (next(fresh) for _ in range(2 * repeats + 2)) for _ in "ab"])
+    starts = range(ADAPTERS, len(prompts) - size, size)
+    for_plain, for_routed = (iter([prompts[i : i + size] for i in starts]) for _ in range(2))
 
     def plain() -> None:
-        sides.mixed(next(batches), names)
+        sides.mixed(next(for_plain), names)
 
     def routed() -> None:
-        batch = next(batches)
-        sides.mixed(batch, router.route(sides.base.embed(batch)).tasks)
+        batch = next(for_routed)
+        router.route(sides.base.embed(batch))
+        sides.mixed(batch, names)  # not those found: both sides mix equally many adapters
 
     return timed(routed, plain, repeats)
 
@@ -118,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="16 and 64 prompts too; more repeats")
     full = parser.parse_args().full
-    rows, _ = builtin_rows(100, 1)
+    rows, _ = builtin_rows(300, 1)
     order = np.random.default_rng(0).permutation(len(rows))
     prompts = [rows[i].instruction for i in order]
     sides = Sides.make()
@@ -138,7 +141,7 @@ def main() -> None:
             )
             differ = sum(a != b for a, b in zip(ours, run(asked, names), strict=True))
             table.append({"prompts": size, "against": other, **pairs.row(), "differ": differ})
-        pairs = routing(sides, prompts, size, 7 if full else 3)
+        pairs = routing(sides, prompts, size, 31 if full else 15)
         table.append({"prompts": size, "against": "without routing", **pairs.row(), "differ": 0})
     notes = [
         f"nano, float32, {ADAPTERS} adapters, {NEW_TOKENS} tokens for every prompt; ratio: the "
