@@ -34,13 +34,13 @@ check: .venv/.installed  ## lint, format and type checks
 	@$(BIN)/mypy
 
 bench: .venv/.installed  ## measure speed and scale at reduced sizes (20 minutes on 2 cores)
-	@$(PASSIVE) $(BIN)/python -m bench
+	@$(BIN)/python -m bench
 
 bench-full: .venv/.installed  ## the same at the sizes of docs/performance.md (up to two hours)
-	@$(PASSIVE) $(BIN)/python -m bench --full
+	@$(BIN)/python -m bench --full
 
 bench-check: .venv/.installed  ## a minute's subset: is any ratio under its floor? before a release
-	@$(PASSIVE) $(BIN)/python -m bench.check
+	@$(BIN)/python -m bench.check
 
 clean:  ## remove caches and build outputs; .venv and runs stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,9 +16,9 @@ from rich.table import Table
 
 from bench import inference, profiling, training
 from bench.pairs import timed
-from fedrouter.builtin_tasks import builtin_rows
 from fedrouter.config import ModelConfig
-from fedrouter.model import BaseModel
+from fedrouter.data.builtin import builtin_rows
+from fedrouter.model.base_model import BaseModel
 
 FILE = Path(__file__).parent / "check.json"
 REPEATS = 3

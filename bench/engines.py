@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.flower_processes import Deployment, children
+
 from bench.output import publish
 from fedrouter.config import Config, load_config
 from fedrouter.experiment import run
-from tests.flower_processes import Deployment, children
 
 CLIENTS = 2
 MIB = 2**20

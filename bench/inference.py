@@ -20,13 +20,15 @@ from transformers import GenerationConfig
 from bench.output import publish
 from bench.pairs import Pairs, timed
 from bench.plain import peft_model
-from fedrouter.builtin_tasks import builtin_rows
+from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import ModelConfig
-from fedrouter.lora import LoraSpec, initial_weights
-from fedrouter.messages import Places, Weights
-from fedrouter.model import BaseModel, pad
-from fedrouter.responder import Responder
-from fedrouter.routing import Router
+from fedrouter.data.builtin import builtin_rows
+from fedrouter.evaluation.multi_adapter import Responder
+from fedrouter.model.base_model import BaseModel
+from fedrouter.model.batching import pad
+from fedrouter.routing.router import Router
+from fedrouter.routing.types import Places
+from fedrouter.types import Weights
 
 ADAPTERS = 8
 NEW_TOKENS = 32

@@ -7,9 +7,9 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
-from fedrouter.frozen import FrozenLinear
-from fedrouter.lora import LoraSpec
-from fedrouter.messages import Weights
+from fedrouter.adapters.lora import LoraSpec
+from fedrouter.model.onednn import FrozenLinear
+from fedrouter.types import Weights
 
 
 def plain(model: PreTrainedModel) -> PreTrainedModel:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from bench.output import publish
 from bench.pairs import seconds_of, timed
-from fedrouter.builtin_tasks import TASK_NAMES, builtin_rows
-from fedrouter.clustering import cluster
 from fedrouter.config import ModelConfig
-from fedrouter.model import BaseModel, length_batches, pad
+from fedrouter.data.builtin import TASK_NAMES, builtin_rows
+from fedrouter.model.base_model import BaseModel
+from fedrouter.model.batching import length_batches, pad
+from fedrouter.routing.clustering import cluster
 
 PAIRED = 1000  # prompts in one of the paired runs
 

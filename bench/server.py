@@ -19,24 +19,17 @@ import numpy as np
 
 from bench.output import publish
 from bench.pairs import seconds_of
-from fedrouter.clustering import cluster, squared_distances
 from fedrouter.config import Config, load_config
-from fedrouter.engines.base import Traffic
-from fedrouter.messages import (
-    ClientReply,
-    ClientTask,
-    Places,
-    ProfileOrder,
-    Scatter,
-    TaskProfile,
-    Update,
-    Weights,
-)
 from fedrouter.progress import Progress
-from fedrouter.replies import Expected
-from fedrouter.rounds import exchanges, rounds
-from fedrouter.routing import Router
+from fedrouter.protocol.messages import ClientReply, ClientTask, ProfileOrder, Update
+from fedrouter.protocol.validation import Expected
+from fedrouter.routing.clustering import cluster, squared_distances
+from fedrouter.routing.router import Router
+from fedrouter.routing.types import Places, Scatter, TaskProfile
+from fedrouter.server.engine import Traffic
+from fedrouter.server.rounds import exchanges, rounds
 from fedrouter.strategies import make_strategy
+from fedrouter.types import Weights
 
 DIMENSION = 256
 TASKS = 64

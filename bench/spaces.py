@@ -20,18 +20,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bench.output import publish
-from fedrouter.client import Client
+from fedrouter.adapters.lora import LoraSpec
+from fedrouter.client.client import Client
 from fedrouter.config import Config, ModelConfig, load_config
-from fedrouter.datasets import load_splits
-from fedrouter.engines.inprocess import InProcessEngine
-from fedrouter.federation import deal, resolve
-from fedrouter.lora import LoraSpec
-from fedrouter.messages import ClientReply
-from fedrouter.metrics import ari, majority, routing_accuracy
+from fedrouter.config.resolve import resolve
+from fedrouter.data.client_data import deal
+from fedrouter.data.loading import load_splits
+from fedrouter.engines.in_process import InProcessEngine
+from fedrouter.evaluation.metrics import ari, majority, routing_accuracy
+from fedrouter.evaluation.shared_model import Resident
 from fedrouter.progress import Progress
-from fedrouter.replies import Expected
-from fedrouter.resident import Resident
-from fedrouter.rounds import exchanges
+from fedrouter.protocol.messages import ClientReply
+from fedrouter.protocol.validation import Expected
+from fedrouter.server.rounds import exchanges
 from fedrouter.strategies import make_strategy
 
 SPACES = ("raw", "standardised", "whitened")
@@ -41,7 +42,7 @@ SCENARIOS = ("single", "dual", "all", "dirichlet")
 def found(resident: Resident, config: Config) -> tuple[float, float, float]:
     """Routing accuracy of the router and of a learned one, and ARI, of one federation."""
     splits = load_splits(config.data, config.seed)
-    config = resolve(config, splits.train)
+    config = resolve(config, {row.task for row in splits.train})
     spec = LoraSpec().resolved(resident.base.model)
     with tempfile.TemporaryDirectory() as folder:
         clients = {

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from bench.output import publish
 from fedrouter.config import ModelConfig, load_config
+from fedrouter.evaluation.shared_model import Resident
 from fedrouter.experiment import Experiment
-from fedrouter.resident import Resident
 
 CLIENTS, LOCAL_TASKS = 8, 2
 SETTINGS = (

@@ -20,11 +20,12 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from bench.output import publish
 from bench.pairs import Pairs, timed
 from bench.plain import peft_model, put
+from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import ModelConfig
-from fedrouter.lora import LoraSpec, initial_weights
-from fedrouter.model import BaseModel, length_batches, pad
-from fedrouter.prompts import Example
-from fedrouter.training import PASS_TOKENS, TrainJob, batches, train
+from fedrouter.model.base_model import BaseModel
+from fedrouter.model.batching import length_batches, pad
+from fedrouter.model.prompt_format import Example
+from fedrouter.training.trainer import PASS_TOKENS, TrainJob, batches, train
 
 LLAMA_1B = LlamaConfig(  # the shape of Llama-3.2-1B
     vocab_size=128256,

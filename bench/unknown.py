@@ -22,15 +22,15 @@ from sklearn.metrics import roc_auc_score
 
 from bench.output import Cells, publish
 from fedrouter.config import Config, load_config
-from fedrouter.datasets import load_splits
-from fedrouter.evaluation import score
+from fedrouter.data.loading import load_splits
+from fedrouter.data.rows import Row
+from fedrouter.evaluation.metrics import calibration_error
+from fedrouter.evaluation.scoring import score
+from fedrouter.evaluation.shared_model import Resident
 from fedrouter.experiment import Experiment
-from fedrouter.inference import RoutedModel
-from fedrouter.messages import Policy
-from fedrouter.metrics import calibration_error
-from fedrouter.resident import Resident
-from fedrouter.routing import Blend, blends
-from fedrouter.rows import Row
+from fedrouter.inference.routed_model import RoutedModel
+from fedrouter.routing.router import blends
+from fedrouter.routing.types import Blend, Policy
 
 ANSWERS = 60  # unknown prompts that are answered
 SETTINGS = (

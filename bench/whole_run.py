@@ -36,20 +36,21 @@ from transformers.utils import logging
 
 from bench.output import publish
 from bench.plain import peft_model, put
-from fedrouter.client import Holding
+from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import Config, load_config
-from fedrouter.datasets import load_splits
-from fedrouter.evaluation import score
+from fedrouter.config.resolve import resolve
+from fedrouter.data.client_data import Holding, deal
+from fedrouter.data.loading import load_splits
+from fedrouter.data.rows import Row
+from fedrouter.evaluation.scoring import score
 from fedrouter.experiment import Experiment
-from fedrouter.federation import deal, resolve
-from fedrouter.lora import LoraSpec, initial_weights
-from fedrouter.messages import FloatArray, Weights
-from fedrouter.model import BaseModel, pad
-from fedrouter.prompts import Example
-from fedrouter.rows import Row
+from fedrouter.model.base_model import BaseModel
+from fedrouter.model.batching import pad
+from fedrouter.model.prompt_format import Example
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies import make_strategy
-from fedrouter.training import TrainJob, batches
+from fedrouter.training.trainer import TrainJob, batches
+from fedrouter.types import FloatArray, Weights
 
 ROWS = 32  # prompts embedded or answered at once by the other side
 PHASES = ("load", "profile", "train", "aggregate", "evaluate", "total")
@@ -115,7 +116,7 @@ class Loop:
         self.outcome = Outcome()
         with self.outcome.clock("load"):
             splits = load_splits(config.data, config.seed)
-            self.config = resolve(config, splits.train)
+            self.config = resolve(config, {row.task for row in splits.train})
             self.holdings: list[Holding] = deal(self.config, splits)
             self.base = BaseModel.load(config.model)  # for its tokenisation; the model is plain
             source = self.base.model.name_or_path

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedrouter.config import Config, load_config
+    from fedrouter.data.rows import Row
     from fedrouter.errors import FedRouterError
     from fedrouter.experiment import resume, run
-    from fedrouter.inference import Generation, Route, RoutedModel
-    from fedrouter.rows import Row
+    from fedrouter.inference.routed_model import Generation, Route, RoutedModel
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "config",
     "FedRouterError": "errors",
-    "Generation": "inference",
-    "Route": "inference",
-    "RoutedModel": "inference",
-    "Row": "rows",
+    "Generation": "inference.routed_model",
+    "Route": "inference.routed_model",
+    "RoutedModel": "inference.routed_model",
+    "Row": "data.rows",
     "load_config": "config",
     "resume": "experiment",
     "run": "experiment",

@@ -1,5 +1,5 @@
 """``python -m fedrouter`` is the command line."""
 
-from fedrouter.cli import main
+from fedrouter.cli.app import main
 
 main()

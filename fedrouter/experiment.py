@@ -3,18 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from fedrouter.client import Client
+from fedrouter.adapters.lora import LoraSpec
+from fedrouter.client.client import Client
 from fedrouter.config import Config, dump_config, load_config
-from fedrouter.datasets import load_splits
-from fedrouter.engines.base import Engine
-from fedrouter.engines.inprocess import InProcessEngine
+from fedrouter.config.resolve import resolve
+from fedrouter.data.client_data import data_fingerprint, deal
+from fedrouter.data.loading import load_splits
+from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.errors import MissingExtraError
-from fedrouter.federation import data_fingerprint, deal, resolve
-from fedrouter.lora import LoraSpec
+from fedrouter.evaluation.shared_model import Resident
 from fedrouter.progress import Progress
-from fedrouter.resident import Resident
-from fedrouter.server import Costs, Server
-from fedrouter.store import RunFolder
+from fedrouter.server.engine import Engine
+from fedrouter.server.server import Costs, Server
+from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import STRATEGIES, make_strategy
 
 
@@ -39,7 +40,7 @@ class Experiment:
         with self._costs.clock("load"):
             splits = load_splits(config.data, config.seed)
             self._data = data_fingerprint(splits)
-            self.config = resolve(config, splits.train)
+            self.config = resolve(config, {row.task for row in splits.train})
             make_strategy(self.config)  # refuses settings that the method cannot work with
             self._dealt = deal(self.config, splits, STRATEGIES[self.config.strategy].pooled)
             model, device = self.config.model, self.config.engine.device
@@ -96,8 +97,8 @@ class Experiment:
     def _in_flower(self, folder: RunFolder) -> dict[str, Any]:
         """The same in Flower's simulation; its actors are processes of this machine."""
         try:
-            from fedrouter.engines.flower import FlowerEngine
-            from fedrouter.engines.flower_simulation import simulate
+            from fedrouter.engines.flower.engine import FlowerEngine
+            from fedrouter.engines.flower.simulation import simulate
         except ImportError as error:
             raise MissingExtraError("engine.name = 'flower'", "flower") from error
 

@@ -10,10 +10,10 @@ from datetime import date
 
 import numpy as np
 
-from fedrouter.builtin_tasks.subject_line import KINDS, TOPICS
-from fedrouter.builtin_tasks.troubles import TEAMS, TROUBLES
-from fedrouter.builtin_tasks.urgency import SIGNS
-from fedrouter.builtin_tasks.words import (
+from fedrouter.data.builtin.subject_line import KINDS, TOPICS
+from fedrouter.data.builtin.troubles import TEAMS, TROUBLES
+from fedrouter.data.builtin.urgency import SIGNS
+from fedrouter.data.builtin.words import (
     COLOURS,
     FIRST_DAY,
     ITEMS,

@@ -17,20 +17,20 @@ import torch
 from bits_per_byte import bits_per_byte
 from nano_corpus import held_out_texts
 
-from fedrouter.builtin_tasks import builtin_rows
-from fedrouter.clustering import cluster
-from fedrouter.columns import RowFormat
+from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import Columns, ModelConfig
-from fedrouter.evaluation import Answer, Question, examine
-from fedrouter.files import read_records
-from fedrouter.lora import LoraSpec, initial_weights
-from fedrouter.messages import Weights
-from fedrouter.metrics import ari, mean
-from fedrouter.model import BaseModel
-from fedrouter.responder import Responder
-from fedrouter.rows import Row
+from fedrouter.data.builtin import builtin_rows
+from fedrouter.data.readers import read_records
+from fedrouter.data.row_format import RowFormat
+from fedrouter.data.rows import Row
+from fedrouter.evaluation.metrics import ari, mean
+from fedrouter.evaluation.multi_adapter import Responder
+from fedrouter.evaluation.scoring import Answer, Question, examine
+from fedrouter.model.base_model import BaseModel
+from fedrouter.routing.clustering import cluster
 from fedrouter.seeding import derive_seed
-from fedrouter.training import TrainJob, train
+from fedrouter.training.trainer import TrainJob, train
+from fedrouter.types import Weights
 
 ROUNDS, STEPS, BATCH_SIZE = 25, 10, 16  # the paper's settings
 LR_MIN = 1e-5

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save_tiny_base, toy_rows, toy_settings
 from safetensors.numpy import load_file
+from support.toys import save_tiny_base, toy_rows, toy_settings
 
 from fedrouter.config import Config, load_config
+from fedrouter.data.rows import Row
 from fedrouter.errors import DataError, ModelError, RunError
 from fedrouter.experiment import resume, run
-from fedrouter.inference import RoutedModel
+from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.progress import Progress
-from fedrouter.rounds import participants
-from fedrouter.rows import Row
-from fedrouter.store import RunFolder, is_run
+from fedrouter.server.rounds import participants
+from fedrouter.storage.run_folder import RunFolder, is_run
 
 
 def settings(tiny_folder: Path, toy_data: Path, *more: str) -> Config:

@@ -19,14 +19,14 @@ from typing import Any
 
 import tomli_w
 
-from fedrouter.atomic import write_bytes, write_json
 from fedrouter.comparison.grid import Cell
 from fedrouter.comparison.results import CSV_COLUMNS, csv_row
 from fedrouter.comparison.tables import markdown
 from fedrouter.config import Config, dump_config, load_config, scenario_names, strategy_names
+from fedrouter.config.resolve import with_full_paths
 from fedrouter.errors import RunError
-from fedrouter.federation import with_full_paths
-from fedrouter.store import RunFolder, is_temporary, write_errors
+from fedrouter.storage.atomic import write_bytes, write_json
+from fedrouter.storage.run_folder import RunFolder, is_temporary, write_errors
 
 MARKER = "# fedrouter comparison\n"
 SHOWN_CHARACTERS = 60

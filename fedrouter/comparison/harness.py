@@ -9,12 +9,12 @@ from fedrouter.comparison.folder import ComparisonFolder
 from fedrouter.comparison.grid import Cell, cell_config, check_cells, grid
 from fedrouter.comparison.results import combine
 from fedrouter.config import Config, load_config
-from fedrouter.datasets import load_splits
+from fedrouter.data.loading import load_splits
 from fedrouter.errors import FedRouterError, ModelError
+from fedrouter.evaluation.shared_model import Resident
 from fedrouter.experiment import Experiment
 from fedrouter.progress import Progress
-from fedrouter.resident import Resident
-from fedrouter.store import RunFolder, is_run
+from fedrouter.storage.run_folder import RunFolder, is_run
 
 
 def compare(config: Config, path: Path, progress: Progress | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from fedrouter.config.faults import explain
+from fedrouter.config.explain import explain
 from fedrouter.config.schema import CompareConfig, Config
 from fedrouter.errors import ConfigError
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedrouter.atomic import replace_folder
 from fedrouter.errors import DeployError, MissingExtraError
+from fedrouter.storage.atomic import replace_folder
 
 if TYPE_CHECKING:
     from fedrouter.deploy.files import File

@@ -8,12 +8,12 @@ from typing import Any
 from fedrouter.comparison.tables import Table, notes, tables
 from fedrouter.config import load_config
 from fedrouter.errors import FedRouterError, RunError
+from fedrouter.evaluation.shared_model import Resident
 from fedrouter.report import figures
 from fedrouter.report.embedding_map import resident_of
 from fedrouter.report.page import Section, figure, page, table
 from fedrouter.report.run_report import bytes_per_round, confusion, map_section
-from fedrouter.resident import Resident
-from fedrouter.store import RunFolder
+from fedrouter.storage.run_folder import RunFolder
 
 SCOPES = {"local": "clients' own tasks (local)", "global": "all tasks (global)"}
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.client import Holding
-from fedrouter.client_folder import ClientFolder
+from fedrouter.client.store import ClientFolder
 from fedrouter.config import Config, load_config
-from fedrouter.datasets import load_splits
-from fedrouter.federation import deal
-from fedrouter.resident import Resident
-from fedrouter.routing import Router
+from fedrouter.data.client_data import Holding, deal
+from fedrouter.data.loading import load_splits
+from fedrouter.evaluation.shared_model import Resident
+from fedrouter.routing.router import Router
 from fedrouter.seeding import generator
-from fedrouter.store import RunFolder
+from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import STRATEGIES
 
 POINTS = 1500  # prompts on a map, at most

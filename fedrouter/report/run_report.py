@@ -5,12 +5,12 @@ from typing import Any
 
 from fedrouter.config import load_config
 from fedrouter.errors import FedRouterError
-from fedrouter.history import told
+from fedrouter.evaluation.shared_model import Resident
 from fedrouter.report import figures
 from fedrouter.report.embedding_map import embedding_map, resident_of
 from fedrouter.report.page import Section, figure, page, table
-from fedrouter.resident import Resident
-from fedrouter.store import RunFolder
+from fedrouter.routing.history import told
+from fedrouter.storage.run_folder import RunFolder
 
 SCOPES = {"base": "base model", "global": "all tasks (global)", "local": "own tasks (local)"}
 SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "exact_match": "exact match", "loss": "loss"}

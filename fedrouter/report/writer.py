@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from fedrouter.atomic import write_bytes
 from fedrouter.report.comparison_report import comparison_report
 from fedrouter.report.run_report import run_report
-from fedrouter.store import RunFolder, write_errors
+from fedrouter.storage.atomic import write_bytes
+from fedrouter.storage.run_folder import RunFolder, write_errors
 
 
 def write_report(path: Path) -> Path:

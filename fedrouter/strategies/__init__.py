@@ -1,7 +1,6 @@
 """Federated methods, one file per family, by the name that the key `strategy` gives them."""
 
 from fedrouter.config import AUTO, Config
-from fedrouter.strategies.automatic import Automatic
 from fedrouter.strategies.base import ServerState, Strategy
 from fedrouter.strategies.centralised import Centralised
 from fedrouter.strategies.clustered import Clustered
@@ -9,13 +8,14 @@ from fedrouter.strategies.ditto import Ditto
 from fedrouter.strategies.fedavg import FedAvg
 from fedrouter.strategies.feddpa import FedDPA, FedDPAF
 from fedrouter.strategies.fedprox import FedProx
-from fedrouter.strategies.fedrouter import FedRouter
+from fedrouter.strategies.fedrouter.oracle import Oracle
+from fedrouter.strategies.fedrouter.paper import FedRouter
+from fedrouter.strategies.fedrouter.task_discovery import Automatic
 from fedrouter.strategies.fedsa import FedSA
 from fedrouter.strategies.ffa import FFA
 from fedrouter.strategies.finetune import FedAvgFT
 from fedrouter.strategies.ifca import IFCA
 from fedrouter.strategies.local import Local
-from fedrouter.strategies.oracle import Oracle
 
 # The configuration knows the names too, to report a wrong one together with all other faults.
 STRATEGIES: dict[str, type[Strategy]] = {

@@ -7,21 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedrouter.aggregation import WeightedMean
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
-from fedrouter.history import Event
-from fedrouter.messages import (
-    ClientReply,
-    ClientTask,
-    FloatArray,
-    Places,
-    Serving,
-    TaskProfile,
-    TrainOrder,
-    Weights,
-)
-from fedrouter.routing import Router
+from fedrouter.protocol.messages import ClientReply, ClientTask, Serving, TrainOrder
+from fedrouter.routing.history import Event
+from fedrouter.routing.router import Router
+from fedrouter.routing.types import Places, TaskProfile
+from fedrouter.strategies.aggregation import WeightedMean
+from fedrouter.types import FloatArray, Weights
 
 SHARED = "global"  # the name of the one adapter that all clients share
 PERSONAL = "personal"  # the name under which a client keeps an adapter of its own

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fedrouter.messages import ClientTask, TrainOrder
+from fedrouter.protocol.messages import ClientTask, TrainOrder
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedavg import FedAvg
 

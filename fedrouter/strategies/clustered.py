@@ -13,16 +13,9 @@ import numpy as np
 
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
-from fedrouter.messages import (
-    ClientReply,
-    FloatArray,
-    OneAdapter,
-    Serving,
-    TrainOrder,
-    Weights,
-    only,
-)
+from fedrouter.protocol.messages import ClientReply, OneAdapter, Serving, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState, Strategy, cluster_names, noting
+from fedrouter.types import FloatArray, Weights, only
 
 
 class Clustered(Strategy):

@@ -1,7 +1,7 @@
 """Ditto (Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization", 2021)."""
 
 from fedrouter.config import Config
-from fedrouter.messages import OneAdapter, Proximal, Serving, TrainOrder
+from fedrouter.protocol.messages import OneAdapter, Proximal, Serving, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy, split_steps
 
 

@@ -1,6 +1,6 @@
 """FedAvg of LoRA adapters (FedIT): one adapter for everything, averaged over the clients."""
 
-from fedrouter.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState, Strategy
 
 

@@ -11,7 +11,7 @@ global adapter instead, which looks inverted.
 
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
-from fedrouter.messages import Beside, InstanceMix, OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import Beside, InstanceMix, OneAdapter, Serving, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, split_steps
 from fedrouter.strategies.fedavg import FedAvg
 from fedrouter.strategies.finetune import TwoPhases

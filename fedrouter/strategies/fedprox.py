@@ -1,7 +1,7 @@
 """FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", 2020): FedAvg whose
 clients do not stray far."""
 
-from fedrouter.messages import Proximal, TrainOrder
+from fedrouter.protocol.messages import Proximal, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState
 from fedrouter.strategies.fedavg import FedAvg
 

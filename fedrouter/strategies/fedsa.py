@@ -3,8 +3,10 @@
 
 from collections.abc import Iterable
 
-from fedrouter.messages import OneAdapter, Serving, TaskProfile, TrainOrder, Weights, only
+from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy
+from fedrouter.types import Weights, only
 
 
 class FedSA(Strategy):

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
-from fedrouter.messages import OneAdapter, Serving, TaskProfile, TrainOrder, Weights, only
+from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import SHARED, ServerState, Strategy
+from fedrouter.types import Weights, only
 
 
 class FFA(Strategy):

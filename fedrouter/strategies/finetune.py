@@ -3,7 +3,7 @@ with it."""
 
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
-from fedrouter.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState
 from fedrouter.strategies.fedavg import FedAvg
 

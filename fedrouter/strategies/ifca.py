@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 
 from fedrouter.config import Config
-from fedrouter.messages import LowestLoss, Serving, TaskProfile, TrainOrder, Weights
+from fedrouter.protocol.messages import LowestLoss, Serving, TrainOrder
+from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator
 from fedrouter.strategies.base import ServerState, Strategy, cluster_names
+from fedrouter.types import Weights
 
 
 class IFCA(Strategy):

@@ -1,7 +1,7 @@
 """The two apps that Flower loads; everything is in the installed package."""
 
-from fedrouter.engines.flower_client import make_client_app
-from fedrouter.engines.flower_server import make_server_app
+from fedrouter.engines.flower.client_app import make_client_app
+from fedrouter.engines.flower.server_app import make_server_app
 
 client = make_client_app()
 server = make_server_app()

@@ -1,0 +1,1 @@
+"""Everything a client does, next to its data."""

@@ -1,0 +1,1 @@
+"""Rows from anywhere, split once, and shared out among clients."""

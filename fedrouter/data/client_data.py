@@ -1,0 +1,86 @@
+"""Who holds which rows."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedrouter.config import Config
+from fedrouter.data.loading import Splits
+from fedrouter.data.partition import partition
+from fedrouter.data.rows import Row
+from fedrouter.seeding import derive_seed, generator
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The rows of one client.
+
+    Attributes:
+        train: its training rows, at least one.
+        test: its own test rows.
+        everything: all test rows, where the client has them (in an experiment on one machine).
+    """
+
+    train: Sequence[Row]
+    test: Sequence[Row] = ()
+    everything: Sequence[Row] = ()
+
+
+def deal(config: Config, splits: Splits, pooled: bool = False) -> list[Holding]:
+    """What each client holds, by a resolved configuration; of the test rows, those that
+    `evaluation.samples` leaves.
+
+    Args:
+        config: the resolved configuration.
+        splits: all rows.
+        pooled: client 0 gets the training rows of all clients (`Strategy.pooled`).
+
+    Raises:
+        DataError: the rows do not suffice for the scenario or the number of clients.
+    """
+    data, number = config.data, config.federation.clients
+    assert data.scenario is not None, "resolve the configuration first"
+    seed = derive_seed(config.seed, "partition")
+    test = sample_test(splits.test, config.evaluation.samples, config.seed)
+    dealt = []
+    for id, share in enumerate(partition(splits.train, data.scenario, number, seed, data.alpha)):
+        train = [splits.train[i] for i in share]
+        own = _own_test(test, train, data.scenario, id, number)
+        dealt.append(Holding(splits.train if pooled and id == 0 else train, own, test))
+    return dealt
+
+
+def _own_test(
+    test: Sequence[Row], train: Sequence[Row], scenario: str, id: int, clients: int
+) -> list[Row]:
+    """A client's own test rows: those of its tasks (of its groups in scenario `column`); where
+    rows name no task, every client gets an equal share."""
+    if scenario == "column":
+        groups = {row.group for row in train}
+        return [row for row in test if row.group in groups]
+    tasks = {row.task for row in train}
+    if None in tasks:
+        return list(test[id::clients])
+    return [row for row in test if row.task in tasks]
+
+
+def sample_test(rows: Sequence[Row], per_task: int | None, seed: int) -> list[Row]:
+    """At most `per_task` rows of each task (None: all), drawn from the seed, in their order."""
+    if per_task is None:
+        return list(rows)
+    by_task: dict[str | None, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_task.setdefault(row.task, []).append(i)
+    kept: list[int] = []
+    for task, indices in by_task.items():
+        order = generator(seed, "evaluation", task or "").permutation(len(indices))
+        kept += [indices[i] for i in order[:per_task]]
+    return [rows[i] for i in sorted(kept)]
+
+
+def data_fingerprint(splits: Splits) -> str:
+    """Hex digest of all rows, to notice data that changed under a run."""
+    digest = hashlib.sha256()
+    for row in [*splits.train, *splits.test]:
+        digest.update(repr((row.instruction, row.response, row.task, row.group)).encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""Clients in Flower: in its simulation, or on machines of their own."""

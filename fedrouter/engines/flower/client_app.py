@@ -1,0 +1,138 @@
+"""The ClientApp: fedrouter's client next to its data, answering Flower's messages.
+
+A node's configuration says what is the node's own business:
+
+* ``partition-id``, ``num-partitions``: the client's id, and how many there are; in a simulation
+  Flower sets both. The client holds its share of the run's data.
+* ``client-id``: the client's id, where the node has data of its own.
+* ``data``: its own file of rows; "run": it may read the files that the run's configuration names.
+* ``state-dir``: where it keeps its local tasks and its own adapters.
+* ``model``: the base model's folder or name on this machine.
+
+A server may choose none of these: outside a simulation, where all is one machine, ``data`` and
+``state-dir`` must be given.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedrouter.adapters.lora import LoraSpec
+from fedrouter.client.client import Client
+from fedrouter.config import Config, DataConfig, parse_config
+from fedrouter.data.client_data import Holding, deal, sample_test
+from fedrouter.data.loading import load_splits
+from fedrouter.engines.flower.records import from_records, to_records
+from fedrouter.errors import ConfigError, FedRouterError
+from fedrouter.evaluation.shared_model import Resident
+from fedrouter.protocol.codec import pack_reply, unpack_task
+from fedrouter.strategies import STRATEGIES
+from fedrouter.training.trainer import train
+
+NodeConfig = Mapping[str, object]
+
+
+def make_client_app() -> ClientApp:
+    """A ClientApp that answers greetings and tasks."""
+    app = ClientApp()
+
+    @app.query()
+    def hello(message: Message, context: Context) -> Message:
+        """Say which client this is."""
+        texts = {"client": str(client_id(context.node_config))}
+        return Message(to_records(texts, {}), reply_to=message)
+
+    @app.train()
+    def work(message: Message, context: Context) -> Message:
+        """Do a task. What goes wrong is told in words of ours, which hold no sample."""
+        try:
+            return Message(_answer(message, context.node_config), reply_to=message)
+        except FedRouterError as error:
+            reason = f"{type(error).__name__}: {error}"
+        except Exception as error:  # whose text may quote data
+            reason = f"the client failed with {type(error).__name__}; its own log says more"
+            print(f"fedrouter client: {error!r}", file=sys.stderr, flush=True)
+        return Message(to_records({"error": reason}, {}), reply_to=message)
+
+    return app
+
+
+def client_id(node: NodeConfig) -> int:
+    """The id of the client on a node."""
+    return int(str(node.get("client-id", node.get("partition-id", -1))))
+
+
+def _answer(message: Message, node: NodeConfig) -> RecordDict:
+    texts, arrays = from_records(message.content)
+    config = node_config(parse_config(texts["config"]), node)
+    resident = _resident(config.model.model_dump_json(), config.engine.device)
+    client = _client(config, texts, node, resident)
+    work = client.prepare(unpack_task(texts["task"], arrays))
+    spec = LoraSpec.from_config(config.adapter).resolved(resident.base.model)
+    results = list(train(resident.base, spec, work.jobs, int(config.engine.fuse)))
+    header, out = pack_reply(client.finish(work, results), config.federation.transport)
+    return to_records({"reply": header, "base": resident.base.fingerprint}, out)
+
+
+def node_config(config: Config, node: NodeConfig) -> Config:
+    """The run's configuration with what is the node's own business put in its place.
+
+    Raises:
+        ConfigError: outside a simulation, the node does not say where its data and state are.
+    """
+    for key in ("data", "state-dir"):
+        if key not in node and not _simulated():
+            raise ConfigError(f"this node's --node-config lacks {key!r}; start it again with it")
+    data = config.data
+    if node.get("data", "run") != "run":
+        data = DataConfig(train=Path(str(node["data"])), test_fraction=data.test_fraction)
+    engine = config.engine.model_copy(update={"device": str(node.get("device", "auto"))})
+    model = config.model
+    if not _simulated():
+        model = model.model_copy(update={"name": str(node.get("model", "nano"))})
+    return config.model_copy(update={"data": data, "engine": engine, "model": model})
+
+
+def _client(
+    config: Config, texts: Mapping[str, str], node: NodeConfig, resident: Resident
+) -> Client:
+    id = client_id(node)
+    key = hashlib.sha256(texts["config"].encode()).hexdigest()[:16]
+    folder = Path(str(node["state-dir"])) / key if "state-dir" in node else Path(texts["folder"])
+    return Client(
+        id,
+        _holding(config.model_dump_json(), id, own="client-id" in node),
+        resident=resident,
+        spec=LoraSpec.from_config(config.adapter).resolved(resident.base.model),
+        config=config,
+        folder=folder,
+    )
+
+
+@lru_cache(maxsize=1)
+def _resident(model: str, device: str) -> Resident:
+    """The base model of this process, which all clients that run in it share."""
+    from fedrouter.config import ModelConfig
+
+    return Resident.load(ModelConfig.model_validate_json(model), device)
+
+
+@lru_cache(maxsize=64)
+def _holding(config_json: str, id: int, own: bool) -> Holding:
+    """The rows of a client: its own file's, or its share of the run's."""
+    config = Config.model_validate_json(config_json)
+    splits = load_splits(config.data, config.seed)
+    if own:
+        test = sample_test(splits.test, config.evaluation.samples, config.seed)
+        return Holding(splits.train, test)
+    return deal(config, splits, STRATEGIES[config.strategy].pooled)[id]
+
+
+def _simulated() -> bool:
+    """Whether this is an actor of Flower's simulation, on the server's own machine."""
+    return "ray" in sys.modules

@@ -1,0 +1,173 @@
+"""Clients behind Flower's SuperLink: one message per client and round.
+
+Each node is one client, which says its id when it is first seen. A reply is matched to its task by
+the id of the message it answers; what does not come, or is not usable, is a `Failure` of its client
+alone.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fedrouter.config import Config, dump_config
+from fedrouter.engines.flower.records import from_records, to_records
+from fedrouter.errors import MessageError
+from fedrouter.protocol.codec import pack_task, unpack_reply
+from fedrouter.protocol.messages import ClientReply, ClientTask, Failure
+from fedrouter.server.engine import Traffic
+
+POLL_S = 0.2
+REFUSED = -1  # in place of a client's id
+FLOWER_ERRORS = {
+    1: "its ClientApp could not be loaded",
+    2: "its ClientApp failed",
+    3: "the message was lost",
+    4: "the reply was lost",
+    5: "the node is gone",
+    8: "its process crashed",
+}
+
+
+class FlowerEngine:
+    """Maps tasks over the nodes of a Flower federation.
+
+    Args:
+        grid: Flower's view of the nodes.
+        config: the run's resolved configuration, which is sent along.
+        fingerprint: the base model's; replies from another one are refused.
+        folder: where clients keep what must outlive their process, for nodes that name no folder of
+            their own (in a simulation).
+        progress: called with the number of tasks done since its last call.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: Config,
+        *,
+        fingerprint: str,
+        folder: str = "",
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.traffic = Traffic()
+        self._grid = grid
+        self._config = config
+        self._texts = {"config": dump_config(config), "folder": folder}
+        self._fingerprint = fingerprint
+        self._progress = progress
+        self._clients: dict[int, int] = {}  # node -> client, or REFUSED
+        self._greeted: dict[str, int] = {}  # greeting without an answer -> node
+        self._wanted = config.federation.clients  # all of them, once; then the minimum
+
+    def online(self) -> Sequence[int]:
+        """The clients whose nodes are connected, in order.
+
+        The first call waits for all `federation.clients`, later ones for `federation.min_clients`;
+        none longer than `federation.wait_s`.
+        """
+        end = time.monotonic() + self._config.federation.wait_s
+        while True:
+            nodes = set(self._grid.get_node_ids())
+            self._greet(sorted(nodes - self._clients.keys() - set(self._greeted.values())))
+            self._hear(nodes)
+            here = {c for node, c in self._clients.items() if node in nodes and c >= 0}
+            if len(here) >= self._wanted or time.monotonic() >= end:
+                self._wanted = self._config.federation.min_clients
+                return sorted(here)
+            time.sleep(POLL_S)
+
+    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply | Failure]:
+        """The replies in the order of the tasks, each as soon as those before it are there."""
+        nodes = {client: node for node, client in self._clients.items()}
+        messages = []
+        for task in tasks:
+            header, arrays = pack_task(task, self._config.federation.transport)
+            self.traffic.down += sum(array.nbytes for array in arrays.values())
+            content = to_records({**self._texts, "task": header}, arrays)
+            messages.append(
+                self._message(content, MessageType.TRAIN, nodes[task.client], task.round)
+            )
+        replies = self._exchange(messages, self._config.federation.timeout_s)
+        for task, reply in zip(tasks, replies, strict=True):
+            self._progress(1)
+            yield self._answer(task, reply)
+
+    def _greet(self, nodes: Sequence[int]) -> None:
+        """Ask new nodes which client they are."""
+        content = to_records(self._texts, {})
+        messages = [self._message(content, MessageType.QUERY, node, 0) for node in nodes]
+        if messages:
+            self._greeted |= dict(zip(self._push(messages), nodes, strict=True))
+
+    def _hear(self, nodes: set[int]) -> None:
+        """Take the answers of greeted nodes. One that says what another node that is there has
+        said, or no id below `federation.clients`, is left out."""
+        if not self._greeted:
+            return
+        for reply in self._grid.pull_messages(list(self._greeted)):
+            node = self._greeted.pop(reply.metadata.reply_to_message_id)
+            client = _hello(reply)
+            before = [n for n, c in self._clients.items() if c == client]
+            for old in set(before) - nodes:  # the client is back on another node
+                del self._clients[old]
+            known = client < self._config.federation.clients
+            fit = known and not nodes.intersection(before)
+            self._clients[node] = client if fit else REFUSED
+
+    def _message(self, content: RecordDict, kind: str, node: int, round: int) -> Message:
+        return Message(content, node, kind, group_id=str(round))
+
+    def _exchange(self, messages: list[Message], timeout: float) -> Iterator[Message | None]:
+        """The reply to each message, in their order; None where none came in time."""
+        if not messages:
+            return
+        end = time.monotonic() + timeout
+        ids = self._push(messages)
+        replies: dict[str, Message] = {}
+        missing = set(ids)
+        for id in ids:
+            while id in missing and time.monotonic() < end:
+                for reply in self._grid.pull_messages(list(missing)):
+                    replies[reply.metadata.reply_to_message_id] = reply
+                missing -= replies.keys()
+                if id in missing:
+                    time.sleep(POLL_S)
+            yield replies.pop(id, None)
+
+    def _push(self, messages: list[Message]) -> list[str]:
+        """Send messages; returns an id for each, by which replies refer to it."""
+        self._grid.push_messages(messages)
+        return [message.metadata.message_id for message in messages]
+
+    def _answer(self, task: ClientTask, message: Message | None) -> ClientReply | Failure:
+        """The reply in a message, decoded; why there is none, without a word of the client's."""
+        if message is None:
+            reason = f"no reply within federation.timeout_s = {self._config.federation.timeout_s:g}"
+            return Failure(task.client, task.round, reason)
+        if message.has_error():
+            reason = FLOWER_ERRORS.get(message.error.code, f"Flower error {message.error.code}")
+            return Failure(task.client, task.round, reason)
+        try:
+            texts, arrays = from_records(message.content)
+            if "error" in texts:
+                return Failure(task.client, task.round, texts["error"][:300])
+            if texts.get("base") != self._fingerprint:
+                raise MessageError("the client has another base model than the server")
+            reply = unpack_reply(texts.get("reply", ""), arrays)
+        except MessageError as error:
+            return Failure(task.client, task.round, str(error))
+        self.traffic.up += sum(array.nbytes for array in arrays.values())
+        return reply
+
+
+def _hello(message: Message) -> int:
+    """The client's id in its answer to a greeting; REFUSED where there is none."""
+    if message.has_error():
+        return REFUSED
+    try:
+        texts, _ = from_records(message.content)
+        return int(texts["client"]) if texts.get("client", "").isdecimal() else REFUSED
+    except (MessageError, KeyError, ValueError):
+        return REFUSED

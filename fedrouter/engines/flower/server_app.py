@@ -1,0 +1,88 @@
+"""The ServerApp: fedrouter's server, started by ``flwr run``.
+
+Its run configuration:
+
+* ``config``: a TOML file on the server's machine, or "" for the defaults.
+* ``settings``: ``key=value`` texts laid over it, separated by ``;``.
+* ``output``: the run folder. An unfinished run that is there is gone on with.
+"""
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedrouter.adapters.lora import LoraSpec
+from fedrouter.config import DataConfig, dump_config, load_config
+from fedrouter.config.resolve import resolve
+from fedrouter.data.loading import load_splits
+from fedrouter.data.rows import Row
+from fedrouter.engines.flower.engine import FlowerEngine
+from fedrouter.errors import DataError
+from fedrouter.evaluation.shared_model import Resident
+from fedrouter.progress import Progress
+from fedrouter.server.server import Costs, Server
+from fedrouter.storage.run_folder import RunFolder, is_run
+
+
+class PrintedProgress(Progress):
+    """Phases and messages as lines in Flower's log."""
+
+    def phase(self, name: str, total: int) -> None:
+        """A phase begins."""
+        print(f"fedrouter: {name}, {total} client tasks", flush=True)
+
+    def message(self, text: str) -> None:
+        """A line."""
+        print(f"fedrouter: {text}", flush=True)
+
+
+def make_server_app() -> ServerApp:
+    """A ServerApp that runs a federation in a run folder."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        """Begin the run, or go on with it."""
+        given = context.run_config
+        serve(
+            grid,
+            config=str(given["config"]),
+            settings=str(given["settings"]),
+            output=Path(str(given["output"])),
+        )
+
+    return app
+
+
+def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
+    """A run on the nodes of a grid, from its start or from its last finished round."""
+    if is_run(output):
+        folder, made = RunFolder.open(output), load_config(output / "config.toml")
+        if folder.finished:
+            print(f"fedrouter: {output} is finished; nothing to do", flush=True)
+            return
+    else:
+        overrides = [text.strip() for text in settings.split(";") if text.strip()]
+        asked = load_config(Path(config) if config else None, overrides)
+        made = resolve(asked, {row.task for row in _rows(asked.data, asked.seed)})
+        folder = RunFolder.create(output, dump_config(made))
+    resident = Resident.load(made.model, made.engine.device)
+    engine = FlowerEngine(
+        grid,
+        made,
+        fingerprint=resident.base.fingerprint,
+        folder=str((output / "clients").resolve()),
+    )
+    spec = LoraSpec.from_config(made.adapter).resolved(resident.base.model)
+    server = Server(made, resident, spec, engine, costs=Costs(), progress=PrintedProgress())
+    server.execute(folder)
+    print(f"fedrouter: finished; run folder: {output}", flush=True)
+
+
+def _rows(data: DataConfig, seed: int) -> list[Row]:
+    """The training rows, to read numbers of tasks off, where the server has them."""
+    try:
+        return load_splits(data, seed).train
+    except DataError:
+        return []

@@ -1,0 +1,1 @@
+"""Answers of adapters on test rows, and their scores."""

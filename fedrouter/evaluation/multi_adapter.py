@@ -1,0 +1,103 @@
+"""Several adapters on one base model, answering and scoring in batches that mix them.
+
+What answers a prompt is a *blend* of adapters: the base model alone, one adapter, or the weighted
+sum of several.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedrouter.adapters.bank import NO_ADAPTER, AdapterBank
+from fedrouter.adapters.lora import LoraSpec
+from fedrouter.data.rows import Row
+from fedrouter.errors import AdapterError
+from fedrouter.model.base_model import BaseModel
+from fedrouter.model.batching import length_batches
+from fedrouter.model.losses import Batch, row_losses
+from fedrouter.routing.types import Blend
+from fedrouter.types import Weights
+
+GENERATE_ROWS = 64  # rows generated at once: all of them wait for the longest response
+GENERATE_TOKENS = 16_384  # padded tokens of their prompts
+
+
+class Responder:
+    """Adapters by name, on one base model.
+
+    A context manager: leaving it takes the adapters off the base model.
+    """
+
+    def __init__(self, base: BaseModel, spec: LoraSpec, adapters: Mapping[str, Weights]) -> None:
+        self.base = base
+        self._bank = AdapterBank(base.model, spec, size=len(adapters))
+        self._slots: dict[str, int] = {}
+        for slot, (name, weights) in enumerate(adapters.items()):
+            self._bank.load(slot, weights)
+            self._slots[name] = slot
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters' names."""
+        return tuple(self._slots)
+
+    def __enter__(self) -> "Responder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bank.remove()
+
+    def generate(
+        self,
+        instructions: Sequence[str],
+        blends: Sequence[Blend],
+        max_new_tokens: int,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> list[str]:
+        """Greedy responses; instruction i is answered by blends[i].
+
+        Raises:
+            AdapterError: a name in `blends` is unknown.
+        """
+        slots, weights = self._mix(blends)
+        prompts = [self.base.prompts.prompt_ids(text) for text in instructions]
+        texts = [""] * len(prompts)
+        lengths = [len(ids) for ids in prompts]
+        for batch in length_batches(lengths, GENERATE_TOKENS, GENERATE_ROWS):
+            with self._bank.active(slots[batch], weights[batch]):
+                answers = self.base.generate([prompts[i] for i in batch], max_new_tokens)
+            for i, text in zip(batch, answers, strict=True):
+                texts[i] = text
+            progress(len(batch))
+        return texts
+
+    @torch.no_grad()
+    def losses(self, rows: Sequence[Row], blends: Sequence[Blend]) -> list[float]:
+        """Each row's mean loss over its response tokens, under blends[i].
+
+        Raises:
+            AdapterError: a name in `blends` is unknown.
+        """
+        slots, weights = self._mix(blends)
+        examples = self.base.prompts.examples(rows)
+        losses = np.zeros(len(rows))
+        for batch in length_batches([len(example.input_ids) for example in examples]):
+            padded = Batch.of(self.base, [examples[i] for i in batch])
+            with self._bank.active(slots[batch], weights[batch]):
+                losses[batch] = row_losses(self.base, padded).cpu().numpy()
+        return [float(loss) for loss in losses]
+
+    def _mix(self, blends: Sequence[Blend]) -> tuple[Tensor, Tensor]:
+        """The blends as slots and weights for the bank, both of shape (rows, longest blend)."""
+        unknown = {name: None for blend in blends for name, _ in blend if name not in self._slots}
+        if unknown:
+            known = ", ".join(self._slots)
+            raise AdapterError(f"no adapter is called {next(iter(unknown))!r}; there are: {known}")
+        shape = len(blends), max((len(blend) for blend in blends), default=0)
+        slots, weights = torch.full(shape, NO_ADAPTER), torch.zeros(shape)
+        for i, blend in enumerate(blends):
+            for k, (name, weight) in enumerate(blend):
+                slots[i, k], weights[i, k] = self._slots[name], weight
+        return slots, weights

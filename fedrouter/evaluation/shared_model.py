@@ -1,0 +1,89 @@
+"""What clients and runs in one process share: the base model, and what was computed with it."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from fedrouter.adapters.lora import LoraSpec, initial_weights
+from fedrouter.config import ModelConfig
+from fedrouter.data.rows import Row
+from fedrouter.evaluation.multi_adapter import Responder
+from fedrouter.evaluation.scoring import Answer, Question, examine
+from fedrouter.model.base_model import BaseModel
+from fedrouter.model.prompt_format import Example
+from fedrouter.routing.types import Blend
+from fedrouter.seeding import derive_seed
+from fedrouter.types import Weights
+
+
+class Resident:
+    """A base model with caches by content: tokenised rows, and scored answers.
+
+    Clients that share test rows and adapters ask the same questions; runs that are compared ask the
+    same of the base model. (Embeddings are cached in the base model itself.)
+    """
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self._examples: dict[Row, Example] = {}
+        self._answers: dict[tuple[LoraSpec, int, Question], Answer] = {}
+        self._initial: dict[tuple[LoraSpec, int], Weights] = {}
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str = "auto") -> "Resident":
+        """Load the base model; as `BaseModel.load`."""
+        return cls(BaseModel.load(config, device))
+
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        """The rows as token ids, each tokenised once."""
+        new = [row for row in dict.fromkeys(rows) if row not in self._examples]
+        self._examples.update(zip(new, self.base.prompts.examples(new), strict=True))
+        return [self._examples[row] for row in rows]
+
+    def initial(self, spec: LoraSpec, seed: int) -> Weights:
+        """The adapter that all adapters of a run begin as; each client can draw it for itself."""
+        if (spec, seed) not in self._initial:
+            draws = torch.Generator().manual_seed(derive_seed(seed, "adapter"))
+            self._initial[spec, seed] = initial_weights(self.base.model, spec, draws)
+        return self._initial[spec, seed]
+
+    def answers(
+        self,
+        spec: LoraSpec,
+        adapters: Mapping[str, Weights],
+        questions: Sequence[Question],
+        max_new_tokens: int,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> list[Answer]:
+        """The scored answer to each question; one that was asked before costs nothing.
+
+        Args:
+            spec: the adapters' shape.
+            adapters: by the names that the questions use.
+            questions: test rows and whom they are put to.
+            max_new_tokens: length of a response at most.
+            progress: called with the number of questions answered since its last call.
+        """
+        digests = {name: _digest(weights) for name, weights in adapters.items()}
+        by_digest = {digests[name]: weights for name, weights in adapters.items()}
+        asked = [Question(q.row, _renamed(q.blend, digests)) for q in questions]
+        new = [q for q in dict.fromkeys(asked) if (spec, max_new_tokens, q) not in self._answers]
+        progress(len(asked) - len(new))
+        if new:
+            with Responder(self.base, spec, by_digest) as responder:
+                found = examine(responder, new, max_new_tokens, progress)
+            self._answers.update({(spec, max_new_tokens, q): a for q, a in found.items()})
+        return [self._answers[spec, max_new_tokens, question] for question in asked]
+
+
+def _renamed(blend: Blend, names: Mapping[str, str]) -> Blend:
+    return tuple((names[name], weight) for name, weight in blend)
+
+
+def _digest(weights: Weights) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

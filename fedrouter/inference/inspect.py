@@ -1,0 +1,38 @@
+"""A look into a finished run: where its tasks lie, which of this machine's prompts are theirs."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrouter.data.loading import load_splits
+from fedrouter.inference.routed_model import RoutedModel
+from fedrouter.progress import Progress
+from fedrouter.routing.clustering import squared_distances
+from fedrouter.routing.types import Places
+
+
+def centroid_distances(places: Places) -> NDArray[np.float64]:
+    """The distance between each two centroids, shape (T, T), as the router takes it."""
+    return np.sqrt(squared_distances(places.centroids, places.centroids, places.space))
+
+
+def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict[str, list[str]]:
+    """For each task, the `number` prompts nearest to its centroid among those routed to it.
+
+    The prompts are read from the training data that the run's configuration names, on this machine;
+    a run folder holds none.
+    """
+    assert model.router is not None, "there are no tasks without a router"
+    prompts = list(
+        dict.fromkeys(
+            row.instruction for row in load_splits(model.config.data, model.config.seed).train
+        )
+    )
+    progress.phase("embed the local prompts", len(prompts))
+    routes = model.router.route(model.base.embed(prompts, progress.advance))
+    chosen = np.array(routes.tasks)
+    near = {}
+    for t, task in enumerate(model.router.places.tasks):
+        own = np.flatnonzero(chosen == task)
+        order = own[np.argsort(routes.distances[own, t], kind="stable")]
+        near[task] = [prompts[i] for i in order[:number]]
+    return near

@@ -1,0 +1,1 @@
+"""The frozen base model: prompts, embeddings, losses, generation."""

@@ -1,0 +1,1 @@
+"""Prompts into tasks: clustering, the space distances are taken in, the router."""

@@ -1,0 +1,259 @@
+"""Prompts -> global tasks, by the nearest centroid (step 3 of the method)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from fedrouter.config import RouterConfig
+from fedrouter.errors import AdapterError, ModelError, RunError
+from fedrouter.routing.clustering import squared_distances
+from fedrouter.routing.types import Blend, Places, Policy
+from fedrouter.storage.atomic import write_json, write_tensors
+
+LEAST = 0.01  # an adapter that counts less in a mix is left out
+TINY = np.finfo(np.float64).tiny
+ROUNDING = 1e-14  # distances that differ by less, relative to the largest, are equal
+TENSORS, HEADER = "router.safetensors", "router.json"
+
+
+class Header(BaseModel):
+    """What ``router.json`` holds. A task's name is a folder's name too: no separators in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[3]
+    tasks: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], ...],
+        Field(min_length=1),
+    ]
+    mean: float = Field(ge=0, allow_inf_nan=False)
+    deviation: float = Field(ge=0, allow_inf_nan=False)
+    variance: float = Field(ge=0, allow_inf_nan=False)
+    base_fingerprint: str
+    sha256: str
+
+    @field_validator("tasks")
+    @classmethod
+    def _unique(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(tasks)) < len(tasks):
+            raise ValueError("a name stands there twice")
+        return tasks
+
+
+@dataclass(frozen=True, eq=False)
+class Routes:
+    """Where n prompts go.
+
+    Attributes:
+        tasks: the nearest allowed task of each prompt.
+        probabilities: float64, shape (n, T): of every task, 0 where it is not allowed: see `route`.
+        closeness: float64, shape (n, T): weights for a mix of tasks, 0 where not allowed; they add
+            up to 1, and spread wider than the probabilities.
+        distances: float64, shape (n, T): Euclidean distance to every task, allowed or not.
+        strangeness: float64, shape (n,): how many deviations the squared distance to the nearest
+            task, allowed or not, lies above that of its own prompts; negative where it is below.
+    """
+
+    tasks: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    closeness: NDArray[np.float64]
+    distances: NDArray[np.float64]
+    strangeness: NDArray[np.float64]
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """The probability of each prompt's task, shape (n,)."""
+        return np.asarray(self.probabilities.max(axis=1, initial=0))
+
+
+def route(
+    places: Places, embeddings: NDArray[np.floating[Any]], allowed: Sequence[str] | None = None
+) -> Routes:
+    """Send each prompt to argmin_t ||e(x) - g_t|| over the allowed tasks.
+
+    A task's probability is its posterior if every allowed task were an equally likely round
+    Gaussian of the places' variance v: softmax_t(-||e(x) - g_t||^2 / (2 v)). Closeness is the same
+    softmax with the mean squared distance, the variance of all dimensions together, for v: it
+    divides what lies between tasks, which in many dimensions is many v away from all of them.
+
+    Args:
+        places: where the tasks lie.
+        embeddings: shape (n, d), finite.
+        allowed: names of the tasks to choose from; all of them when None.
+
+    Raises:
+        AdapterError: `allowed` is empty or names an unknown task.
+    """
+    columns = np.array(_columns(places.tasks, places.tasks if allowed is None else allowed))
+    squared = squared_distances(embeddings, places.centroids, places.space)
+    offered = squared[:, columns]
+    nearest = offered.min(axis=1, initial=np.inf)
+    excess = offered - nearest[:, None]
+    excess[excess <= ROUNDING * offered.max(axis=1, keepdims=True, initial=0)] = 0
+
+    def softmax(variance: float) -> NDArray[np.float64]:
+        shares = np.zeros_like(squared)
+        with np.errstate(over="ignore"):  # no variance: certain, except between equals
+            odds = np.exp(-excess / max(2 * variance, TINY))
+        shares[:, columns] = odds / odds.sum(axis=1, keepdims=True)
+        return shares
+
+    with np.errstate(over="ignore"):
+        strangeness = (squared.min(axis=1) - places.mean) / max(places.deviation, TINY)
+    return Routes(
+        tasks=tuple(places.tasks[t] for t in columns[excess.argmin(axis=1)]),
+        probabilities=softmax(places.variance),
+        closeness=softmax(places.mean),
+        distances=np.sqrt(squared),
+        strangeness=strangeness,
+    )
+
+
+def policy(settings: RouterConfig) -> Policy:
+    """What answers a routed prompt, as it is configured."""
+    return Policy(settings.top_k, settings.fallback or "nearest", settings.threshold)
+
+
+def blends(
+    places: Places, routes: Routes, rule: Policy, allowed: Sequence[str] | None = None
+) -> list[Blend]:
+    """What answers each of some routed prompts; `allowed` as for `route`.
+
+    A mix of the nearest tasks weighs them by closeness; what would count less than 1 % is left out.
+    """
+    columns = _columns(places.tasks, places.tasks if allowed is None else allowed)
+    average = tuple((places.tasks[t], 1 / len(columns)) for t in columns)
+    known = routes.strangeness <= rule.threshold
+
+    def answer(closeness: NDArray[np.float64], familiar: bool) -> Blend:
+        if familiar or rule.fallback == "nearest":
+            return _nearest(places.tasks, closeness, rule.top_k)
+        if rule.fallback == "mix":
+            return _nearest(places.tasks, closeness, max(2, rule.top_k))
+        return average if rule.fallback == "average" else ()
+
+    return [answer(*row) for row in zip(routes.closeness, known, strict=True)]
+
+
+def _nearest(tasks: Sequence[str], closeness: NDArray[np.float64], top_k: int) -> Blend:
+    """The closest tasks with their shares."""
+    order = np.argsort(-closeness, kind="stable")[:top_k]
+    order = order[closeness[order] >= LEAST * closeness[order].sum()]
+    shares = closeness[order] / closeness[order].sum()
+    return tuple((tasks[t], float(share)) for t, share in zip(order, shares, strict=True))
+
+
+def _columns(tasks: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Indices of the named tasks, in the order of `tasks`."""
+    if not names:
+        raise AdapterError(f"no task is allowed; allow some of {', '.join(tasks)}")
+    for name in names:
+        if name not in tasks:
+            near = get_close_matches(name, tasks, n=1, cutoff=0)[0]
+            raise AdapterError(f"there is no task {name!r}; did you mean {near!r}?")
+    return [t for t, name in enumerate(tasks) if name in names]
+
+
+@dataclass(frozen=True, eq=False)
+class Router:
+    """Prompts -> global tasks, for the embeddings of one base model.
+
+    Attributes:
+        places: where the tasks lie.
+        base_fingerprint: the base model whose embeddings they are.
+    """
+
+    places: Places
+    base_fingerprint: str
+
+    def route(
+        self, embeddings: NDArray[np.floating[Any]], allowed: Sequence[str] | None = None
+    ) -> Routes:
+        """As `route`, with embeddings of any origin.
+
+        Raises:
+            AdapterError: `allowed` is empty or names an unknown task.
+            ModelError: the embeddings are not of this router's base model, or not finite.
+        """
+        dimension = self.places.centroids.shape[1]
+        if embeddings.ndim != 2 or embeddings.shape[1] != dimension:
+            raise ModelError(
+                f"embeddings of shape {embeddings.shape} do not fit the router, which takes "
+                f"(prompts, {dimension}); use the base model that the run was made with"
+            )
+        finite = np.isfinite(embeddings).all(axis=1)
+        if not finite.all():
+            raise ModelError(
+                f"the embedding of prompt {finite.argmin()} (from 0) is not finite; load the base "
+                "model with model.dtype = 'float32'"
+            )
+        return route(self.places, embeddings, allowed)
+
+    def save(self, folder: Path) -> None:
+        """Write ``router.safetensors`` and then ``router.json``, which vouches for both."""
+        places = self.places
+        space = {} if places.space is None else {"space": places.space}
+        write_tensors(folder / TENSORS, {"centroids": places.centroids, **space})
+        header = Header(
+            format=3,
+            tasks=places.tasks,
+            mean=places.mean,
+            deviation=places.deviation,
+            variance=places.variance,
+            base_fingerprint=self.base_fingerprint,
+            sha256=sha256((folder / TENSORS).read_bytes()).hexdigest(),
+        )
+        write_json(folder / HEADER, header.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The router that `save` wrote.
+
+        Raises:
+            RunError: it is missing, damaged or of a format that this version does not know.
+        """
+        try:
+            header = Header.model_validate_json((folder / HEADER).read_bytes())
+            data = (folder / TENSORS).read_bytes()
+            tensors = load(data)
+            centroids = tensors["centroids"]
+            space = tensors.get("space")
+        except FileNotFoundError as error:
+            raise RunError(f"{error.filename} is missing; is {folder} a finished run?") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise RunError(f"{folder / HEADER}: {where}: {first['msg']}") from None
+        except (OSError, SafetensorError, KeyError) as error:
+            raise RunError(f"{folder / TENSORS} holds no readable centroids: {error}") from None
+        if sha256(data).hexdigest() != header.sha256:
+            raise RunError(
+                f"{folder / TENSORS} and {HEADER} do not belong together; copy both again"
+            )
+        if centroids.ndim != 2 or len(centroids) != len(header.tasks):
+            raise RunError(
+                f"{folder / TENSORS} has centroids of shape {centroids.shape} for "
+                f"{len(header.tasks)} tasks"
+            )
+        if centroids.dtype != np.float32 or not np.isfinite(centroids).all():
+            raise RunError(f"{folder / TENSORS} has centroids that are not finite float32 numbers")
+        if space is not None and (
+            space.dtype != np.float32
+            or space.shape[:1] != centroids.shape[1:]
+            or space.ndim != 2
+            or not np.isfinite(space).all()
+        ):
+            raise RunError(f"{folder / TENSORS} has a space that does not fit its centroids")
+        places = Places(
+            header.tasks, centroids, header.mean, header.deviation, header.variance, space
+        )
+        return cls(places, header.base_fingerprint)

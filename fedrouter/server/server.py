@@ -1,0 +1,248 @@
+"""A run as the server sees it: from the clients' profiles to the summary, in a run folder.
+
+Wherever the clients are (`engines/`), the server does the same. Killed at any moment, it goes on
+from the last finished round.
+"""
+
+import resource
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fedrouter.adapters.lora import LoraSpec, write_adapter
+from fedrouter.config import Config
+from fedrouter.errors import DataError, EngineError, ModelError
+from fedrouter.evaluation.shared_model import Resident
+from fedrouter.progress import Progress
+from fedrouter.protocol.messages import ClientTask, Findings, Scope
+from fedrouter.protocol.validation import Expected
+from fedrouter.routing.types import TaskProfile
+from fedrouter.server.engine import Engine, Traffic
+from fedrouter.server.rounds import CheckedReplies, Round, evaluation_due, rounds, with_evaluation
+from fedrouter.server.summary import routing_table, score_table, task_table
+from fedrouter.storage.run_folder import RunFolder
+from fedrouter.strategies import ServerState, make_strategy
+
+
+@dataclass
+class Costs:
+    """What a run cost so far; kept in checkpoints, so that a resumed run counts all of it."""
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("load", "profile", "train", "aggregate", "evaluate", "total"), 0.0
+        )
+    )
+    tokens: int = 0
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to a phase and to the total."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(phase, time.perf_counter() - began)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Add time to a phase and to the total."""
+        self.seconds[phase] += seconds
+        self.seconds["total"] += seconds
+
+
+class Server:
+    """The server of one run.
+
+    Args:
+        config: the resolved configuration.
+        resident: the base model.
+        spec: the adapters' shape.
+        engine: where the clients are.
+        costs: what was spent before.
+        data: fingerprint of the data, to notice data that changed under a run; "" where the server
+            does not see them.
+        progress: hears how far the run is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        resident: Resident,
+        spec: LoraSpec,
+        engine: Engine,
+        *,
+        costs: Costs,
+        data: str = "",
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = config
+        self.strategy = make_strategy(config)
+        self.engine = engine
+        self._resident = resident
+        self._spec = spec
+        self._costs = costs
+        self._data = data
+        self._progress = progress or Progress()
+        self._initial = resident.initial(spec, config.seed)
+        self._expected = Expected(
+            {name: array.shape for name, array in self._initial.items()},
+            resident.base.model.config.hidden_size,
+        )
+
+    def execute(self, folder: RunFolder) -> dict[str, Any]:
+        """Everything from the last checkpoint (or the profile) to the summary, which is returned.
+
+        Raises:
+            CheckpointError: all checkpoints are damaged.
+            ModelError, DataError: the base model or the data are not those of the run.
+            EngineError: no client ever answered.
+        """
+        state = self._restore(folder) or self._start(folder)
+        with folder.writing():
+            for done in rounds(
+                self.strategy,
+                self.engine,
+                state,
+                self.config,
+                self._expected,
+                progress=self._progress,
+            ):
+                self._note(folder, done)
+                state = done.state
+        return self._finish(folder, state)
+
+    def _start(self, folder: RunFolder) -> ServerState:
+        """Step 0 of the method: the clients' profiles, and the state before the first round."""
+        with folder.writing(), self._costs.clock("profile"):
+            online = self.engine.online()
+            if not online:
+                raise EngineError(
+                    "no client is online; start some, or give federation.wait_s more time"
+                )
+            tasks = self.strategy.profile(online)
+            if tasks:
+                self._progress.phase("profile", len(tasks))
+            profiles = self._profiles(tasks)
+            state = self.strategy.init(profiles, self._initial, self._resident.base.fingerprint)
+        self._checkpoint(folder, state)
+        return state
+
+    def _profiles(self, tasks: Sequence[ClientTask]) -> Iterator[TaskProfile]:
+        """What the clients say about their data; at least one does, if any is asked."""
+        replies = CheckedReplies(self.engine, tasks, self._expected)
+        for reply in replies:
+            if reply.profile is not None:
+                yield reply.profile
+        self._report(replies)
+        if len(replies.failures) == len(tasks) > 0:
+            raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
+
+    def _restore(self, folder: RunFolder) -> ServerState | None:
+        """The state of the last undamaged checkpoint; None where there is none yet."""
+        checkpoint, warnings = folder.latest_checkpoint()
+        for warning in warnings:
+            self._progress.message(warning)
+        folder.truncate_metrics(0 if checkpoint is None else checkpoint.round)
+        if checkpoint is None:
+            return None
+        meta = checkpoint.meta
+        if meta["state"]["base"] != self._resident.base.fingerprint:
+            raise ModelError(
+                f"{folder.path} was started with another base model than "
+                f"{self.config.model.name!r} now is; put back the one it had, or start a new run"
+            )
+        if meta["data"] != self._data:
+            raise DataError(
+                f"the data of {folder.path} have changed; put them back, or start a new run"
+            )
+        load_seconds = self._costs.seconds["load"]
+        self._costs = Costs(**meta["costs"])
+        self._costs.add("load", load_seconds)
+        self.engine.traffic = Traffic(**meta["traffic"])
+        return ServerState.unpack(checkpoint.round, checkpoint.arrays, meta["state"])
+
+    def _note(self, folder: RunFolder, done: Round) -> None:
+        """Record a finished round: its line in metrics.jsonl and its checkpoint."""
+        for phase, seconds in done.record.seconds.items():
+            self._costs.add(phase, seconds)
+        self._costs.tokens += done.record.tokens
+        record = asdict(done.record)
+        if evaluation_due(self.config, done.state.round - 1):
+            metrics = score_table(done.findings.values())
+            record["evaluated"] = {"round": done.state.round - 1, "metrics": metrics}
+        for failure in done.record.failures:
+            self._progress.message(
+                f"round {done.record.round}, client {failure['client']}: {failure['reason']}"
+            )
+        folder.append_metrics(record)
+        self._checkpoint(folder, done.state)
+
+    def _checkpoint(self, folder: RunFolder, state: ServerState) -> None:
+        arrays, packed = state.pack()
+        meta = {
+            "state": packed,
+            "data": self._data,
+            "costs": asdict(self._costs),
+            "traffic": asdict(self.engine.traffic),
+        }
+        folder.save_checkpoint(state.round, arrays, meta)
+
+    def _finish(self, folder: RunFolder, state: ServerState) -> dict[str, Any]:
+        """Save the adapters and the router, have them evaluated, write the summary."""
+        with folder.writing():
+            self._save(folder, state)
+        traffic = asdict(self.engine.traffic)
+        with self._costs.clock("evaluate"):
+            findings = self._evaluate(state)
+        summary = {
+            "strategy": self.config.strategy,
+            "scenario": self.config.data.scenario,
+            "seed": self.config.seed,
+            "rounds": state.round,
+            "clients": self.config.federation.clients,
+            "base_fingerprint": state.base,
+            "tasks": task_table(state, findings),
+            "history": [asdict(event) for event in state.history],
+            "metrics": score_table(findings.values()),
+            "routing": routing_table(state, findings),
+            "bytes": traffic,
+            "tokens": self._costs.tokens,
+            "seconds": {name: round(value, 3) for name, value in self._costs.seconds.items()},
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        folder.write_summary(summary)
+        folder.remove_leftovers()
+        return summary
+
+    def _save(self, folder: RunFolder, state: ServerState) -> None:
+        """The adapters that answer prompts without any client's help, as PEFT folders."""
+        if not self.strategy.personalised:
+            for name, weights in state.adapters.items():
+                whole = {**self._initial, **weights}
+                target = folder.path / "tasks" / name
+                write_adapter(target, whole, self._spec, self._resident.base.name)
+        if state.router is not None:
+            state.router.save(folder.path)
+
+    def _evaluate(self, state: ServerState) -> Mapping[int, Findings]:
+        """Every client's evaluation of the last state."""
+        enabled = self.config.evaluation.enabled
+        scopes: tuple[Scope, ...] = ("local", "global", "base") if enabled else ()
+        round = state.round + 1
+        tasks = [
+            with_evaluation(ClientTask(client, round), self.strategy, state, scopes)
+            for client in self.engine.online()
+            if state.router is None or client in state.assignment
+        ]
+        self._progress.phase("evaluate", len(tasks))
+        replies = CheckedReplies(self.engine, tasks, self._expected)
+        for _ in replies:
+            pass
+        self._report(replies)
+        return replies.findings
+
+    def _report(self, replies: CheckedReplies) -> None:
+        for failure in replies.failures:
+            self._progress.message(f"client {failure.client}: {failure.reason}")

@@ -1,0 +1,1 @@
+"""Writes that are whole or do not happen: files, checkpoints, run folders."""

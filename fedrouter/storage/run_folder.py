@@ -1,0 +1,259 @@
+"""Run folders: what a run has written can always be read back, whenever the process was killed.
+
+::
+
+    runs/NAME/
+      config.toml     its first line marks the folder as a run
+      metrics.jsonl   one record a line, one line a round
+      summary.json    written last: a run that has it is finished
+      checkpoints/round-0007/state.safetensors + state.json
+
+The rest of a run folder (adapters, router, report) is written by the modules that know its content.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fedrouter.errors import RunError
+from fedrouter.storage import checkpoints
+from fedrouter.storage.atomic import write_bytes, write_json
+from fedrouter.storage.checkpoints import Arrays, Checkpoint
+
+MARKER = "# fedrouter run\n"
+SUMMARY_PARTS = {"tasks", "metrics", "routing", "seconds"}  # what readers of a summary rely on
+
+
+class RunFolder:
+    """One run's folder. Make one with `create` or `open`.
+
+    Every method that writes raises RunError when the disk is full; what was there before stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config_toml: str, *, label: str | None = None) -> "RunFolder":
+        """A new run in a new or empty folder.
+
+        Args:
+            path: the folder; missing parents are made.
+            config_toml: the resolved configuration.
+            label: a name for runs that replace each other: an earlier run of the same label is
+                removed first. Nothing else ever is.
+
+        Raises:
+            RunError: the folder is in use, or cannot be made.
+        """
+        cls.check_free(path, label)
+        mark = MARKER if label is None else f"{MARKER}# {label}\n"
+        with write_errors(path, "free some space and start again"):
+            if is_run(path):
+                _remove(path)
+            path.mkdir(parents=True, exist_ok=True)
+            write_bytes(path / "config.toml", f"{mark}{config_toml}".encode())
+        return cls(path)
+
+    @staticmethod
+    def check_free(path: Path, label: str | None = None) -> None:
+        """Refuse a path that `create` would refuse.
+
+        Raises:
+            RunError: the folder is in use.
+        """
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; choose another folder with -o")
+        if all(is_temporary(entry) for entry in _entries(path)):
+            return
+        if not is_run(path):
+            raise RunError(f"{path} is not empty and not a run; choose another folder with -o")
+        if label is None or not is_run(path, label):
+            raise RunError(
+                f"{path} holds a run already; choose another folder with -o, or go on with it: "
+                f"fedrouter resume {path}"
+            )
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """A run that exists.
+
+        Raises:
+            RunError: there is none at `path`.
+        """
+        if is_run(path):
+            return cls(path)
+        found = "is not a run folder" if path.exists() else "does not exist"
+        near = sorted({*path.glob("*/"), *path.parent.glob("*/")})
+        runs = [str(folder) for folder in near if is_run(folder)][-3:]
+        hint = f"runs near it: {', '.join(runs)}" if runs else "start one with: fedrouter run"
+        raise RunError(f"{path} {found}; {hint}")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a full disk, or a folder that cannot be written, into a RunError with a remedy."""
+        with write_errors(self.path, f"free some space, then: fedrouter resume {self.path}"):
+            yield
+
+    def save_checkpoint(self, round: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
+        """Store the state after `round`, whole or not at all; the last two are kept.
+
+        `meta` is JSON with text keys and finite numbers.
+        """
+        with self.writing():
+            checkpoints.save_checkpoint(self._checkpoints, round, arrays, meta)
+
+    def latest_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest undamaged checkpoint (None where there is none yet), and warnings to print.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all are damaged.
+        """
+        return checkpoints.latest_checkpoint(self._checkpoints)
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add a record (JSON, finite numbers, its `round` among it) to metrics.jsonl, flushed."""
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        with self.writing(), self._metrics.open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All records. A last line that a kill or a full disk cut short is left out.
+
+        Raises:
+            RunError: another line is not a record.
+        """
+        if not self._metrics.exists():
+            return []
+        lines = self._metrics.read_bytes().split(b"\n")[:-1]  # what follows the last line's end
+        return [self._record(number, line) for number, line in enumerate(lines, start=1)]
+
+    def truncate_metrics(self, round: int) -> None:
+        """Drop the records of rounds after `round`, and a line cut short: they will come again."""
+        kept = [record for record in self.read_metrics() if record["round"] <= round]
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
+        with self.writing():
+            write_bytes(self._metrics, "".join(lines).encode())
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, which makes the run a finished one."""
+        with self.writing():
+            write_json(self._summary, summary)
+
+    def remove_leftovers(self) -> None:
+        """Delete the unfinished files and folders that kills have left in the run."""
+        with self.writing():
+            for entry in [entry for entry in self.path.rglob(".*") if is_temporary(entry)]:
+                _remove_entry(entry)
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary of a finished run.
+
+        Raises:
+            RunError: the run is not finished, or the file is damaged.
+        """
+        try:
+            summary: dict[str, Any] = json.loads(self._summary.read_bytes())
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} is not finished; finish it with: fedrouter resume {self.path}"
+            ) from None
+        except ValueError:
+            summary = {}
+        if not isinstance(summary, dict) or not summary.keys() >= SUMMARY_PARTS:
+            raise RunError(
+                f"{self._summary} is damaged; delete it, then: fedrouter resume {self.path}"
+            )
+        return summary
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return self._summary.exists()
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def _summary(self) -> Path:
+        return self.path / "summary.json"
+
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+            int(record["round"])
+        except (ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{self._metrics}, line {number}: not a record of a round; delete the line"
+            ) from None
+        return dict(record)
+
+
+def is_run(path: Path, label: str | None = None) -> bool:
+    """Whether `path` is a run folder: its config.toml starts with fedrouter's mark, and with the
+    `label` that `RunFolder.create` was given, if one is asked for."""
+    mark = (MARKER if label is None else f"{MARKER}# {label}\n").encode()
+    try:
+        with (path / "config.toml").open("rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError:
+        return False
+
+
+def new_run_path(strategy: str, seed: int, root: Path = Path("runs")) -> Path:
+    """A new name ``runs/<strategy>-<seed>-<time>``; the folder is not made yet."""
+    while True:
+        now = datetime.now()
+        path = root / f"{strategy}-{seed}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
+        if not path.exists():
+            return path
+        time.sleep(0.001)
+
+
+@contextmanager
+def write_errors(path: Path, remedy: str) -> Iterator[None]:
+    """Turn a full disk, or a folder that cannot be written, into a RunError with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(f"the disk is full, writing to {path}; {remedy}") from error
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _entries(path: Path) -> list[Path]:
+    return list(path.iterdir()) if path.is_dir() else []
+
+
+def is_temporary(entry: Path) -> bool:
+    """Whether `entry` is what a kill left of a file or folder that was being written."""
+    return entry.name.startswith(".") and entry.name.endswith((".tmp", ".old"))
+
+
+def _remove(path: Path) -> None:
+    """Empty a run folder, the file that marks it last: killed half-way, it still is a run."""
+    for entry in _entries(path):
+        if entry.name != "config.toml":
+            _remove_entry(entry)
+    (path / "config.toml").unlink()
+
+
+def _remove_entry(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()

@@ -1,0 +1,1 @@
+"""FedRouter: the paper's method, what goes beyond it, and its oracle."""

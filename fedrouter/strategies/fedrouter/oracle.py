@@ -1,0 +1,73 @@
+"""The oracle: FedRouter with the true tasks in place of both clusterings and of the router."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fedrouter.config import Config
+from fedrouter.protocol.messages import ByName, ProfileOrder, Serving
+from fedrouter.routing.clustering import GlobalTasks
+from fedrouter.routing.types import TaskProfile
+from fedrouter.strategies.base import ServerState
+from fedrouter.strategies.fedrouter.paper import FedRouter
+from fedrouter.types import Weights
+
+
+class Oracle(FedRouter):
+    """What FedRouter would reach if it found and routed to the true tasks: an upper bound.
+
+    It keeps a router too, whose centroids are the means of the true tasks' samples.
+    """
+
+    reference = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.exchanges = 0  # nothing is left to find
+
+    @property
+    def asks(self) -> ProfileOrder:
+        """The true tasks."""
+        return ProfileOrder(by_name=True)
+
+    def init(
+        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
+    ) -> ServerState:
+        """One global task for each true task, in order of their names."""
+        profiles = list(profiles)
+        state = super().init(profiles, initial, base_fingerprint)
+        names = sorted({name for profile in profiles for name in profile.names})
+        return replace(state, names=dict(zip(names, state.adapters, strict=True)))
+
+    def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
+        """Local tasks of one name make a global task; g_t = sum n_ij c_ij / sum n_ij over them."""
+        ordered = sorted(profiles, key=lambda profile: profile.client)
+        names = sorted({name for profile in ordered for name in profile.names})
+        local = np.concatenate([profile.centroids for profile in ordered]).astype(np.float64)
+        counts = np.concatenate([profile.counts for profile in ordered])
+        labels = np.array([names.index(name) for profile in ordered for name in profile.names])
+        centroids = [
+            np.average(local[labels == t], axis=0, weights=counts[labels == t])
+            for t in range(len(names))
+        ]
+        return GlobalTasks(
+            centroids=np.stack(centroids).astype(np.float32),
+            assignment={
+                profile.client: tuple(names.index(name) for name in profile.names)
+                for profile in ordered
+            },
+        )
+
+    def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
+        """The local tasks of a client that has joined go to their true tasks; a true task that was
+        in no profile before shares the adapter of the nearest."""
+        state = super().admit(state, profile)
+        nearest = dict(zip(profile.names, state.assignment[profile.client], strict=True))
+        names = {**nearest, **state.names}
+        tasks = tuple(names[name] for name in profile.names)
+        return replace(state, names=names, assignment={**state.assignment, profile.client: tasks})
+
+    def serve(self, state: ServerState, client: int) -> Serving:
+        """The adapter of the prompt's true task."""
+        return ByName(state.names)

@@ -1,0 +1,1 @@
+"""Local training of many adapters in one pass over the base model."""

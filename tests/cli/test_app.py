@@ -1,0 +1,189 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.toys import toy_settings
+
+import fedrouter
+from fedrouter.cli.app import main
+
+Run = tuple[int, str, str]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Call the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["fedrouter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def sets(values: list[str]) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+def test_help_lists_the_commands(cli) -> None:
+    code, out, _ = cli("--help")
+    assert code == 0
+    for command in ("run", "resume", "evaluate", "route", "generate", "tasks", "demo"):
+        assert command in out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from fedrouter.cli import app; "
+        "print([m for m in ('torch', 'numpy', 'sklearn', 'pydantic') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_run_shows_what_it_found(cli, tiny_folder: Path, toy_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code, out, err = cli("run", *sets(toy_settings(tiny_folder, toy_data)), "-o", folder)
+    assert code == 0
+    assert "task-00" in out
+    assert "colour" in out
+    assert "routing:" in out
+    assert "train" in err  # progress does not mix with the result
+    assert (folder / "summary.json").exists()
+
+
+def test_run_names_its_own_folder(
+    cli, tiny_folder: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = ["evaluation.enabled=false", "federation.rounds=1"]
+    for _ in range(2):
+        assert cli("run", *sets([*toy_settings(tiny_folder, toy_data), *quick]))[0] == 0
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(runs) == 2
+    assert all(name.startswith("fedrouter-0-") for name in runs)
+
+
+def test_resume_of_a_finished_run_says_so(cli, toy_run: Path) -> None:
+    code, out, _ = cli("resume", toy_run)
+    assert code == 0
+    assert "finished" in out
+
+
+def test_route_as_json(cli, toy_run: Path) -> None:
+    code, out, _ = cli("route", toy_run, "7 8 9", "[{x=5}];;", "--json")
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert code == 0
+    assert set(first) == {"prompt", "task", "confidence", "known"}
+    assert first["prompt"] == "7 8 9"
+    assert first["task"] != second["task"]
+
+
+def test_generate_from_standard_input(cli, toy_run: Path, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "prompts").write_text("7 8 9\n\n[{x=5}];;\n")
+    with (tmp_path / "prompts").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        code, out, _ = cli("generate", toy_run, "-", "--json", "--max-new-tokens", 3)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [answer["prompt"] for answer in answers] == ["7 8 9", "[{x=5}];;"]
+    assert set(answers[0]) == {"prompt", "task", "confidence", "known", "text"}
+
+
+def test_prompts_that_are_not_text(cli, toy_run: Path, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "prompts").write_bytes(b"caf\xe9\n")
+    with (tmp_path / "prompts").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        code, _, err = cli("route", toy_run, "-")
+    assert code == 2
+    assert "standard input is not UTF-8" in err
+    assert cli("route", toy_run, " ")[0] == 2
+    assert cli("generate", toy_run, "caf\udce9")[0] == 2
+
+
+def test_generate_for_people(cli, toy_run: Path) -> None:
+    code, out, _ = cli("generate", toy_run, "7 8 9", "--client", 0)
+    assert code == 0
+    assert "7 8 9" in out
+    assert "task-0" in out
+
+
+def test_tasks_shows_the_nearest_prompts(cli, toy_run: Path) -> None:
+    code, out, _ = cli("tasks", toy_run, "--prompts", 1)
+    assert code == 0
+    assert "WHICH COLOUR" in out
+    assert "Distances" in out
+
+
+def test_evaluate_the_test_split(cli, toy_run: Path) -> None:
+    code, out, _ = cli("evaluate", toy_run, "--json")
+    summary = json.loads((toy_run / "summary.json").read_text())
+    measured = json.loads(out)
+    assert code == 0
+    for part in ("global", "base"):
+        assert measured["metrics"][part] == pytest.approx(summary["metrics"][part])
+    assert measured["routing"]["accuracy"] == summary["routing"]["accuracy"]
+
+
+def test_evaluate_other_rows(cli, toy_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("instruction,response\n1 2 3,4\n")
+    code, out, _ = cli("evaluate", toy_run, "--data", tmp_path / "mine.csv")
+    assert code == 0
+    assert "task-0" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nowhere.toml"], ["nowhere.toml"]),
+        (["run", "--set", "training.stepz=3"], ["training.stepz", "training.steps"]),
+        (["run", "--set", "strategy=fedrooter"], ["fedrooter", "fedrouter"]),
+        (["run", "--set", "training.steps=0", "--set", "seed=-1"], ["training.steps", "seed"]),
+        (["run", "--set", "data.train=gone.jsonl"], ["gone.jsonl"]),
+        (["run", "--set", "model.name=./gone"], ["./gone"]),
+        (["resume", "gone"], ["gone"]),
+        (["route", "gone", "x"], ["gone"]),
+        (["evaluate", "gone"], ["gone"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    cli, arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli(*arguments)
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    for word in words:
+        assert word in err
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_an_existing_run_is_refused(cli, toy_run: Path, tiny_folder: Path, toy_data: Path) -> None:
+    code, _, err = cli("run", *sets(toy_settings(tiny_folder, toy_data)), "-o", toy_run)
+    assert code == 2
+    assert "fedrouter resume" in err
+
+
+def test_public_names() -> None:
+    assert sorted(fedrouter.__all__) == [
+        "Config",
+        "FedRouterError",
+        "Generation",
+        "Route",
+        "RoutedModel",
+        "Row",
+        "load_config",
+        "resume",
+        "run",
+    ]
+    for name in fedrouter.__all__:
+        assert getattr(fedrouter, name) is not None
+        assert name in dir(fedrouter)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = fedrouter.nonsense

@@ -1,0 +1,429 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.toys import toy_rows
+
+from fedrouter.adapters.lora import LoraSpec, initial_weights
+from fedrouter.client.adapter_choice import AtHand, choose
+from fedrouter.client.client import Client
+from fedrouter.config import load_config
+from fedrouter.data.client_data import Holding
+from fedrouter.data.rows import Row
+from fedrouter.engines.in_process import InProcessEngine
+from fedrouter.errors import DataError, MessageError
+from fedrouter.evaluation.metrics import pooled
+from fedrouter.evaluation.shared_model import Resident
+from fedrouter.model.base_model import BaseModel
+from fedrouter.protocol.compression import Transport, decode, encode
+from fedrouter.protocol.messages import (
+    ByName,
+    ClientReply,
+    ClientTask,
+    Comparison,
+    EvaluateOrder,
+    Findings,
+    InstanceMix,
+    LowestLoss,
+    OneAdapter,
+    ProfileOrder,
+    Routed,
+    Serving,
+    TrainOrder,
+)
+from fedrouter.routing.types import Places
+from fedrouter.types import Weights, only
+
+SPEC = LoraSpec(rank=2, alpha=4, dropout=0.0)
+ROWS = [row for row in toy_rows(6) if row.task != "count"]
+
+
+def client_of(
+    base: BaseModel, folder: Path, rows: Sequence[Row] = ROWS, id: int = 3, *sets: str
+) -> Client:
+    return Client(
+        id,
+        Holding(rows, rows[:2], rows[:4]),
+        resident=Resident(base),
+        spec=SPEC,
+        config=load_config(None, ["training.batch_size=2", "evaluation.max_new_tokens=2", *sets]),
+        folder=folder,
+    )
+
+
+@pytest.fixture
+def client(tiny_base: BaseModel, tmp_path: Path) -> Client:
+    return client_of(tiny_base, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_base: BaseModel) -> Weights:
+    return initial_weights(tiny_base.model, SPEC, torch.Generator().manual_seed(1))
+
+
+def test_the_profile_is_the_means_of_the_true_tasks(client: Client, tiny_base: BaseModel) -> None:
+    profile = client.profile(ProfileOrder())  # counts the task names: 2
+    assert profile.client == 3
+    assert profile.counts == (6, 6)
+    for number, task in enumerate(("colour", "strip")):
+        points = tiny_base.embed([row.instruction for row in ROWS if row.task == task])
+        np.testing.assert_allclose(profile.centroids[number], points.mean(axis=0), atol=1e-5)
+        spread = np.square(points - points.mean(axis=0)).sum(axis=1).mean()
+        assert profile.spreads[number] == pytest.approx(spread, rel=1e-4)
+    assert client.labels().tolist() == [0, 1] * 6
+
+
+def test_rows_without_names_make_two_local_tasks(tiny_base: BaseModel, tmp_path: Path) -> None:
+    rows = [Row(row.instruction, row.response) for row in ROWS]
+    assert len(client_of(tiny_base, tmp_path, rows).profile(ProfileOrder()).counts) == 2
+    three = client_of(tiny_base, tmp_path, rows, 0, "clustering.n_local=3")
+    assert len(three.profile(ProfileOrder()).counts) == 3
+    with pytest.raises(DataError, match="do not name their task"):
+        three.profile(ProfileOrder(by_name=True))
+
+
+def test_the_oracles_profile_groups_by_name(client: Client) -> None:
+    profile = client.profile(ProfileOrder(by_name=True))
+    assert profile.names == ("colour", "strip")
+    assert profile.counts == (6, 6)
+    assert client.labels().tolist() == [0, 1] * 6
+
+
+def test_a_job_trains_on_its_local_task_only(client: Client, adapter: Weights) -> None:
+    client.profile(ProfileOrder())
+    orders = (TrainOrder(("a",), 4, local_task=1), TrainOrder(("a",), 4))
+    task = ClientTask(3, round=1, train=orders, adapters={"a": adapter}, lr=0.1)
+    one, everything = client.prepare(task).jobs
+    strips = [row for row in ROWS if row.task == "strip"]
+    assert one.examples == client.base.prompts.examples(strips)
+    assert len(everything.examples) == 12
+    assert (one.steps, everything.steps, one.lr, one.batch_size) == (4, 8, 0.1, 2)
+    assert one.seed != everything.seed
+
+
+def test_a_client_whose_rows_changed_says_so_and_nothing_else(
+    client: Client, tiny_base: BaseModel, tmp_path: Path, adapter: Weights
+) -> None:
+    client.profile(ProfileOrder())
+    others = [replace(row, response=f"{row.response}!") for row in ROWS]
+    changed = client_of(tiny_base, tmp_path, others)
+    orders = (TrainOrder(("a",), 4, local_task=1),)
+    for task in (
+        ClientTask(3, 1, train=orders, adapters={"a": adapter}),
+        ClientTask(3, 1, compare=(Comparison(0, ("a",)),), adapters={"a": adapter}),
+    ):
+        work = changed.prepare(task)
+        assert work.jobs == ()
+        assert changed.finish(work, []) == ClientReply(3, 1, changed=True)
+    # What is not about local tasks it does as ever, and a new profile makes all well.
+    assert changed.prepare(ClientTask(3, 1, train=(TrainOrder((), 4),))).jobs
+    changed.profile(ProfileOrder())
+    assert len(changed.prepare(ClientTask(3, 1, train=orders, adapters={"a": adapter})).jobs) == 1
+
+
+def found_client(tiny_base: BaseModel, folder: Path) -> Client:
+    """A client that finds its number of tasks, with 24 rows of each of the two tasks."""
+    rows = [row for row in toy_rows(24) if row.task in {"colour", "strip"}]
+    return client_of(tiny_base, folder, rows, 3, "clustering.n_local=auto")
+
+
+def test_a_late_client_names_the_task_that_it_knows_and_the_one_that_is_new(
+    tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    client = found_client(tiny_base, tmp_path)
+    points = tiny_base.embed([row.instruction for row in client.rows.train])
+    names = np.array([row.task for row in client.rows.train])
+    colour, strip = (points[names == name].mean(axis=0) for name in ("colour", "strip"))
+    mean = float(np.square(points[names == "colour"] - colour).sum(axis=1).mean())
+    places = Places(("task-00", "task-01"), np.stack([colour + 100, colour]), mean, mean / 2, 1.0)
+    profile = client.profile(ProfileOrder(places=places, births=True))
+    assert set(profile.tasks) == {1, -1}
+    known = profile.counts[profile.tasks.index(1)]
+    assert 20 <= known <= 24
+    assert sum(profile.counts) == 48
+    assert client.labels().max() == len(profile.tasks) - 1
+    both = replace(places, centroids=np.stack([strip, colour]), mean=10 * mean)
+    assert client.profile(ProfileOrder(places=both, births=True)).tasks == (0, 1)
+
+
+@pytest.mark.parametrize(("steps", "goes"), [(0, 0), (25, 1)])
+def test_a_sample_leaves_its_nearest_task_for_an_adapter_that_serves_it_clearly_better(
+    tiny_base: BaseModel, tmp_path: Path, adapter: Weights, steps: int, goes: int
+) -> None:
+    client = found_client(tiny_base, tmp_path)
+    points = tiny_base.embed([row.instruction for row in client.rows.train])
+    middle = points.mean(axis=0)
+    client.profile(ProfileOrder())
+    on = client.labels() == 0
+
+    def trained(steps: int) -> Weights:
+        order = TrainOrder(("a",), steps=steps, local_task=0)
+        return train(client, tiny_base, 1, order, a=adapter)[0].weights if steps else adapter
+
+    task = ClientTask(
+        3,
+        1,
+        ProfileOrder(
+            places=Places(("a", "b", "c"), np.stack([middle + 9, middle, middle]), 1.0, 1.0, 1.0),
+            adapters=("a", "b"),
+        ),
+        adapters={"a": trained(30), "b": trained(steps)},
+    )
+    before = client.labels()
+    profile = client.prepare(task).reply.profile
+    assert profile is not None
+    assert set(profile.tasks) <= {0, 1}  # the adapter of "c" was not offered
+    assert profile.counts[profile.tasks.index(goes)] > 0.9 * on.sum()
+    np.testing.assert_array_equal(client.labels(), before)
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(12, 3), (64, 4), (200, 8)])
+def test_local_tasks_to_begin_with_where_their_number_is_to_be_found(
+    tiny_base: BaseModel, tmp_path: Path, rows: int, groups: int
+) -> None:
+    held = toy_rows(rows)[:rows]
+    client = client_of(tiny_base, tmp_path, held, 3, "clustering.n_local=auto")
+    assert len(client.profile(ProfileOrder()).counts) == groups
+
+
+@pytest.mark.parametrize(("least", "held"), [(1, (0, 1)), (4, (0,)), (99, (0,))])
+def test_a_client_holds_the_tasks_of_which_it_has_enough_samples(
+    tiny_base: BaseModel, tmp_path: Path, least: int, held: tuple[int, ...]
+) -> None:
+    rows = [row for row in toy_rows(24) if row.task == "colour"]
+    rows += [row for row in toy_rows(3) if row.task == "strip"]  # not an eighth of 27
+    client = client_of(tiny_base, tmp_path, rows, 3, "clustering.n_local=auto")
+    points = tiny_base.embed([row.instruction for row in rows])
+    centroids = np.stack([points[:24].mean(axis=0), points[24:].mean(axis=0)])
+    places = Places(("a", "b"), centroids, 1.0, 1.0, 1.0)
+    profile = client.profile(ProfileOrder(places=places, least=least))
+    assert profile.tasks == held
+    assert sum(profile.counts) == 27
+
+
+def test_a_comparison_gives_mean_losses_on_samples_of_the_local_task(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    client.profile(ProfileOrder())
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20, local_task=0), a=adapter)
+    task = ClientTask(
+        3,
+        1,
+        compare=(Comparison(0, ("a", "b")),),
+        adapters={"a": trained.weights, "b": adapter},
+    )
+    [told] = client.prepare(task).reply.losses
+    assert (told.local_task, told.samples) == (0, 6)
+    assert told.adapters["b"] == pytest.approx(told.base, rel=1e-5)  # as good as untrained
+    assert told.adapters["a"] < told.base - 0.1
+
+
+def test_rows_that_changed_since_the_profile_are_refused(
+    client: Client, tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    client.profile(ProfileOrder())
+    changed = client_of(tiny_base, tmp_path, ROWS[:-1])
+    with pytest.raises(DataError, match="profiled with 12 samples and now has 11"):
+        changed.labels()
+    stranger = client_of(tiny_base, tmp_path, id=4)
+    with pytest.raises(DataError, match="no readable profile of client 4"):
+        stranger.labels()
+
+
+def engine(base: BaseModel, client: Client, transport: Transport) -> InProcessEngine:
+    return InProcessEngine(base, SPEC, {3: client}, transport=transport, fuse=4)
+
+
+@pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
+def test_the_engine_rounds_as_the_transport_does(
+    client: Client, tiny_base: BaseModel, adapter: Weights, transport: Transport
+) -> None:
+    profiled = engine(tiny_base, client, transport)
+    [reply] = profiled.run([ClientTask(3, round=0, profile=ProfileOrder())])
+    assert reply.profile is not None
+    assert profiled.traffic.up == reply.profile.centroids.nbytes
+    order = TrainOrder(("a",), 1, local_task=0)
+    task = ClientTask(3, round=1, train=(order,), adapters={"a": adapter}, lr=1e-9)
+    trained = engine(tiny_base, client, transport)
+    [reply] = trained.run([task])
+    update = reply.updates[0]
+    assert (update.slot, update.samples) == (0, 6)
+    size = encode(adapter, transport).nbytes
+    assert (trained.traffic.up, trained.traffic.down) == (size, size)
+    # At a rate this low the adapter comes back as it arrived: rounded.
+    arrived = decode(encode(decode(encode(adapter, transport)), transport))
+    for name, array in update.weights.items():
+        np.testing.assert_allclose(array, arrived[name], atol=1e-3)
+
+
+def test_replies_come_in_the_order_of_the_tasks(
+    tiny_base: BaseModel, adapter: Weights, tmp_path: Path
+) -> None:
+    clients = {id: client_of(tiny_base, tmp_path, id=id) for id in range(3)}
+    run = InProcessEngine(tiny_base, SPEC, clients, transport="fp32", fuse=2)
+    list(run.run([ClientTask(id, 0, profile=ProfileOrder()) for id in clients]))
+    tasks = [
+        ClientTask(
+            id,
+            round=1,
+            train=(TrainOrder(("a",), 1, local_task=0), TrainOrder(("a",), 1, local_task=1)),
+            adapters={"a": adapter},
+            lr=0.01,
+        )
+        for id in (2, 0, 1)
+    ]
+    replies = list(run.run(tasks))
+    assert [reply.client for reply in replies] == [2, 0, 1]
+    [alone] = run.run([tasks[1]])
+    for one, other in zip(replies[1].updates, alone.updates, strict=True):
+        for name, array in one.weights.items():
+            np.testing.assert_allclose(array, other.weights[name], atol=1e-4)
+
+
+KEEP = "personal"
+
+
+def train(client: Client, base: BaseModel, round: int, order: TrainOrder, **adapters: Weights):
+    run = engine(base, client, "fp32")
+    [reply] = run.run([ClientTask(3, round, train=(order,), adapters=adapters, lr=0.1)])
+    return reply.updates[0], run.traffic
+
+
+def test_what_is_kept_stays_with_the_client(client: Client, tiny_base: BaseModel) -> None:
+    order = TrainOrder((), steps=1, keep=KEEP, send="")
+    first, traffic = train(client, tiny_base, 1, order)
+    assert (first.adapter, first.weights) == (None, {})
+    assert (traffic.up, traffic.down) == (0, 0)
+    task = ClientTask(3, round=2, train=(order,), lr=0.1)
+    [job] = client.prepare(task).jobs
+    [initial] = client.prepare(replace(task, round=1)).jobs  # round 1 done again starts anew
+    drawn = client._resident.initial(SPEC, 0)
+    for name, array in initial.weights.items():
+        np.testing.assert_array_equal(array, drawn[name])
+    assert any((array != drawn[name]).any() for name, array in job.weights.items())
+
+
+def test_a_start_is_overlaid_tensor_by_tensor(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    order = TrainOrder(("a",), steps=1, keep=KEEP, keep_parts="B", send="A")
+    update, _ = train(client, tiny_base, 1, order, a=only(adapter, "A"))
+    assert update.adapter == "a"
+    assert update.weights.keys() == only(adapter, "A").keys()
+    task = ClientTask(3, 2, train=(order,), adapters={"a": only(adapter, "A")}, lr=0.1)
+    [job] = client.prepare(task).jobs
+    for name, array in only(adapter, "A").items():
+        np.testing.assert_array_equal(job.weights[name], array)  # received
+    assert all(array.any() for array in only(job.weights, "B").values())  # kept
+
+
+def test_an_order_with_several_adapters_takes_the_one_of_lowest_loss(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=5), a=adapter)
+    order = TrainOrder(("worse", "better"), steps=1)
+    update, _ = train(client, tiny_base, 2, order, worse=adapter, better=trained.weights)
+    assert update.adapter == "better"
+
+
+def test_steps_count_for_each_local_task(client: Client, adapter: Weights) -> None:
+    task = ClientTask(3, 1, train=(TrainOrder(("a",), 3),), adapters={"a": adapter}, lr=0.1)
+    [job] = client.prepare(task).jobs
+    assert (client.n_local, job.steps) == (2, 6)
+
+
+def serve(client: Client, rule: Serving, round: int = 9, **adapters: Weights) -> Findings:
+    order = EvaluateOrder(rule, ("local", "global", "base"))
+    work = client.prepare(ClientTask(3, round, evaluate=order, adapters=adapters))
+    findings = client.finish(work, []).findings
+    assert findings is not None
+    return findings
+
+
+def loss(findings: Findings, scope: str) -> float:
+    return pooled(findings.scores[scope].values())["loss"]
+
+
+def test_an_untrained_adapter_scores_as_the_base_model(client: Client, adapter: Weights) -> None:
+    findings = serve(client, OneAdapter("a"), a=adapter)
+    assert {label: one.rows for label, one in findings.scores["local"].items()} == {
+        "colour": 1,
+        "strip": 1,
+    }
+    assert sum(one.rows for one in findings.scores["global"].values()) == 4
+    assert loss(findings, "global") == pytest.approx(loss(findings, "base"), rel=1e-5)
+    assert (findings.routed, findings.found) == ({}, ())
+
+
+def test_a_kept_adapter_answers(client: Client, tiny_base: BaseModel) -> None:
+    train(client, tiny_base, 1, TrainOrder((), steps=20, keep=KEEP, send=""))
+    findings = serve(client, OneAdapter(None, KEEP))
+    assert loss(findings, "local") < loss(findings, "base") - 0.1
+
+
+def test_a_router_offers_only_the_own_tasks_locally(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    profile = client.profile(ProfileOrder())
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
+    rule = Routed(Places(("colour", "strip"), profile.centroids, 1.0, 1.0, 1.0), own=("strip",))
+    findings = serve(client, rule, colour=adapter, strip=trained.weights)
+    assert findings.routed == {"colour": {"colour": 2}, "strip": {"strip": 2}}
+    assert findings.found == ({"colour": 6}, {"strip": 6})
+    # Locally both rows go to the trained adapter; globally the colours to the untrained one.
+    assert findings.scores["local"]["colour"].scores["loss"] < loss(findings, "base") - 0.1
+    untrained = findings.scores["global"]["colour"].scores["loss"]
+    assert untrained == pytest.approx(findings.scores["base"]["colour"].scores["loss"], rel=1e-5)
+
+
+def test_the_oracle_goes_by_name(client: Client, adapter: Weights) -> None:
+    findings = serve(client, ByName({"colour": "a", "strip": "b"}), a=adapter, b=adapter)
+    assert findings.routed == {"a": {"colour": 2}, "b": {"strip": 2}}
+    with pytest.raises(MessageError, match="'strip'"):
+        serve(client, ByName({"colour": "a"}), a=adapter)
+
+
+def test_the_lowest_loss_answers(client: Client, tiny_base: BaseModel, adapter: Weights) -> None:
+    trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
+    findings = serve(client, LowestLoss(("a", "b")), a=adapter, b=trained.weights)
+    alone = serve(client, OneAdapter("b"), b=trained.weights)
+    assert findings.scores == alone.scores
+
+
+def test_the_kept_adapters_weight_is_the_mean_cosine_to_local_samples(
+    client: Client, tiny_base: BaseModel, adapter: Weights
+) -> None:
+    train(client, tiny_base, 1, TrainOrder((), steps=1, keep=KEEP, send=""))
+    hand = AtHand(
+        client._resident, SPEC, ClientTask(3, 2, adapters={"a": adapter}), client._folder, ROWS, 0
+    )
+    rule = InstanceMix("a", KEEP, scale=0.5, samples=12)
+    chosen = choose(rule, hand, ROWS[:1], "local")
+    points = tiny_base.embed([row.instruction for row in ROWS], pooling="last")
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    expected = 0.5 * float(np.mean(unit @ unit[0]))
+    [[(kept, weight), (received, rest)]] = chosen.blends
+    assert (kept, received) == ("kept", "received")
+    assert (weight, rest) == pytest.approx((expected, 1 - expected), abs=1e-5)
+
+
+def test_samples_go_to_the_nearest_of_the_most_frequent_tasks(
+    client: Client, tiny_base: BaseModel
+) -> None:
+    points = tiny_base.embed([row.instruction for row in ROWS])
+    colour, strip = (points[k::2].mean(axis=0) for k in (0, 1))
+    # Task 2 is nearest to a single sample; the client holds two tasks, so that it gives it up.
+    centroids = np.stack([strip, np.zeros_like(strip) + 1e3, points[0], colour])
+    places = Places(tuple("abcd"), centroids, 1.0, 1.0, 1.0)
+    profile = client.profile(ProfileOrder(places=places, scatter=True))
+    assert profile.tasks == (0, 3)
+    assert profile.counts == (6, 6)
+    assert client.labels().tolist() == [1, 0] * 6
+    np.testing.assert_allclose(profile.centroids, [strip, colour], atol=1e-5)
+    assert profile.scatter is not None
+    diagonal = np.triu_indices(points.shape[1])
+    spread = profile.scatter.products[diagonal[0] == diagonal[1]].sum() / len(ROWS)
+    assert spread == pytest.approx(np.mean(profile.spreads), rel=1e-4)

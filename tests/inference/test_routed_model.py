@@ -1,0 +1,96 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from support.toys import save_tiny_base
+
+from fedrouter import RoutedModel
+from fedrouter.errors import AdapterError, ModelError, RunError
+from fedrouter.storage.run_folder import RunFolder
+
+PROMPTS = ["7 8 9", "WHICH COLOUR: RED 3", "[{x=5}];;", "7 8 9"]
+
+
+@pytest.fixture(scope="module")
+def model(toy_run: Path) -> RoutedModel:
+    return RoutedModel.load(toy_run)
+
+
+def test_every_prompt_goes_to_its_task(model: RoutedModel) -> None:
+    routes = model.route(PROMPTS)
+    assert [model.majority[route.task] for route in routes] == ["count", "colour", "strip", "count"]
+    assert [route.prompt for route in routes] == PROMPTS
+    assert all(0 <= route.confidence <= 1 for route in routes)
+
+
+def test_a_mixed_batch_answers_as_one_prompt_at_a_time(model: RoutedModel) -> None:
+    together = model.generate(PROMPTS, max_new_tokens=5)
+    alone = [model.generate([prompt], max_new_tokens=5)[0] for prompt in PROMPTS]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert [answer.task for answer in together] == [answer.task for answer in alone]
+
+
+def test_each_answer_is_its_adapters(model: RoutedModel) -> None:
+    tasks = list(model.router.places.tasks)
+    by_adapter = [
+        model.responder.generate([PROMPTS[0]], [((task, 1.0),)], max_new_tokens=5)[0]
+        for task in tasks
+    ]
+    mixed = model.responder.generate(
+        [PROMPTS[0]] * len(tasks), [((task, 1.0),) for task in tasks], max_new_tokens=5
+    )
+    assert mixed == by_adapter
+
+
+def test_a_clients_prompts_go_to_its_own_tasks(model: RoutedModel) -> None:
+    for client in range(3):
+        own = {task["id"] for task in model.found if client in task["clients"]}
+        assert len(own) == 2
+        assert {route.task for route in model.route(PROMPTS, client=client)} <= own
+
+
+def test_no_prompts(model: RoutedModel) -> None:
+    assert model.generate([]) == []
+
+
+def test_an_unknown_client_or_adapter(model: RoutedModel) -> None:
+    with pytest.raises(RunError, match="has 0 to 2"):
+        model.route(PROMPTS, client=9)
+    with pytest.raises(AdapterError, match="task-00"):
+        model.responder.generate(["x"], [(("task-99", 1.0),)], max_new_tokens=1)
+
+
+def test_scope_local_needs_a_client(toy_run: Path, tmp_path: Path) -> None:
+    local = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    config = local / "config.toml"
+    config.write_text(config.read_text().replace('scope = "global"', 'scope = "local"'))
+    model = RoutedModel.load(local)
+    assert len(model.route(PROMPTS, client=0)) == 4
+    with pytest.raises(RunError, match="--client"):
+        model.route(PROMPTS)
+
+
+def test_an_unfinished_run(toy_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    (folder / "summary.json").unlink()
+    with pytest.raises(RunError, match="fedrouter resume"):
+        RoutedModel.load(folder)
+    assert not RunFolder.open(folder).finished
+
+
+def test_another_base_model(toy_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    other = save_tiny_base(tmp_path / "base", seed=5)
+    config = folder / "config.toml"
+    lines = config.read_text().splitlines()
+    changed = [f'name = "{other}"' if "tiny-base" in line else line for line in lines]
+    config.write_text("\n".join(changed) + "\n")
+    with pytest.raises(ModelError, match="another base model"):
+        RoutedModel.load(folder)
+
+
+def test_a_damaged_adapter(toy_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    (folder / "tasks/task-01/adapter_model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(AdapterError, match="task-01"):
+        RoutedModel.load(folder)

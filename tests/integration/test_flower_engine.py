@@ -1,0 +1,188 @@
+"""The Flower engine against a grid of this test's own, whose clients misbehave one by one."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+from flwr import app as flwr_app
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedrouter.config import load_config
+from fedrouter.engines.flower.client_app import client_id, node_config
+from fedrouter.engines.flower.engine import FlowerEngine
+from fedrouter.engines.flower.records import from_records, to_records
+from fedrouter.errors import ConfigError, MessageError
+from fedrouter.protocol.codec import pack_reply
+from fedrouter.protocol.messages import ClientReply, ClientTask, Failure, TrainOrder, Update
+
+WEIGHTS = {"m.lora_A.weight": np.ones((1, 2), np.float32)}
+CONFIG = load_config(
+    None,
+    [
+        "federation.clients=4",
+        "federation.wait_s=0.05",
+        "federation.timeout_s=0.5",
+        "federation.transport=fp32",
+        "engine.fuse=8",
+    ],
+)
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's messages can be made only in a process that knows which task it is."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+Records = object
+Behaviour = Callable[[int], "Records | None"]
+
+
+class FakeGrid:
+    """Nodes 100, 101, ...; node 100 + i is client i and answers tasks as `behave` says."""
+
+    def __init__(self, nodes: int, behave: Behaviour) -> None:
+        self.nodes = [100 + i for i in range(nodes)]
+        self.names = {node: str(node - 100) for node in self.nodes}
+        self.behave = behave
+        self.waiting: list[flwr_app.Message] = []
+        self.sent = 0
+
+    def get_node_ids(self) -> list[int]:
+        return self.nodes
+
+    def push_messages(self, messages: Iterable[flwr_app.Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            self.sent += 1
+            message.metadata.__dict__["_message_id"] = f"message-{self.sent}"
+            ids.append(message.metadata.message_id)
+            node = message.metadata.dst_node_id
+            if message.metadata.message_type == "query":
+                content = to_records({"client": self.names[node]}, {})
+            else:
+                content = self.behave(node - 100)
+            if isinstance(content, flwr_app.Error) or content is not None:
+                self.waiting.append(flwr_app.Message(content, reply_to=message))
+        return ids
+
+    def pull_messages(self, ids: Iterable[str]) -> list[flwr_app.Message]:
+        wanted = set(ids)
+        found = [m for m in self.waiting if m.metadata.reply_to_message_id in wanted]
+        self.waiting = [m for m in self.waiting if m not in found]
+        return found[::-1]  # in another order than they were asked for
+
+
+def good(client: int, base: str = "base", transport: str = "fp32") -> Records:
+    update = Update(0, "global", WEIGHTS, samples=3, loss=1.0, tokens=9)
+    header, arrays = pack_reply(ClientReply(client, 1, updates=(update,)), transport)
+    return to_records({"reply": header, "base": base}, arrays)
+
+
+def engine(grid: FakeGrid) -> FlowerEngine:
+    return FlowerEngine(grid, CONFIG, fingerprint="base")
+
+
+def answers(behave: Behaviour, clients: int = 2) -> list[ClientReply | Failure]:
+    grid = FakeGrid(clients, behave)
+    flower = engine(grid)
+    orders = (TrainOrder(("global",), 1),)
+    tasks = [
+        ClientTask(client, 1, train=orders, adapters={"global": WEIGHTS}, lr=0.1)
+        for client in flower.online()
+    ]
+    assert [task.client for task in tasks] == list(range(clients))
+    found = list(flower.run(tasks))
+    assert flower.traffic.down == clients * 8
+    return found
+
+
+def test_replies_come_in_the_order_of_the_tasks() -> None:
+    replies = answers(good, clients=4)
+    assert [reply.client for reply in replies] == [0, 1, 2, 3]
+    assert all(isinstance(reply, ClientReply) for reply in replies)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (lambda: None, "no reply within federation.timeout_s = 0.5"),
+        (lambda: flwr_app.Error(5, "secret"), "the node is gone"),
+        (lambda: flwr_app.Error(8, "secret"), "its process crashed"),
+        (lambda: flwr_app.Error(77, "secret"), "Flower error 77"),
+        (lambda: to_records({"error": "DataError: no rows"}, {}), "DataError: no rows"),
+        (lambda: good(1, base="other"), "another base model"),
+        (lambda: to_records({"reply": "{}", "base": "base"}, {}), "malformed"),
+        (flwr_app.RecordDict, "without texts and arrays"),
+    ],
+)
+def test_a_bad_answer_costs_its_client_alone(bad: Callable[[], Records], reason: str) -> None:
+    kept, failed = answers(lambda client: bad() if client == 1 else good(client))
+    assert isinstance(kept, ClientReply)
+    assert isinstance(failed, Failure)
+    assert (failed.client, failed.round) == (1, 1)
+    assert reason in failed.reason
+    assert "secret" not in failed.reason
+
+
+def test_the_first_round_waits_for_all_and_later_ones_for_the_minimum() -> None:
+    grid = FakeGrid(1, good)
+    flower = engine(grid)
+    assert flower.online() == [0]  # after wait_s
+    assert flower._wanted == 1
+    grid.nodes.append(101)
+    grid.names[101] = "1"
+    flower.online()  # greets; the answer is heard at once or the next time
+    assert flower.online() == [0, 1]
+    grid.nodes.remove(100)
+    assert flower.online() == [1]
+
+
+def test_a_client_that_is_back_on_another_node_keeps_its_id() -> None:
+    grid = FakeGrid(2, good)
+    flower = engine(grid)
+    assert flower.online() == [0, 1]
+    grid.nodes = [101, 200]
+    grid.names[200] = "0"
+    while len(flower.online()) < 2:
+        pass
+    assert flower.online() == [0, 1]
+
+
+def test_two_nodes_cannot_be_one_client() -> None:
+    grid = FakeGrid(2, good)
+    grid.names[101] = "0"
+    assert engine(grid).online() == [0]
+
+
+@pytest.mark.parametrize("name", ["", "-1", "x", "2", "1" * 5000])
+def test_a_node_without_a_client_id_is_left_out(name: str) -> None:
+    grid = FakeGrid(2, good)
+    grid.names[101] = name.replace("2", "4")
+    assert engine(grid).online() == [0]
+
+
+def test_arrays_of_another_format_are_refused() -> None:
+    records = to_records({}, {"x": np.ones(2, np.float32)})
+    assert from_records(records)[1]["x"].tolist() == [1, 1]
+    records["arrays"]["y"] = flwr_app.Array(np.ones(2, np.float32))
+    with pytest.raises(MessageError, match="format"):
+        from_records(records)
+
+
+def test_a_node_must_say_where_its_data_and_state_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedrouter.engines.flower.client_app._simulated", lambda: False)
+    with pytest.raises(ConfigError, match="'data'"):
+        node_config(CONFIG, {"state-dir": "x"})
+    with pytest.raises(ConfigError, match="'state-dir'"):
+        node_config(CONFIG, {"data": "run"})
+    mine = node_config(CONFIG, {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base"})
+    assert str(mine.data.train) == "mine.jsonl"
+    assert mine.model.name == "/my/base"  # never what the server says
+
+
+def test_ids_of_clients() -> None:
+    assert client_id({"partition-id": 3}) == 3
+    assert client_id({"client-id": 5, "partition-id": 3}) == 5
+    assert client_id({}) == -1

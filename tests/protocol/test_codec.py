@@ -1,0 +1,229 @@
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrouter.errors import MessageError
+from fedrouter.protocol.codec import (
+    array_bytes,
+    array_of,
+    pack_reply,
+    pack_task,
+    unpack_reply,
+    unpack_task,
+)
+from fedrouter.protocol.compression import Transport
+from fedrouter.protocol.messages import (
+    Beside,
+    ByName,
+    ClientReply,
+    ClientTask,
+    Comparison,
+    EvaluateOrder,
+    Findings,
+    InstanceMix,
+    LabelScores,
+    Losses,
+    LowestLoss,
+    OneAdapter,
+    ProfileOrder,
+    Proximal,
+    Routed,
+    Serving,
+    TrainOrder,
+    Update,
+)
+from fedrouter.routing.types import Places, Scatter, TaskProfile
+
+A, B = "m.0.lora_A.weight", "m.0.lora_B.weight"
+WEIGHTS = {A: np.array([[1, -2]], np.float32), B: np.array([[0.5], [4]], np.float32)}
+CENTROIDS = np.array([[0.1, 0.2], [3, 4]], np.float32)
+PLACES = Places(("task-00", "task-01"), CENTROIDS, 1.5, 0.5, 0.25)
+MAPPED = replace(PLACES, space=np.arange(CENTROIDS.shape[1] * 2, dtype=np.float32).reshape(-1, 2))
+FOLDED = replace(PLACES, space=np.array([[1, -2], [-2, 3]], np.float32))
+RULES: list[Serving] = [
+    OneAdapter("global", "personal"),
+    OneAdapter(),
+    Routed(PLACES, ("task-01",)),
+    Routed(MAPPED, ("task-01",)),
+    Routed(FOLDED, ("task-01",)),
+    ByName({"a name with spaces": "task-00"}),
+    InstanceMix("global", "personal", 0.5, 5),
+    LowestLoss(("cluster-00", "cluster-01")),
+]
+ORDERS = (
+    TrainOrder(("global",), 3, proximal=Proximal(0.1, "global")),
+    TrainOrder((), 2, keep="personal", send="", beside=Beside("global", 0.5)),
+    TrainOrder(("a", "b"), 1, local_task=4, keep_parts="B", train_parts="A", send="A"),
+)
+REPLY = ClientReply(
+    3,
+    7,
+    TaskProfile(
+        3,
+        CENTROIDS,
+        (5, 6),
+        (0.5, 0.25),
+        (0.5, 1.5),
+        ("x", "y"),
+        (1, 0),
+        Scatter(CENTROIDS[0], 2.5),
+    ),
+    (Losses(0, 32, 3.5, {"task-00": 1.5, "task-01": 2.5}),),
+    Findings({"local": {"x": LabelScores(2, {"loss": 1.5})}}, {"task-00": {"x": 2}}, ({"x": 9},)),
+    (Update(0, "global", WEIGHTS, 5, 1.25, 100), Update(1, None, {}, 6, 0.5, 50)),
+)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two messages are equal; arrays by their content."""
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if hasattr(one, "__dataclass_fields__"):
+        return type(one) is type(other) and same(vars(one), vars(other))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_a_task_comes_back_whole(rule: Serving) -> None:
+    adapters = {"global": WEIGHTS, "task-00": {A: WEIGHTS[A]}}
+    order = EvaluateOrder(rule, ("local", "base"))
+    task = ClientTask(3, 7, ProfileOrder(by_name=True), (), order, ORDERS, adapters, lr=5e-4)
+    assert same(unpack_task(*pack_task(task, "fp32")), task)
+
+
+def test_an_order_to_compare_comes_back_with_adapters_as_int8() -> None:
+    compare = (Comparison(1, ("global", "task-00")),)
+    exact = {A: WEIGHTS[A] * 0 + 127}
+    task = ClientTask(3, 7, compare=compare, adapters={"global": exact, "task-00": exact})
+    header, arrays = pack_task(task, "fp32")
+    assert arrays[f"adapter/global/{A}"].dtype == np.int8
+    assert same(unpack_task(header, arrays), task)
+
+
+@pytest.mark.parametrize("places", [None, PLACES, MAPPED, FOLDED])
+def test_an_order_to_profile_comes_back_whole(places: Places | None) -> None:
+    task = ClientTask(3, 0, ProfileOrder(places=places, adapters=("task-01",), scatter=True))
+    assert same(unpack_task(*pack_task(task, "fp16")), task)
+
+
+@pytest.mark.parametrize(
+    ("places", "name", "shape", "reason"),
+    [
+        (MAPPED, "centroids", (7, 7), "not one centroid"),
+        (MAPPED, "space", (7, 7), "does not fit"),
+        (FOLDED, "space", (4,), "does not fit"),
+        (FOLDED, "space", (2, 2), "1 dimension"),
+    ],
+)
+def test_places_that_do_not_fit_are_refused(
+    places: Places, name: str, shape: tuple[int, ...], reason: str
+) -> None:
+    header, arrays = pack_task(ClientTask(3, 0, ProfileOrder(places=places)), "fp16")
+    bad = {**arrays, f"profile/{name}": np.ones(shape, np.float32)}
+    with pytest.raises(MessageError, match=reason):
+        unpack_task(header, bad)
+
+
+def test_half_of_a_symmetric_space_travels() -> None:
+    _, arrays = pack_task(ClientTask(3, 0, ProfileOrder(places=FOLDED)), "fp16")
+    assert arrays["profile/space"].tolist() == [1, -2, 3]
+
+
+@pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
+def test_a_reply_comes_back_whole(transport: Transport) -> None:
+    back = unpack_reply(*pack_reply(REPLY, transport))
+    if transport != "int8":  # these numbers are exact in fp16
+        assert same(back, REPLY)
+    for name, array in WEIGHTS.items():
+        np.testing.assert_allclose(back.updates[0].weights[name], array, rtol=1e-2)
+
+
+def test_arrays_travel_as_bytes() -> None:
+    for dtype in (np.float32, np.float16, np.int8):
+        array = np.arange(6).reshape(2, 3).astype(dtype)
+        assert same(array_of(*array_bytes(array)), array)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "data"),
+    [
+        ("object", [1], b"12345678"),
+        ("float32", [2], b"1234"),
+        ("float32", [-1, -1], b"1234"),
+        ("float32", [10**12], b""),
+        ("float32", [1, 1, 1, 1, 1], b"1234"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(dtype: str, shape: list[int], data: bytes) -> None:
+    with pytest.raises(MessageError):
+        array_of(dtype, shape, data)
+
+
+def changed(**fields: Any) -> str:
+    header, _ = pack_reply(REPLY, "fp16")
+    return json.dumps({**json.loads(header), **fields})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "[]",
+        "__import__('os')",
+        changed(client="3"),
+        changed(client=-1),
+        changed(round=10**20),
+        changed(transport="pickle"),
+        changed(extra=1),
+        changed(updates=[]),
+        changed(profile=None),
+        changed(findings={"scores": []}),
+    ],
+)
+def test_malformed_headers_are_refused(header: str) -> None:
+    _, arrays = pack_reply(REPLY, "fp16")
+    with pytest.raises(MessageError):
+        unpack_reply(header, arrays)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"update/0/x": np.ones((1, 2), np.float32)},
+        {"update/9/x": np.ones((1, 2), np.float16)},
+        {"update/0/x": np.array([[np.nan]], np.float16)},
+        {"centroids": np.ones(3, np.float32)},
+        {"centroids": np.full((2, 2), np.inf, np.float32)},
+        {"something": np.ones((1, 1), np.float32)},
+    ],
+)
+def test_unexpected_arrays_are_refused(arrays: dict[str, Any]) -> None:
+    header, good = pack_reply(REPLY, "fp16")
+    with pytest.raises(MessageError):
+        unpack_reply(header, {**good, **arrays})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@given(field=st.sampled_from(["client", "round", "profile", "findings", "updates"]), value=JSON)
+def test_whatever_a_header_holds_is_understood_or_refused(field: str, value: Any) -> None:
+    _, arrays = pack_reply(REPLY, "fp16")
+    try:
+        reply = unpack_reply(changed(**{field: value}), arrays)
+    except MessageError:
+        return
+    assert isinstance(reply, ClientReply)

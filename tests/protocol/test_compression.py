@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from fedrouter.errors import MessageError
+from fedrouter.protocol.compression import Encoded, Transport, decode, encode, on_trial
+from fedrouter.protocol.messages import ClientTask, Comparison, ProfileOrder, TrainOrder
+
+FLOATS = st.floats(-60000, 60000, width=32).map(lambda x: x if abs(x) > 1e-30 else 0.0)
+MATRICES = arrays(np.float32, st.tuples(st.integers(0, 3), st.integers(1, 4)), elements=FLOATS)
+
+
+def weights(*rows: tuple[float, ...]) -> dict[str, NDArray[np.float32]]:
+    return {"a": np.array(rows, np.float32)}
+
+
+def test_int8_by_hand() -> None:
+    encoded = encode(weights((127, -63.6, 0.4), (0, 0, 0), (-254, 2.9, 1)), "int8")
+    assert encoded.arrays["a"].tolist() == [[127, -64, 0], [0, 0, 0], [-127, 1, 0]]
+    assert encoded.scales["a"].tolist() == [[1], [0], [2]]
+    assert decode(encoded)["a"].tolist() == [[127, -64, 0], [0, 0, 0], [-254, 2, 0]]
+
+
+def test_int8_has_a_scale_for_each_rank() -> None:
+    tall = {"b": np.array([[127, -2], [1, 4], [0, 254]], np.float32)}
+    encoded = encode(tall, "int8")
+    assert encoded.arrays["b"].tolist() == [[127, -1], [1, 2], [0, 127]]
+    assert encoded.scales["b"].tolist() == [[1, 2]]
+    assert decode(encoded)["b"].tolist() == tall["b"].tolist()
+
+
+def test_adapters_that_are_only_tried_travel_as_int8() -> None:
+    compare = ClientTask(0, 1, compare=(Comparison(0, ("a",)),))
+    regroup = ClientTask(0, 1, profile=ProfileOrder(adapters=("a",)))
+    train = ClientTask(0, 1, train=(TrainOrder(("a",), 1),))
+    place = ClientTask(0, 1, profile=ProfileOrder())
+    assert [on_trial(task, "fp16") for task in (compare, regroup, train, place)] == [
+        "int8",
+        "int8",
+        "fp16",
+        "fp16",
+    ]
+
+
+@pytest.mark.parametrize(("transport", "nbytes"), [("fp32", 48), ("fp16", 24), ("int8", 20)])
+def test_bytes_on_the_wire(transport: Transport, nbytes: int) -> None:
+    encoded = encode({"a": np.ones((2, 6), np.float32)}, transport)
+    assert encoded.nbytes == nbytes
+
+
+@given(MATRICES)
+def test_fp32_keeps_every_bit(matrix: NDArray[np.float32]) -> None:
+    decoded = decode(encode({"a": matrix}, "fp32"))
+    assert decoded["a"].dtype == np.float32
+    assert decoded["a"].tobytes() == matrix.tobytes()
+
+
+@given(MATRICES)
+def test_fp16_rounds_once(matrix: NDArray[np.float32]) -> None:
+    once = decode(encode({"a": matrix}, "fp16"))
+    np.testing.assert_allclose(once["a"], matrix, rtol=2**-11, atol=2**-24)
+    assert decode(encode(once, "fp16"))["a"].tobytes() == once["a"].tobytes()
+
+
+@given(MATRICES)
+def test_int8_moves_no_number_by_more_than_half_a_step(matrix: NDArray[np.float32]) -> None:
+    encoded = encode({"a": matrix}, "int8")
+    error = np.abs(decode(encoded)["a"].astype(np.float64) - matrix)
+    assert (error <= encoded.scales["a"].astype(np.float64) * 0.50002).all()
+
+
+def test_what_does_not_fit_fp16_is_refused() -> None:
+    with pytest.raises(MessageError, match=r"'a' holds 7e\+04.*fp32"):
+        encode(weights((1, -70000)), "fp16")
+
+
+@pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(transport: Transport, value: float) -> None:
+    with pytest.raises(MessageError, match="finite"):
+        encode(weights((value, 1)), transport)
+
+
+INT8 = np.ones((1, 2), np.int8)
+SCALE = np.ones((1, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "message"),
+    [
+        (Encoded("pickle", {}), "fp32, fp16, int8"),  # type: ignore[arg-type]
+        (Encoded("fp16", {"a": np.ones((1, 1), np.float32)}), "float32 in an fp16"),
+        (Encoded("fp32", {"a": np.array([None])}), "object"),
+        (Encoded("fp16", {"a": np.full((1, 1), np.nan, np.float16)}), "finite"),
+        (Encoded("fp16", {"a": np.ones((1, 1), np.float16)}, {"a": SCALE}), "scales"),
+        (Encoded("int8", {"a": INT8}), "scales"),
+        (Encoded("int8", {"a": INT8}, {"a": SCALE, "b": SCALE}), "scales"),
+        (Encoded("int8", {"a": INT8}, {"a": np.ones((2, 1), np.float32)}), "per rank"),
+        (Encoded("int8", {"a": INT8}, {"a": np.ones((1, 1))}), "per rank"),  # type: ignore[dict-item]
+        (Encoded("int8", {"a": INT8[0]}, {"a": SCALE}), "per rank"),
+        (Encoded("int8", {"a": INT8}, {"a": SCALE * np.inf}), "finite"),
+        (Encoded("int8", {"a": INT8 * 100}, {"a": SCALE * 3e38}), "finite"),
+    ],
+)
+def test_messages_that_cannot_be_right_are_refused(encoded: Encoded, message: str) -> None:
+    with pytest.raises(MessageError, match=message):
+        decode(encoded)

@@ -1,0 +1,307 @@
+"""Finding the number of tasks: costs, merges and the exchanges between rounds, by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from hypothesis.extra.numpy import arrays
+
+from fedrouter.config import load_config
+from fedrouter.protocol.messages import ClientReply, Losses
+from fedrouter.routing.history import Event
+from fedrouter.routing.router import Router
+from fedrouter.routing.types import Places, TaskProfile
+from fedrouter.strategies import ServerState, make_strategy
+from fedrouter.strategies.fedrouter.merging import absorbed, empty_left_out, interchangeable, merged
+from fedrouter.strategies.fedrouter.task_discovery import Automatic, costs, neighbours
+from fedrouter.types import Weights
+
+NAMES = ("task-00", "task-01", "task-02")
+
+
+def adapter(number: float) -> Weights:
+    return {"a.lora_A.weight": np.full((1, 2), number, np.float32)}
+
+
+def state(round: int = 1) -> ServerState:
+    """Three tasks on a line; client 0 holds the first two, client 1 the last two."""
+    centroids = np.array([[0, 0], [1, 0], [9, 0]], np.float32)
+    return ServerState(
+        round=round,
+        base="base",
+        adapters={name: adapter(t) for t, name in enumerate(NAMES)},
+        router=Router(Places(NAMES, centroids, 1.0, 1.0, 1.0), "base"),
+        assignment={0: NAMES[:2], 1: NAMES[1:]},
+        counts={0: (30, 5), 1: (5, 20)},
+        due=("compare",),
+    )
+
+
+def method(*sets: str) -> Automatic:
+    base = ["data.scenario=all", "federation.rounds=9", "training.steps=5"]
+    found = ["clustering.n_local=auto", "clustering.n_global=auto", "clustering.space=raw"]
+    strategy = make_strategy(load_config(None, [*base, *found, *sets]))
+    assert isinstance(strategy, Automatic)
+    return strategy
+
+
+def reply(client: int, *losses: Losses) -> ClientReply:
+    return ClientReply(client, 1, losses=losses)
+
+
+def test_costs_are_shares_of_what_the_own_adapter_gives() -> None:
+    found = costs(
+        state(),
+        [
+            # The own adapter of task-00 takes 4 off the base model's loss; task-01's takes 3.
+            reply(0, Losses(0, 10, 5.0, {"task-00": 1.0, "task-01": 2.0})),
+            # On task-01 two clients tell, with 10 and 30 samples.
+            reply(1, Losses(0, 30, 3.0, {"task-01": 1.0, "task-00": 2.0, "task-02": 0.5})),
+            reply(0, Losses(1, 10, 3.0, {"task-01": 1.0, "task-00": 4.0})),
+        ],
+    )
+    assert found[0].tolist() == [0, 0.25, np.inf]
+    assert found[1].tolist() == [(30 * 1 + 10 * 3) / (40 * 2), 0, 0]  # task-02's is even better
+    assert found[2].tolist() == [np.inf] * 3
+
+
+def test_an_adapter_that_gives_nothing_is_replaced_by_a_better_one_only() -> None:
+    told = Losses(0, 10, 1.0, {"task-00": 2.0, "task-01": 1.9, "task-02": 2.1})
+    assert costs(state(), [reply(0, told)])[0].tolist() == [0, 0, np.inf]
+
+
+def test_what_serves_both_ways_is_one_task() -> None:
+    both, one_way, unknown = 0.2, 0.9, np.inf
+    found = np.array([[0, both, one_way], [0.1, 0, 0.0], [0.0, unknown, 0]])
+    assert interchangeable(found) == [[0, 1], [2]]
+
+
+def test_what_is_one_with_two_that_differ_goes_to_the_nearer_only() -> None:
+    chain = np.array([[0, 0.1, 0.9], [0.1, 0, 0.2], [0.9, 0.2, 0]])
+    assert interchangeable(chain) == [[0, 1], [2]]
+
+
+@given(
+    some.integers(1, 6).flatmap(
+        lambda n: arrays(float, (n, n), elements=some.sampled_from([0.0, 0.2, 0.3, np.inf]))
+    )
+)
+def test_no_group_holds_tasks_that_do_not_serve_each_other(found: np.ndarray) -> None:
+    groups = interchangeable(found)
+    assert sorted(t for one in groups for t in one) == list(range(len(found)))
+    for one in groups:
+        assert all(found[t, u] <= 0.25 for t in one for u in one if t != u)
+
+
+def absorb(costs: list[list[float]], *sizes: int) -> list[list[int]]:
+    return absorbed([[t] for t in range(len(sizes))], np.array(costs), sizes)
+
+
+def test_a_small_group_goes_to_a_larger_one_that_serves_it() -> None:
+    by_heart = [[0, 0.1], [9, 0]]  # task 0's adapter serves nobody else
+    assert absorb(by_heart, 10, 20) == [[1, 0]]
+    assert absorb(by_heart, 10, 19) == [[0], [1]]
+    assert absorb(by_heart, 20, 10) == [[0], [1]]
+    assert absorb(by_heart, 99, 500) == [[1, 0]]
+    assert absorb(by_heart, 100, 500) == [[0], [1]]
+    assert absorb([[0, 0.3], [9, 0]], 10, 20) == [[0], [1]]
+    assert absorb([[0, np.inf], [9, 0]], 10, 20) == [[0], [1]]
+
+
+def test_a_small_group_goes_where_it_is_served_best() -> None:
+    assert absorb([[0, 0.2, 0.1], [9, 0, 9], [9, 9, 0]], 1, 20, 10) == [[1], [2, 0]]
+    # Task 1 would serve 0, and 2 serve 1, but 2 not 0.
+    assert absorb([[0, 0.1, 9], [9, 0, 0.1], [9, 9, 0]], 1, 9, 90) == [[1, 0], [2]]
+
+
+def test_merged_tasks_serve_as_they_do_on_average() -> None:
+    for other, expected in ((0.3, [[1, 2, 0]]), (0.5, [[0], [1, 2]])):
+        found = np.array([[0, 0.1, other], [9, 0, 0], [9, 0, 0]])
+        assert absorbed(interchangeable(found), found, [10, 10, 10]) == expected
+
+
+def test_a_merged_task_is_the_eldest_with_the_mean_of_all() -> None:
+    after = merged(state(), [[0, 1], [2]])
+    assert list(after.adapters) == ["task-00", "task-02"]
+    mean = (30 * 0 + 10 * 1) / 40
+    assert after.adapters["task-00"]["a.lora_A.weight"].tolist() == [[mean, mean]]
+    assert after.router is not None
+    assert after.router.places.tasks == ("task-00", "task-02")
+    assert after.router.places.centroids.tolist() == [[0.25, 0], [9, 0]]
+    assert after.assignment == {0: ("task-00", "task-00"), 1: ("task-00", "task-02")}
+    assert after.history == (Event(1, "merged", "task-01", "task-00"),)
+    again = ServerState.unpack(1, *after.pack())
+    assert (again.history, again.due) == (after.history, ("compare",))
+
+
+def test_nothing_merged_changes_nothing() -> None:
+    after = merged(state(), [[0], [1], [2]])
+    assert after.history == ()
+    assert after.adapters.keys() == state().adapters.keys()
+    assert after.assignment == state().assignment
+
+
+def arrived(tasks: tuple[int, ...]) -> TaskProfile:
+    """Client 2, whose local tasks lie at 2, 40 and 80."""
+    centroids = np.array([[2, 0], [40, 0], [80, 0]], np.float32)
+    return TaskProfile(2, centroids, (9, 8, 8), (1.0,) * 3, (1.0,) * 3, tasks=tasks)
+
+
+def test_a_late_client_brings_new_tasks() -> None:
+    [ask] = [task for task in method().plan(state(), 2, [0, 1, 2]) if task.profile]
+    assert ask.client == 2
+    assert ask.profile is not None
+    assert ask.profile.births
+    before = replace(state(), due=())
+    after = method().aggregate(before, 2, [ClientReply(2, 2, profile=arrived((1, -1, -1)))])
+    assert after.assignment[2] == ("task-01", "task-03", "task-04")
+    assert {c: after.assignment[c] for c in (0, 1)} == before.assignment
+    assert after.history == (
+        Event(2, "born", "task-03", "task-02"),
+        Event(2, "born", "task-04", "task-03"),
+    )
+    assert after.router is not None
+    assert after.router.places.centroids[:, 0].tolist() == [0, 1, 9, 40, 80]
+    for name in NAMES:
+        assert after.adapters[name] is before.adapters[name]
+    assert after.adapters["task-03"] is before.adapters["task-02"]
+    # They train in round 3 and are on trial after it, like the groups of the first round.
+    trained = method().aggregate(after, 3, [])
+    assert trained.due == ("compare",)
+    assert method().exchanged(trained, []).due == ("regroup", "place")
+    assert method().aggregate(replace(trained, due=()), 5, []).due == ()
+
+
+def test_an_id_is_never_given_twice() -> None:
+    after = merged(replace(state(), due=()), [[0], [1, 2]])
+    assert list(after.adapters) == ["task-00", "task-01"]
+    after = method().admit(after, arrived((0, 1, -1)))
+    assert after.assignment[2] == ("task-00", "task-01", "task-03")
+    assert after.history[-1] == Event(1, "born", "task-03", "task-01")
+    after = empty_left_out(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
+    assert after.history == (Event(1, "emptied", "task-02"),)
+    assert method().admit(after, arrived((0, 1, -1))).assignment[2][-1] == "task-03"
+
+
+def test_a_client_whose_data_changed_is_profiled_anew() -> None:
+    after = method().aggregate(replace(state(), due=()), 2, [ClientReply(1, 2, changed=True)])
+    assert after.assignment.keys() == after.counts.keys() == {0}
+    assert list(after.adapters) == list(NAMES)  # task-02 is served, though nobody holds it
+    asked = {task.client: task.profile for task in method().plan(after, 3, [0, 1])}
+    assert asked[0] is None
+    assert asked[1] is not None
+    rule = method().serve(after, 0)
+    assert "task-02" in rule.needs
+
+
+def test_a_group_without_samples_is_no_task() -> None:
+    left = empty_left_out(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
+    assert list(left.adapters) == ["task-00", "task-01"]
+    assert left.router is not None
+    assert left.router.places.centroids.tolist() == [[0, 0], [1, 0]]
+
+
+def test_neighbours_are_mutual() -> None:
+    assert neighbours(state()) == {
+        "task-00": ["task-01", "task-02"],
+        "task-01": ["task-00", "task-02"],
+        "task-02": ["task-00", "task-01"],
+    }
+    line = Places(
+        tuple(f"t{i}" for i in range(7)), np.arange(7, dtype=np.float32)[:, None] ** 2, 1, 1, 1
+    )
+    near = neighbours(replace(state(), router=Router(line, "base")))
+    assert all(task in near[other] for task, others in near.items() for other in others)
+    assert near["t6"] == ["t3", "t4", "t5"]
+
+
+def test_a_group_is_compared_where_most_of_its_samples_are() -> None:
+    tasks = method().exchange(replace(state(), counts={0: (30, 5), 1: (6, 20)}), [0, 1])
+    assert [task.client for task in tasks] == [0, 1]
+    asked = {(task.client, one.adapters[0]): one for task in tasks for one in task.compare}
+    assert asked.keys() == {(0, "task-00"), (1, "task-01"), (1, "task-02")}
+    assert asked[1, "task-02"].local_task == 1
+    assert {*asked[1, "task-02"].adapters} == {*NAMES}
+    assert all(task.adapters.keys() == {*NAMES} for task in tasks)
+    assert method().exchange(state(), [1])[0].client == 1
+
+
+def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
+    same = {"task-00": 1.0, "task-01": 1.0, "task-02": 9.0}
+    replies = [
+        reply(0, Losses(0, 9, 5.0, same), Losses(1, 9, 5.0, same)),
+        reply(1, Losses(1, 9, 5.0, {"task-02": 1.0, "task-00": 9.0, "task-01": 9.0})),
+    ]
+    after = method().exchanged(state(), replies)
+    assert list(after.adapters) == ["task-00", "task-02"]
+    assert after.due == ("regroup", "place")
+    [first, second] = method().exchange(after, [0, 1])
+    assert first.profile is not None
+    assert first.profile.adapters == ("task-00",)
+    assert second.profile is not None
+    assert second.profile.adapters == ("task-00", "task-02")
+    assert second.adapters.keys() == {"task-00", "task-02"}
+    profile = TaskProfile(0, np.ones((1, 2), np.float32), (35,), (1.0,), (1.0,), tasks=(1,))
+    placed = method().exchanged(after, [ClientReply(0, 1, profile=profile)])
+    # Client 0 no longer holds task-00; client 1, which did not answer, held both.
+    assert list(placed.adapters) == ["task-00", "task-02"]
+    assert placed.due == ("place",)
+    alone = replace(after, assignment={0: ("task-00",)}, counts={0: (35,)})
+    placed = method().exchanged(alone, [ClientReply(0, 1, profile=profile)])
+    assert list(placed.adapters) == ["task-02"]
+    later = method().exchanged(replace(alone, round=3), [ClientReply(0, 3, profile=profile)])
+    assert list(later.adapters) == ["task-00", "task-02"]
+
+
+@pytest.mark.parametrize(("round", "merges", "due"), [(4, True, ("place",)), (4, False, ())])
+def test_later_the_places_follow_a_merge_only(
+    round: int, merges: bool, due: tuple[str, ...]
+) -> None:
+    loss = 1.0 if merges else 9.0
+    replies = [
+        reply(0, Losses(0, 9, 5.0, {"task-00": 1.0, "task-01": loss})),
+        reply(1, Losses(0, 9, 5.0, {"task-01": 1.0, "task-00": loss})),
+    ]
+    assert method().exchanged(state(round), replies).due == due
+
+
+def test_tasks_are_compared_after_rounds_that_are_powers_of_two() -> None:
+    due = [bool(method().aggregate(replace(state(), due=()), r, []).due) for r in range(1, 10)]
+    assert due == [True, True, False, True, False, False, False, False, False]
+
+
+@pytest.mark.parametrize(("event", "due"), [(3, False), (4, True), (6, True)])
+def test_tasks_are_compared_again_only_where_some_came_or_merged(event: int, due: bool) -> None:
+    merged_then = (Event(event, "merged", "task-03", "task-00"),)
+    before = replace(state(), due=(), history=merged_then)
+    assert bool(method().aggregate(before, 8, []).due) == due
+
+
+def test_the_last_round_is_followed_by_no_comparison() -> None:
+    assert method("federation.rounds=4").aggregate(replace(state(), due=()), 4, []).due == ()
+
+
+@pytest.mark.parametrize(("clients", "groups"), [(1, 1), (5, 5), (99, 16)])
+def test_there_are_at_most_half_as_many_groups_as_local_ones(clients: int, groups: int) -> None:
+    draws = np.random.default_rng(0)
+    profiles = [
+        TaskProfile(c, draws.normal(size=(2, 2)).astype(np.float32), (9, 9), (1.0,) * 2, (1.0,) * 2)
+        for c in range(clients)
+    ]
+    assert len(method().join(profiles).centroids) == groups
+
+
+def test_a_client_holds_groups_on_trial_that_it_has_enough_of() -> None:
+    assert method().placing(state(1)).least == 8
+    assert method().placing(state(2)).least == 1
+
+
+def test_groups_on_trial_share_the_steps_of_tasks() -> None:
+    assert [order.steps for order in method().orders(state(0), 1, 0)] == [2, 2]
+    assert [order.steps for order in method().orders(state(), 2, 0)] == [5, 5]
+    few = replace(state(), counts={0: (30, 3)})
+    assert [order.steps for order in method().orders(few, 2, 0)] == [5, 3]
+    told = method("clustering.n_local=1")
+    assert sum(order.steps for order in told.orders(state(), 2, 0)) == 5
