@@ -44,7 +44,7 @@ def answer_ratios() -> dict[str, float]:
     sides = inference.Sides.make()
     rows, _ = builtin_rows(20, 1)
     prompts = [row.instruction for row in rows]
-    asked, names = prompts[:: len(prompts) // 8][:8], list(sides.responder.names)
+    asked, names = prompts[:: len(prompts) // 8][:8], list(sides.multi_adapter.names)
     others: dict[str, Callable[[], object]] = {
         "answers, a pass for each adapter": lambda: sides.one_by_one(asked, names),
         "answers, adapter_names": lambda: sides.by_names(asked, names),

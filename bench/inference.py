@@ -23,18 +23,18 @@ from bench.plain import peft_model
 from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import ModelConfig
 from fedrouter.data.builtin import builtin_rows
-from fedrouter.evaluation.multi_adapter import Responder
+from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import pad
 from fedrouter.routing.router import Router
-from fedrouter.routing.types import Places
-from fedrouter.types import Weights
+from fedrouter.routing.types import TaskGeometry
+from fedrouter.types import AdapterWeights
 
 ADAPTERS = 8
 NEW_TOKENS = 32
 
 
-def random_adapter(base: BaseModel, spec: LoraSpec, seed: int) -> Weights:
+def random_adapter(base: BaseModel, spec: LoraSpec, seed: int) -> AdapterWeights:
     """An adapter that changes the model a little."""
     draws = np.random.default_rng(seed)
     zero = initial_weights(base.model, spec, torch.Generator().manual_seed(0))
@@ -46,7 +46,7 @@ class Sides:
     """The same adapters in a bank and in PEFT, each on a base model of its own."""
 
     base: BaseModel
-    responder: Responder
+    multi_adapter: MultiAdapterModel
     peft: PeftModel
 
     @classmethod
@@ -56,12 +56,14 @@ class Sides:
         spec = LoraSpec().resolved(base.model)
         adapters = {f"t{k}": random_adapter(base, spec, k) for k in range(ADAPTERS)}
         return cls(
-            base, Responder(base, spec, adapters), peft_model(other.model, spec, adapters).eval()
+            base,
+            MultiAdapterModel(base, spec, adapters),
+            peft_model(other.model, spec, adapters).eval(),
         )
 
     def mixed(self, prompts: Sequence[str], names: Sequence[str]) -> list[str]:
         """The bank: one pass."""
-        return self.responder.generate(prompts, [((name, 1.0),) for name in names], NEW_TOKENS)
+        return self.multi_adapter.generate(prompts, [((name, 1.0),) for name in names], NEW_TOKENS)
 
     def one_by_one(self, prompts: Sequence[str], names: Sequence[str]) -> list[str]:
         """PEFT: a pass for each adapter."""
@@ -101,9 +103,9 @@ def routing(sides: Sides, prompts: Sequence[str], size: int, repeats: int) -> Pa
     were not embedded before."""
     centroids = sides.base.embed(prompts[:ADAPTERS])
     space = np.eye(centroids.shape[1], dtype=np.float32)  # as a default run has one
-    places = Places(sides.responder.names, centroids, 1.0, 1.0, 1.0, space)
-    router = Router(places, sides.base.fingerprint)
-    names = [sides.responder.names[i % ADAPTERS] for i in range(size)]
+    geometry = TaskGeometry(sides.multi_adapter.names, centroids, 1.0, 1.0, 1.0, space)
+    router = Router(geometry, sides.base.fingerprint)
+    names = [sides.multi_adapter.names[i % ADAPTERS] for i in range(size)]
     starts = range(ADAPTERS, len(prompts) - size, size)
     for_plain, for_routed = (iter([prompts[i : i + size] for i in starts]) for _ in range(2))
 

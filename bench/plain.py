@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.model.onednn import FrozenLinear
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 
 def plain(model: PreTrainedModel) -> PreTrainedModel:
@@ -21,7 +21,7 @@ def plain(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def peft_model(
-    model: PreTrainedModel, spec: LoraSpec, adapters: Mapping[str, Weights]
+    model: PreTrainedModel, spec: LoraSpec, adapters: Mapping[str, AdapterWeights]
 ) -> PeftModel:
     """PEFT on the model, which it changes, with named adapters; the first is active."""
     config = spec.peft_config()
@@ -37,7 +37,7 @@ def peft_model(
     return wrapped
 
 
-def put(wrapped: PeftModel, name: str, weights: Weights) -> None:
+def put(wrapped: PeftModel, name: str, weights: AdapterWeights) -> None:
     """Overwrite an adapter's weights."""
     tensors = {tensor: torch.tensor(array) for tensor, array in weights.items()}
     set_peft_model_state_dict(wrapped, tensors, adapter_name=name)

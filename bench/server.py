@@ -21,15 +21,15 @@ from bench.output import publish
 from bench.pairs import seconds_of
 from fedrouter.config import Config, load_config
 from fedrouter.progress import Progress
-from fedrouter.protocol.messages import ClientReply, ClientTask, ProfileOrder, Update
-from fedrouter.protocol.validation import Expected
+from fedrouter.protocol.messages import ClientReply, ClientRequest, ProfileOrder, Update
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.clustering import cluster, squared_distances
 from fedrouter.routing.router import Router
-from fedrouter.routing.types import Places, Scatter, TaskProfile
+from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 from fedrouter.server.engine import Traffic
 from fedrouter.server.rounds import exchanges, rounds
 from fedrouter.strategies import make_strategy
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 DIMENSION = 256
 TASKS = 64
@@ -48,7 +48,7 @@ class MadeUp:
         """All clients."""
         return range(self.clients)
 
-    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply]:
+    def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply]:
         """One reply a task, made when it is asked for."""
         for task in tasks:
             draws = np.random.default_rng((task.round, task.client))
@@ -67,7 +67,7 @@ class MadeUp:
             yield ClientReply(task.client, task.round, profile, None, updates)
 
 
-def moved(weights: Weights, draws: np.random.Generator) -> Weights:
+def moved(weights: AdapterWeights, draws: np.random.Generator) -> AdapterWeights:
     """The weights, a little further on."""
     step = np.float32(draws.normal(0, 0.01))
     return {name: array + step for name, array in weights.items()}
@@ -79,9 +79,11 @@ def made_up_profile(client: int, order: ProfileOrder) -> TaskProfile:
     noise = np.random.default_rng((1, client)).normal(0, 0.1, DIMENSION)
     centroid = (centres[client % TASKS] + noise).astype(np.float32)
     tasks: tuple[int, ...] = ()
-    if order.places is not None:
-        places = order.places
-        tasks = (int(squared_distances(centroid[None], places.centroids, places.space).argmin()),)
+    if order.geometry is not None:
+        geometry = order.geometry
+        tasks = (
+            int(squared_distances(centroid[None], geometry.centroids, geometry.space).argmin()),
+        )
     scatter = Scatter(np.eye(DIMENSION, dtype=np.float32)[np.triu_indices(DIMENSION)], 1.0)
     return TaskProfile(client, centroid[None], (10,), (1.0,), (1.5,), (), tasks, scatter)
 
@@ -101,7 +103,7 @@ def settings(clients: int) -> Config:
     )
 
 
-def adapter() -> Weights:
+def adapter() -> AdapterWeights:
     """The initial adapter."""
     shapes = {"A": (8, DIMENSION), "B": (DIMENSION, 8)}
     return {
@@ -116,10 +118,10 @@ def run_rounds(clients: int) -> dict[str, float]:
     config, engine, initial = settings(clients), MadeUp(clients), adapter()
     strategy = make_strategy(config)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    expected = Expected({name: array.shape for name, array in initial.items()}, DIMENSION)
+    expected = ExpectedArrays({name: array.shape for name, array in initial.items()}, DIMENSION)
     began = time.perf_counter()
 
-    def profiles(tasks: Sequence[ClientTask]) -> Iterator[TaskProfile]:
+    def profiles(tasks: Sequence[ClientRequest]) -> Iterator[TaskProfile]:
         return (reply.profile for reply in engine.run(tasks) if reply.profile is not None)
 
     state = strategy.init(profiles(strategy.profile(engine.online())), initial, "base")
@@ -142,7 +144,9 @@ def many(points: int) -> list[dict[str, object]]:
     centres = draws.normal(size=(TASKS, DIMENSION)).astype(np.float32)
     cloud = draws.normal(0, 0.5, (points, DIMENSION)).astype(np.float32)
     cloud += centres[np.arange(points) % TASKS]
-    router = Router(Places(tuple(f"t{i}" for i in range(TASKS)), centres, 1.0, 1.0, 1.0), "base")
+    router = Router(
+        TaskGeometry(tuple(f"t{i}" for i in range(TASKS)), centres, 1.0, 1.0, 1.0), "base"
+    )
     floor = seconds_of(lambda: cloud @ centres.T)
     rows = []
     for what, run in (

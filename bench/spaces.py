@@ -28,10 +28,10 @@ from fedrouter.data.client_data import deal
 from fedrouter.data.loading import load_splits
 from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.evaluation.metrics import ari, majority, routing_accuracy
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientReply
-from fedrouter.protocol.validation import Expected
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.rounds import exchanges
 from fedrouter.strategies import make_strategy
 
@@ -39,24 +39,26 @@ SPACES = ("raw", "standardised", "whitened")
 SCENARIOS = ("single", "dual", "all", "dirichlet")
 
 
-def found(resident: Resident, config: Config) -> tuple[float, float, float]:
+def found(shared_model: SharedModel, config: Config) -> tuple[float, float, float]:
     """Routing accuracy of the router and of a learned one, and ARI, of one federation."""
     splits = load_splits(config.data, config.seed)
     config = resolve(config, {row.task for row in splits.train})
-    spec = LoraSpec().resolved(resident.base.model)
+    spec = LoraSpec().resolved(shared_model.base.model)
     with tempfile.TemporaryDirectory() as folder:
         clients = {
-            id: Client(id, rows, resident=resident, spec=spec, config=config, folder=Path(folder))
+            id: Client(
+                id, rows, shared_model=shared_model, spec=spec, config=config, folder=Path(folder)
+            )
             for id, rows in enumerate(deal(config, splits))
         }
-        engine = InProcessEngine(resident.base, spec, clients, transport="fp32", fuse=1)
+        engine = InProcessEngine(shared_model.base, spec, clients, transport="fp32", fuse=1)
         strategy = make_strategy(config)
-        initial = resident.initial(spec, 0)
+        initial = shared_model.initial(spec, 0)
         replies = engine.run(strategy.profile(engine.online()))
         profiles = [reply.profile for reply in replies if isinstance(reply, ClientReply)]
         state = strategy.init(filter(None, profiles), initial, "")
         shapes = {name: array.shape for name, array in initial.items()}
-        expected = Expected(shapes, resident.base.model.config.hidden_size)
+        expected = ExpectedArrays(shapes, shared_model.base.model.config.hidden_size)
         state, _ = exchanges(strategy, engine, state, expected, Progress())
         held = [
             (row, state.assignment[client.id][label])
@@ -68,7 +70,7 @@ def found(resident: Resident, config: Config) -> tuple[float, float, float]:
     meaning = majority(tasks, true)
     assert state.router is not None
     points, tests = (
-        resident.base.embed([row.instruction for row in some]) for some in (rows, splits.test)
+        shared_model.base.embed([row.instruction for row in some]) for some in (rows, splits.test)
     )
     learned = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     routed = state.router.route(tests).tasks, learned.fit(points, tasks).predict(tests).tolist()
@@ -86,13 +88,13 @@ def main() -> None:
     asked = parser.parse_args()
     seeds = range(1, 11 if asked.full else 3)
     data = [f"data.train={asked.train}", f"data.test={asked.test}"] if asked.train else []
-    resident = Resident.load(ModelConfig())
+    shared_model = SharedModel.load(ModelConfig())
     rows = []
     for scenario in SCENARIOS:
         for space in SPACES:
             sets = [*data, "mode=paper", f"data.scenario={scenario}", f"clustering.space={space}"]
             results = [
-                found(resident, load_config(None, [*sets, f"seed={seed}"])) for seed in seeds
+                found(shared_model, load_config(None, [*sets, f"seed={seed}"])) for seed in seeds
             ]
             accuracies, learned, aris = zip(*results, strict=True)
             rows.append(

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from bench.output import publish
 from fedrouter.config import ModelConfig, load_config
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.experiment import Experiment
 
 CLIENTS, LOCAL_TASKS = 8, 2
@@ -30,12 +30,14 @@ SETTINGS = (
 )
 
 
-def one_run(resident: Resident, transport: str, seed: int, rounds: int) -> dict[str, float]:
+def one_run(shared_model: SharedModel, transport: str, seed: int, rounds: int) -> dict[str, float]:
     """Its loss, and the bytes of one client and round."""
     asked = [f"seed={seed}", f"federation.transport={transport}", f"federation.rounds={rounds}"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
-        summary = Experiment(load_config(None, [*SETTINGS, *asked]), resident=resident).run(folder)
+        summary = Experiment(load_config(None, [*SETTINGS, *asked]), shared_model=shared_model).run(
+            folder
+        )
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         path = next(folder.glob("tasks/*/adapter_model.safetensors"))
         adapter = sum(array.size * 4 for array in load_file(path).values())
@@ -56,9 +58,9 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="5 rounds and 3 seeds, not 3 and 1")
     full = parser.parse_args().full
     seeds, rounds = (range(1, 4), 5) if full else (range(1, 2), 3)
-    resident = Resident.load(ModelConfig(dtype="bfloat16"))
+    shared_model = SharedModel.load(ModelConfig(dtype="bfloat16"))
     runs = {
-        transport: [one_run(resident, transport, seed, rounds) for seed in seeds]
+        transport: [one_run(shared_model, transport, seed, rounds) for seed in seeds]
         for transport in ("fp32", "fp16", "int8")
     }
     rows = []

@@ -26,11 +26,11 @@ from fedrouter.data.loading import load_splits
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.metrics import calibration_error
 from fedrouter.evaluation.scoring import score
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.experiment import Experiment
 from fedrouter.inference.routed_model import RoutedModel
-from fedrouter.routing.router import blends
-from fedrouter.routing.types import Blend, Policy
+from fedrouter.routing.router import mixtures
+from fedrouter.routing.types import AdapterMixture, RoutingPolicy
 
 ANSWERS = 60  # unknown prompts that are answered
 SETTINGS = (
@@ -45,14 +45,14 @@ SETTINGS = (
     "evaluation.enabled=false",
 )
 RULES = {
-    "nearest": Policy(),
-    "base": Policy(fallback="base", threshold=-np.inf),
-    "average": Policy(fallback="average", threshold=-np.inf),
-    "mix": Policy(fallback="mix", threshold=-np.inf),
+    "nearest": RoutingPolicy(),
+    "base": RoutingPolicy(fallback="base", threshold=-np.inf),
+    "average": RoutingPolicy(fallback="average", threshold=-np.inf),
+    "mix": RoutingPolicy(fallback="mix", threshold=-np.inf),
 }
 
 
-def left_out(config: Config, task: str, resident: Resident, folder: Path) -> Cells:
+def left_out(config: Config, task: str, shared_model: SharedModel, folder: Path) -> Cells:
     """One row of the table."""
     splits = load_splits(config.data, config.seed)
     for name, rows in (("train", splits.train), ("test", splits.test)):
@@ -64,7 +64,7 @@ def left_out(config: Config, task: str, resident: Resident, folder: Path) -> Cel
         f"data.test={folder / 'test.jsonl'}",
         f"clustering.n_global={len(tasks)}",
     ]
-    Experiment(load_config(None, [*SETTINGS, *sets]), resident=resident).run(folder / "run")
+    Experiment(load_config(None, [*SETTINGS, *sets]), shared_model=shared_model).run(folder / "run")
     model = RoutedModel.load(folder / "run")
     assert model.router is not None
     known = [row for row in splits.test if row.task != task]
@@ -75,17 +75,17 @@ def left_out(config: Config, task: str, resident: Resident, folder: Path) -> Cel
         for rows in (known, unknown)
     )
     right = [model.majority[t] == row.task for t, row in zip(near.tasks, known, strict=True)]
-    strange = np.concatenate([near.strangeness, far.strangeness])
+    strange = np.concatenate([near.ood_score, far.ood_score])
     asked = unknown[:ANSWERS]
     routes = model.router.route(model.base.embed([row.instruction for row in asked]))
     return {
         "left out": task,
         "AUROC": float(roc_auc_score([0] * len(known) + [1] * len(unknown), strange)),
-        "caught": float((far.strangeness > threshold).mean()),
-        "false alarms": float((near.strangeness > threshold).mean()),
+        "caught": float((far.ood_score > threshold).mean()),
+        "false alarms": float((near.ood_score > threshold).mean()),
         "calibration error": calibration_error(near.confidence, np.array(right)),
         **{
-            name: rouge(model, asked, blends(model.router.places, routes, rule))
+            name: rouge(model, asked, mixtures(model.router.geometry, routes, rule))
             for name, rule in RULES.items()
         },
     }
@@ -97,9 +97,9 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     path.write_text("".join(json.dumps(text) + "\n" for text in texts))
 
 
-def rouge(model: RoutedModel, rows: Sequence[Row], how: Sequence[Blend]) -> float:
+def rouge(model: RoutedModel, rows: Sequence[Row], how: Sequence[AdapterMixture]) -> float:
     """Mean ROUGE-1 of the answers."""
-    texts = model.responder.generate([row.instruction for row in rows], how, 48)
+    texts = model.multi_adapter.generate([row.instruction for row in rows], how, 48)
     return mean(score(text, row.response)["rouge1"] for text, row in zip(texts, rows, strict=True))
 
 
@@ -112,12 +112,12 @@ def main() -> None:
     asked = parser.parse_args()
     data = [f"data.train={asked.train}", f"data.test={asked.test}"] if asked.train else []
     config = load_config(None, [*SETTINGS, *data, "seed=1"])
-    resident = Resident.load(config.model)
+    shared_model = SharedModel.load(config.model)
     names = sorted({row.task or "" for row in load_splits(config.data, config.seed).train})
     rows: list[Cells] = []
     for name in names if asked.full else names[:2]:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(left_out(config, name, resident, Path(folder)))
+            rows.append(left_out(config, name, shared_model, Path(folder)))
     measures = [name for name in rows[0] if name != "left out"]
     rows.append(
         {"left out": "mean", **{name: mean(row[name] for row in rows) for name in measures}}

@@ -39,7 +39,7 @@ from bench.plain import peft_model, put
 from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import Config, load_config
 from fedrouter.config.resolve import resolve
-from fedrouter.data.client_data import Holding, deal
+from fedrouter.data.client_data import ClientData, deal
 from fedrouter.data.loading import load_splits
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.scoring import score
@@ -50,7 +50,7 @@ from fedrouter.model.prompt_format import Example
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies import make_strategy
 from fedrouter.training.trainer import TrainJob, batches
-from fedrouter.types import FloatArray, Weights
+from fedrouter.types import AdapterWeights, FloatArray
 
 ROWS = 32  # prompts embedded or answered at once by the other side
 PHASES = ("load", "profile", "train", "aggregate", "evaluate", "total")
@@ -117,7 +117,7 @@ class Loop:
         with self.outcome.clock("load"):
             splits = load_splits(config.data, config.seed)
             self.config = resolve(config, {row.task for row in splits.train})
-            self.holdings: list[Holding] = deal(self.config, splits)
+            self.holdings: list[ClientData] = deal(self.config, splits)
             self.base = BaseModel.load(config.model)  # for its tokenisation; the model is plain
             source = self.base.model.name_or_path
             logging.disable_progress_bar()
@@ -126,7 +126,7 @@ class Loop:
             draws = torch.Generator().manual_seed(derive_seed(config.seed, "adapter"))
             self.start = initial_weights(model, self.spec, draws)
             self.peft = peft_model(model.requires_grad_(False), self.spec, {"task": self.start})
-        self.adapters: dict[int, Weights] = {}
+        self.adapters: dict[int, AdapterWeights] = {}
 
     def execute(self) -> Outcome:
         """Profile, train and average for three rounds, evaluate."""
@@ -176,7 +176,7 @@ class Loop:
                 vectors.append(((hidden * weights).sum(1) / weights.sum(1)).numpy())
         return np.concatenate(vectors)
 
-    def train(self, round: int) -> tuple[list[tuple[int, int, Weights]], list[float]]:
+    def train(self, round: int) -> tuple[list[tuple[int, int, AdapterWeights]], list[float]]:
         """One adapter for each client and local task: (task, rows, weights), and the losses."""
         trained, losses = [], []
         for client, holding in enumerate(self.holdings):
@@ -197,7 +197,7 @@ class Loop:
                 losses.append(loss)
         return trained, losses
 
-    def train_one(self, job: TrainJob) -> tuple[Weights, float]:
+    def train_one(self, job: TrainJob) -> tuple[AdapterWeights, float]:
         """Train one adapter with Trainer on the job's batches."""
         put(self.peft, "task", job.weights)
         rows = [example for batch in batches(job) for example in batch]
@@ -234,7 +234,7 @@ class Loop:
             labels[row, : example.prompt_length] = -100
         return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
-    def average(self, trained: Sequence[tuple[int, int, Weights]]) -> None:
+    def average(self, trained: Sequence[tuple[int, int, AdapterWeights]]) -> None:
         """Weighted by rows, task by task."""
         for task in self.adapters:
             parts = [(rows, weights) for other, rows, weights in trained if other == task]
@@ -248,7 +248,7 @@ class Loop:
     def evaluate(self) -> float:
         """Loss and ROUGE of every distinct row: with the nearest task's adapter, with the nearest
         of each holder's own tasks, and with the base model; returns ROUGE-1 over all tasks."""
-        rows = list(self.holdings[0].everything)
+        rows = list(self.holdings[0].global_test)
         points = self.embed([row.instruction for row in rows])
         distances = np.square(points[:, None] - self.centroids).sum(-1)
         routed = distances.argmin(1)

@@ -11,10 +11,10 @@ from fedrouter.data.client_data import data_fingerprint, deal
 from fedrouter.data.loading import load_splits
 from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.errors import MissingExtraError
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.server.engine import Engine
-from fedrouter.server.server import Costs, Server
+from fedrouter.server.server import ResourceUsage, Server
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import STRATEGIES, make_strategy
 
@@ -33,19 +33,22 @@ class Experiment:
     """
 
     def __init__(
-        self, config: Config, progress: Progress | None = None, resident: Resident | None = None
+        self,
+        config: Config,
+        progress: Progress | None = None,
+        shared_model: SharedModel | None = None,
     ) -> None:
         self.progress = progress or Progress()
-        self._costs = Costs()
-        with self._costs.clock("load"):
+        self._usage = ResourceUsage()
+        with self._usage.clock("load"):
             splits = load_splits(config.data, config.seed)
             self._data = data_fingerprint(splits)
             self.config = resolve(config, {row.task for row in splits.train})
             make_strategy(self.config)  # refuses settings that the method cannot work with
             self._dealt = deal(self.config, splits, STRATEGIES[self.config.strategy].pooled)
             model, device = self.config.model, self.config.engine.device
-            self._resident = resident or Resident.load(model, device)
-            base = self._resident.base
+            self._shared_model = shared_model or SharedModel.load(model, device)
+            base = self._shared_model.base
             self._spec = LoraSpec.from_config(self.config.adapter).resolved(base.model)
             base.prompts.check(splits.train, "training row")
             base.prompts.check(splits.test, "test row")
@@ -77,7 +80,7 @@ class Experiment:
             id: Client(
                 id,
                 rows,
-                resident=self._resident,
+                shared_model=self._shared_model,
                 spec=self._spec,
                 config=self.config,
                 folder=folder.path / "clients",
@@ -85,7 +88,7 @@ class Experiment:
             for id, rows in enumerate(self._dealt)
         }
         engine = InProcessEngine(
-            self._resident.base,
+            self._shared_model.base,
             self._spec,
             clients,
             transport=self.config.federation.transport,
@@ -106,7 +109,7 @@ class Experiment:
             engine = FlowerEngine(
                 grid,
                 self.config,
-                fingerprint=self._resident.base.fingerprint,
+                fingerprint=self._shared_model.base.fingerprint,
                 folder=str((folder.path / "clients").resolve()),
                 progress=self.progress.advance,
             )
@@ -117,10 +120,10 @@ class Experiment:
     def _serve(self, folder: RunFolder, engine: Engine) -> dict[str, Any]:
         server = Server(
             self.config,
-            self._resident,
+            self._shared_model,
             self._spec,
             engine,
-            costs=self._costs,
+            costs=self._usage,
             data=self._data,
             progress=self.progress,
         )

@@ -24,13 +24,13 @@ from fedrouter.data.readers import read_records
 from fedrouter.data.row_format import RowFormat
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.metrics import ari, mean
-from fedrouter.evaluation.multi_adapter import Responder
-from fedrouter.evaluation.scoring import Answer, Question, examine
+from fedrouter.evaluation.multi_adapter import MultiAdapterModel
+from fedrouter.evaluation.scoring import EvalItem, EvalResult, examine
 from fedrouter.model.base_model import BaseModel
 from fedrouter.routing.clustering import cluster
 from fedrouter.seeding import derive_seed
 from fedrouter.training.trainer import TrainJob, train
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 ROUNDS, STEPS, BATCH_SIZE = 25, 10, 16  # the paper's settings
 LR_MIN = 1e-5
@@ -123,13 +123,13 @@ def learning_report(
     spec = LoraSpec().resolved(base.model)
     adapters = trained_adapters(base, spec, {**by_task(train_rows), SHARED: train_rows}, lr, seed)
     questions = {
-        "none (base)": [Question(row, ()) for row in test_rows],
-        "its own": [Question(row, ((str(row.task), 1.0),)) for row in test_rows],
-        "one for all tasks": [Question(row, ((SHARED, 1.0),)) for row in test_rows],
+        "none (base)": [EvalItem(row, ()) for row in test_rows],
+        "its own": [EvalItem(row, ((str(row.task), 1.0),)) for row in test_rows],
+        "one for all tasks": [EvalItem(row, ((SHARED, 1.0),)) for row in test_rows],
     }
-    with Responder(base, spec, adapters) as responder:
+    with MultiAdapterModel(base, spec, adapters) as multi_adapter:
         answers = examine(
-            responder, [q for asked in questions.values() for q in asked], MAX_NEW_TOKENS
+            multi_adapter, [q for asked in questions.values() for q in asked], MAX_NEW_TOKENS
         )
     lines = [
         f"Rate {lr:g}, {len(test_rows)} test rows; loss / ROUGE-1 / exact match, and where the "
@@ -145,7 +145,7 @@ def learning_report(
     return "\n".join(lines)
 
 
-def cell(questions: Sequence[Question], answers: Mapping[Question, Answer]) -> str:
+def cell(questions: Sequence[EvalItem], answers: Mapping[EvalItem, EvalResult]) -> str:
     """What one adapter does on one task."""
     scores = mean([answers[question].scores for question in questions])
     text = f"{scores['loss']:.2f} / {scores['rouge1']:.2f} / {scores['exact_match']:.2f}"
@@ -154,7 +154,7 @@ def cell(questions: Sequence[Question], answers: Mapping[Question, Answer]) -> s
 
 
 def share_of_valid_labels(
-    questions: Sequence[Question], answers: Mapping[Question, Answer]
+    questions: Sequence[EvalItem], answers: Mapping[EvalItem, EvalResult]
 ) -> float | None:
     """How often the answer is one of the options that the prompt lists; None if it lists none."""
     if not all(OPTIONS in question.row.instruction for question in questions):
@@ -168,7 +168,7 @@ def share_of_valid_labels(
 
 def trained_adapters(
     base: BaseModel, spec: LoraSpec, groups: Mapping[str, Sequence[Row]], lr: float, seed: int
-) -> dict[str, Weights]:
+) -> dict[str, AdapterWeights]:
     """An adapter for each group of rows, trained for `ROUNDS` rounds as in the paper."""
     jobs = {}
     for name, rows in groups.items():

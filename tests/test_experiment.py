@@ -97,9 +97,9 @@ def test_bytes_are_those_of_the_adapters(finished: tuple[Path, Config]) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     sent = 3 * 3 * 2 * numbers * 2  # rounds, clients, tasks of each, fp16
     third = 3 * numbers * 2  # round 3 also evaluates, with the task that a client does not hold
-    places = 3 * (3 * 32 + 32 * 33 // 2) * 4  # to three clients: three centroids, half a space
+    geometry = 3 * (3 * 32 + 32 * 33 // 2) * 4  # to three clients: three centroids, half a space
     exchanges, evaluation = 3, 1
-    assert summary["bytes"]["down"] == sent + third + (exchanges + evaluation) * places
+    assert summary["bytes"]["down"] == sent + third + (exchanges + evaluation) * geometry
     profiles = 3 * (2 * 32 + 32 * 33 // 2) * 4  # of three clients: two centroids and a scatter
     assert summary["bytes"]["up"] == sent + (1 + exchanges) * profiles
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from fedrouter.adapters.lora import LoraSpec, check_weights
 from fedrouter.adapters.targets import Target, find_targets
 from fedrouter.errors import AdapterError
-from fedrouter.types import FloatArray, Parts, Weights
+from fedrouter.types import AdapterWeights, FloatArray, LoraMatrices
 
 NO_ADAPTER = -1  # in place of a slot
 
@@ -39,7 +39,7 @@ class AdapterBank:
     """
 
     def __init__(
-        self, model: PreTrainedModel, spec: LoraSpec, size: int, trained: Parts = "AB"
+        self, model: PreTrainedModel, spec: LoraSpec, size: int, trained: LoraMatrices = "AB"
     ) -> None:
         self.size = size
         self._spec = spec
@@ -71,7 +71,7 @@ class AdapterBank:
         return [weights for weights in stacks if weights.requires_grad]
 
     @torch.no_grad()
-    def load(self, slot: int, weights: Weights) -> None:
+    def load(self, slot: int, weights: AdapterWeights) -> None:
         """Put an adapter's weights into a slot.
 
         Raises:
@@ -170,7 +170,7 @@ class _Layer:
     """The stacked weights of one target module."""
 
     def __init__(
-        self, target: Target, spec: LoraSpec, size: int, trained: Parts, device: torch.device
+        self, target: Target, spec: LoraSpec, size: int, trained: LoraMatrices, device: torch.device
     ) -> None:
         self.target = target
         self.scale = spec.scale

@@ -23,7 +23,7 @@ from fedrouter.adapters.targets import PREFIX, SUFFIXES, find_targets
 from fedrouter.config import AdapterConfig
 from fedrouter.errors import AdapterError
 from fedrouter.storage.atomic import replace_folder, write_json, write_tensors
-from fedrouter.types import FloatArray, Weights
+from fedrouter.types import AdapterWeights, FloatArray
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -112,7 +112,7 @@ def initial_weights(
     return weights
 
 
-def check_weights(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_weights(weights: AdapterWeights, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse weights that are not finite float32 arrays of exactly these names and shapes.
 
     Raises:
@@ -134,7 +134,7 @@ def check_weights(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> No
             )
 
 
-def write_adapter(folder: Path, weights: Weights, spec: LoraSpec, base_name: str) -> None:
+def write_adapter(folder: Path, weights: AdapterWeights, spec: LoraSpec, base_name: str) -> None:
     """Write an adapter as a PEFT folder, whole or not at all, replacing one that is there.
 
     Args:

@@ -228,8 +228,8 @@ def tasks(
         raise RunError(f"{folder}: strategy {model.config.strategy!r} finds no tasks")
     print_tasks(model.found)
     print_history(model.history)
-    names = model.router.places.tasks
-    distances = centroid_distances(model.router.places).tolist()
+    names = model.router.geometry.tasks
+    distances = centroid_distances(model.router.geometry).tolist()
     print_table(
         "Distances between centroids",
         ["task", *names],

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fedrouter.progress import Progress
-from fedrouter.routing.history import told
+from fedrouter.routing.history import describe_event
 
 LOG_EVERY_S = 10.0  # plain log lines come at most this often
 
@@ -167,7 +167,7 @@ def print_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
 
 def print_history(events: Sequence[Mapping[str, Any]]) -> None:
     """What became of tasks, from a summary; nothing where nothing did."""
-    rows = [[event["round"], event["task"], told(event)] for event in events]
+    rows = [[event["round"], event["task"], describe_event(event)] for event in events]
     if rows:
         print_table("Tasks over time", ["after round", "task", "event"], rows)
 

@@ -11,29 +11,29 @@ from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.store import ClientFolder
 from fedrouter.data.rows import Row
 from fedrouter.errors import MessageError
-from fedrouter.evaluation.multi_adapter import Responder
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.multi_adapter import MultiAdapterModel
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.messages import (
-    ByName,
-    ClientTask,
-    InstanceMix,
+    ClientRequest,
+    InstanceMixture,
     LowestLoss,
-    OneAdapter,
-    Routed,
+    RouteByTask,
     Scope,
     Serving,
+    SingleAdapter,
+    TrueTask,
 )
-from fedrouter.routing.router import blends, route
-from fedrouter.routing.types import Blend
+from fedrouter.routing.router import mixtures, route
+from fedrouter.routing.types import AdapterMixture
 from fedrouter.seeding import generator
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 LOSS_ROWS = 64  # training rows on which adapters are compared by their loss
 
 
 @dataclass(frozen=True)
-class AtHand:
+class AdapterContext:
     """The adapters at a client's hand while it works on a task, and what it may choose them by.
 
     Attributes:
@@ -45,19 +45,19 @@ class AtHand:
         seed: the run's seed.
     """
 
-    resident: Resident
+    shared_model: SharedModel
     spec: LoraSpec
-    task: ClientTask
+    task: ClientRequest
     folder: ClientFolder
     train: Sequence[Row]
     seed: int
 
-    def assembled(self, adapter: str | None, keep: str | None = None) -> Weights:
+    def assembled(self, adapter: str | None, keep: str | None = None) -> AdapterWeights:
         """The run's initial adapter, overlaid with a received one and with what the client kept,
         tensor by tensor."""
         received = {} if adapter is None else self.task.adapters[adapter]
         kept = self.folder.kept(keep, self.task.round)
-        return {**self.resident.initial(self.spec, self.seed), **received, **kept}
+        return {**self.shared_model.initial(self.spec, self.seed), **received, **kept}
 
     def lowest_loss(self, adapters: Sequence[str]) -> str | None:
         """The received adapter with the lowest loss on (at most 64 of) the training rows; None
@@ -74,12 +74,14 @@ class AtHand:
         """The loss of each row with each received adapter (None: with the base model alone), shape
         (rows, adapters); infinity where it is not `wanted`."""
         loaded = {name: self.assembled(name) for name in adapters if name is not None}
-        blends: list[Blend] = [() if name is None else ((name, 1.0),) for name in adapters]
+        mixtures: list[AdapterMixture] = [
+            () if name is None else ((name, 1.0),) for name in adapters
+        ]
         losses = np.full(wanted.shape, np.inf)
         pairs = np.argwhere(wanted)
-        with Responder(self.resident.base, self.spec, loaded) as responder:
-            losses[wanted] = responder.losses(
-                [rows[i] for i, _ in pairs], [blends[a] for _, a in pairs]
+        with MultiAdapterModel(self.shared_model.base, self.spec, loaded) as multi_adapter:
+            losses[wanted] = multi_adapter.losses(
+                [rows[i] for i, _ in pairs], [mixtures[a] for _, a in pairs]
             )
         return losses
 
@@ -90,7 +92,7 @@ class AtHand:
 
 
 @dataclass(frozen=True)
-class Choice:
+class RoutedRows:
     """What answers each of some rows.
 
     Attributes:
@@ -99,13 +101,13 @@ class Choice:
         routed: for each row, the task it was routed to; empty where nothing is routed.
     """
 
-    adapters: Mapping[str, Weights]
-    blends: Sequence[Blend]
+    adapters: Mapping[str, AdapterWeights]
+    mixtures: Sequence[AdapterMixture]
     routed: Sequence[str] = ()
 
 
 @singledispatch
-def choose(rule: Serving, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Choice:
+def choose(rule: Serving, context: AdapterContext, rows: Sequence[Row], scope: Scope) -> RoutedRows:
     """What answers `rows` under a rule; `scope` "local" offers a router only the own tasks.
 
     Raises:
@@ -115,49 +117,59 @@ def choose(rule: Serving, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Ch
 
 
 @choose.register
-def _one(rule: OneAdapter, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Choice:
-    adapters = {"own": hand.assembled(rule.adapter, rule.keep)}
-    return Choice(adapters, [(("own", 1.0),)] * len(rows))
+def _one(
+    rule: SingleAdapter, context: AdapterContext, rows: Sequence[Row], scope: Scope
+) -> RoutedRows:
+    adapters = {"own": context.assembled(rule.adapter, rule.keep)}
+    return RoutedRows(adapters, [(("own", 1.0),)] * len(rows))
 
 
 @choose.register
-def _routed(rule: Routed, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Choice:
-    allowed = rule.own if scope == "local" else rule.places.tasks
-    points = hand.resident.base.embed([row.instruction for row in rows])
-    routes = route(rule.places, points, allowed)
-    chosen = blends(rule.places, routes, rule.policy, allowed)
-    adapters = {task: hand.assembled(task) for blend in chosen for task in dict(blend)}
-    return Choice(adapters, chosen, routes.tasks)
+def _routed(
+    rule: RouteByTask, context: AdapterContext, rows: Sequence[Row], scope: Scope
+) -> RoutedRows:
+    allowed = rule.own if scope == "local" else rule.geometry.tasks
+    points = context.shared_model.base.embed([row.instruction for row in rows])
+    routes = route(rule.geometry, points, allowed)
+    chosen = mixtures(rule.geometry, routes, rule.policy, allowed)
+    adapters = {task: context.assembled(task) for mixture in chosen for task in dict(mixture)}
+    return RoutedRows(adapters, chosen, routes.tasks)
 
 
 @choose.register
-def _by_name(rule: ByName, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Choice:
+def _by_name(
+    rule: TrueTask, context: AdapterContext, rows: Sequence[Row], scope: Scope
+) -> RoutedRows:
     try:
         tasks = [rule.adapters[row.task or ""] for row in rows]
     except KeyError as error:
         raise MessageError(f"no adapter for the true task {error}; it was in no profile") from None
-    adapters = {task: hand.assembled(task) for task in set(tasks)}
-    return Choice(adapters, [((task, 1.0),) for task in tasks], tasks)
+    adapters = {task: context.assembled(task) for task in set(tasks)}
+    return RoutedRows(adapters, [((task, 1.0),) for task in tasks], tasks)
 
 
 @choose.register
-def _lowest(rule: LowestLoss, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Choice:
-    return _one(OneAdapter(hand.lowest_loss(rule.adapters)), hand, rows, scope)
+def _lowest(
+    rule: LowestLoss, context: AdapterContext, rows: Sequence[Row], scope: Scope
+) -> RoutedRows:
+    return _one(SingleAdapter(context.lowest_loss(rule.adapters)), context, rows, scope)
 
 
 @choose.register
-def _mixed(rule: InstanceMix, hand: AtHand, rows: Sequence[Row], scope: Scope) -> Choice:
-    if not hand.folder.kept(rule.keep, hand.task.round):
-        return _one(OneAdapter(rule.adapter), hand, rows, scope)
+def _mixed(
+    rule: InstanceMixture, context: AdapterContext, rows: Sequence[Row], scope: Scope
+) -> RoutedRows:
+    if not context.folder.kept(rule.keep, context.task.round):
+        return _one(SingleAdapter(rule.adapter), context, rows, scope)
     adapters = {
-        "kept": hand.assembled(None, rule.keep),
-        "received": hand.assembled(rule.adapter),
+        "kept": context.assembled(None, rule.keep),
+        "received": context.assembled(rule.adapter),
     }
-    prompts = _directions(hand.resident.base, rows)
-    examples = _directions(hand.resident.base, hand.sample("instance mix", rule.samples))
+    prompts = _directions(context.shared_model.base, rows)
+    examples = _directions(context.shared_model.base, context.sample("instance mix", rule.samples))
     weights = rule.scale * (prompts @ examples.T).mean(axis=1)
-    blends = [(("kept", float(w)), ("received", float(1 - w))) for w in weights]
-    return Choice(adapters, blends)
+    mixtures = [(("kept", float(w)), ("received", float(1 - w))) for w in weights]
+    return RoutedRows(adapters, mixtures)
 
 
 def _directions(base: BaseModel, rows: Sequence[Row]) -> NDArray[np.float64]:

@@ -13,35 +13,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.adapters.lora import LoraSpec
-from fedrouter.client.adapter_choice import AtHand, Choice, choose
+from fedrouter.client.adapter_choice import AdapterContext, RoutedRows, choose
 from fedrouter.client.store import ClientFolder
 from fedrouter.config import AUTO, Config
-from fedrouter.data.client_data import Holding
+from fedrouter.data.client_data import ClientData
 from fedrouter.data.rows import Row
 from fedrouter.errors import DataError
 from fedrouter.evaluation.metrics import scores_by_label
-from fedrouter.evaluation.scoring import Question
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.scoring import EvalItem
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.messages import (
     ClientReply,
-    ClientTask,
+    ClientRequest,
+    ComparedLosses,
     Comparison,
     EvaluateOrder,
-    Findings,
+    EvaluationReport,
     LabelScores,
-    Losses,
     ProfileOrder,
     Scope,
     TrainOrder,
     Update,
 )
-from fedrouter.routing.clustering import SLACK, Clusters, cluster, group, squared_distances
-from fedrouter.routing.types import Places, Scatter, TaskProfile
+from fedrouter.routing.clustering import (
+    MERGE_THRESHOLD,
+    Clusters,
+    cluster,
+    group,
+    squared_distances,
+)
+from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 from fedrouter.routing.whitening import projection, scatter
 from fedrouter.seeding import derive_seed, generator
 from fedrouter.training.trainer import TrainJob, TrainResult
-from fedrouter.types import Weights, only
+from fedrouter.types import AdapterWeights, select_matrices
 
 UNLABELLED_LOCAL_TASKS = 2  # local tasks where neither the configuration nor the rows say
 LEAST_GROUPS, MOST_GROUPS = 3, 8  # local tasks to begin with where their number is to be found ...
@@ -53,7 +59,7 @@ CANDIDATES = 3  # ... those of the nearest tasks
 
 
 @dataclass(frozen=True)
-class Work:
+class PreparedTask:
     """A task under way.
 
     Attributes:
@@ -63,7 +69,7 @@ class Work:
         jobs: for each train order, its job.
     """
 
-    task: ClientTask
+    task: ClientRequest
     reply: ClientReply
     adapters: tuple[str | None, ...]
     jobs: tuple[TrainJob, ...] = field(repr=False)
@@ -84,16 +90,16 @@ class Client:
     def __init__(
         self,
         id: int,
-        rows: Holding,
+        rows: ClientData,
         *,
-        resident: Resident,
+        shared_model: SharedModel,
         spec: LoraSpec,
         config: Config,
         folder: Path,
     ) -> None:
         self.id = id
         self.rows = rows
-        self._resident = resident
+        self._shared_model = shared_model
         self._spec = spec
         self._config = config
         self._folder = ClientFolder(folder, id)
@@ -101,32 +107,32 @@ class Client:
     @property
     def base(self) -> BaseModel:
         """The base model."""
-        return self._resident.base
+        return self._shared_model.base
 
-    def prepare(self, task: ClientTask) -> Work:
+    def prepare(self, task: ClientRequest) -> PreparedTask:
         """Profile and evaluate, where the task asks for it, and make its train jobs; nothing where
         the local tasks that it is about are those of other rows than the client now has."""
         found = bool(task.compare) or any(o.local_task is not None for o in task.train)
         if found and self._folder.changed(self.rows.train):
-            return Work(task, ClientReply(self.id, task.round, changed=True), (), ())
-        hand = AtHand(
-            self._resident, self._spec, task, self._folder, self.rows.train, self._config.seed
+            return PreparedTask(task, ClientReply(self.id, task.round, changed=True), (), ())
+        context = AdapterContext(
+            self._shared_model, self._spec, task, self._folder, self.rows.train, self._config.seed
         )
         reply = ClientReply(
             self.id,
             task.round,
-            profile=self._profiled(task.profile, hand),
-            losses=tuple(self._compared(one, hand) for one in task.compare),
-            findings=None if task.evaluate is None else self._evaluate(task.evaluate, hand),
+            profile=self._profiled(task.profile, context),
+            losses=tuple(self._compared(one, context) for one in task.compare),
+            evaluation=None if task.evaluate is None else self._evaluate(task.evaluate, context),
         )
-        adapters = tuple(hand.lowest_loss(order.adapters) for order in task.train)
+        adapters = tuple(context.lowest_loss(order.adapters) for order in task.train)
         jobs = tuple(
-            self._job(task, order, hand.assembled(adapter, order.keep))
+            self._job(task, order, context.assembled(adapter, order.keep))
             for order, adapter in zip(task.train, adapters, strict=True)
         )
-        return Work(task, reply, adapters, jobs)
+        return PreparedTask(task, reply, adapters, jobs)
 
-    def finish(self, work: Work, results: Sequence[TrainResult]) -> ClientReply:
+    def finish(self, work: PreparedTask, results: Sequence[TrainResult]) -> ClientReply:
         """The reply to a task, from the results of its jobs; what is to be kept is kept."""
         if work.reply.changed:
             return work.reply
@@ -134,13 +140,13 @@ class Client:
         trained = zip(work.task.train, work.adapters, results, strict=True)
         for slot, (order, adapter, result) in enumerate(trained):
             if order.keep is not None:
-                kept = only(result.weights, order.keep_parts)
+                kept = select_matrices(result.weights, order.keep_parts)
                 self._folder.keep(order.keep, work.task.round, kept)
             updates.append(
                 Update(
                     slot=slot,
                     adapter=adapter,
-                    weights=only(result.weights, order.send),
+                    weights=select_matrices(result.weights, order.send),
                     samples=len(self._samples(order)),
                     loss=result.loss,
                     tokens=result.tokens,
@@ -148,10 +154,10 @@ class Client:
             )
         return replace(work.reply, updates=tuple(updates))
 
-    def _profiled(self, order: ProfileOrder | None, hand: AtHand) -> TaskProfile | None:
+    def _profiled(self, order: ProfileOrder | None, context: AdapterContext) -> TaskProfile | None:
         if order is None:
             return None
-        return self._regrouped(order, hand) if order.adapters else self.profile(order)
+        return self._regrouped(order, context) if order.adapters else self.profile(order)
 
     def profile(self, order: ProfileOrder) -> TaskProfile:
         """Find the local tasks: embed the training prompts, group them, keep the labels here."""
@@ -160,12 +166,12 @@ class Client:
         tasks: tuple[int, ...] = ()
         if order.by_name:
             found, names = self._by_name(points)
-        elif order.places is None:
+        elif order.geometry is None:
             found = self._clustered(points)
         elif order.births:
-            found, tasks = self._arrived(points, order.places)
+            found, tasks = self._arrived(points, order.geometry)
         else:
-            found, tasks = self._placed(points, order.places, order.least)
+            found, tasks = self._placed(points, order.geometry, order.least)
         self._folder.write_labels(found.labels, self.rows.train)
         return self._described(order, points, found, names=names, tasks=tasks)
 
@@ -182,8 +188,8 @@ class Client:
             client=self.id,
             centroids=found.centroids,
             counts=tuple(int(count) for count in found.counts),
-            spreads=tuple(float(spread) for spread in found.spreads),
-            fourths=tuple(float(fourth) for fourth in found.fourths),
+            second_moments=tuple(float(spread) for spread in found.second_moments),
+            fourth_moments=tuple(float(fourth) for fourth in found.fourth_moments),
             names=names,
             tasks=tasks,
             scatter=self._scatter(points, found.labels) if order.scatter else None,
@@ -222,40 +228,45 @@ class Client:
         return group(points, np.array([ordered.index(str(name)) for name in names])), ordered
 
     def _placed(
-        self, points: NDArray[np.float32], places: Places, least: int
+        self, points: NDArray[np.float32], geometry: TaskGeometry, least: int
     ) -> tuple[Clusters, tuple[int, ...]]:
         """The samples by the nearest global task, among those that the client has enough of."""
-        distances = squared_distances(points, places.centroids, places.space)
-        own = self._held(np.bincount(distances.argmin(axis=1), minlength=len(places.tasks)), least)
+        distances = squared_distances(points, geometry.centroids, geometry.space)
+        own = self._held(
+            np.bincount(distances.argmin(axis=1), minlength=len(geometry.tasks)), least
+        )
         nearest = own[distances[:, own].argmin(axis=1)]
         tasks, labels = np.unique(nearest, return_inverse=True)
         squared = distances[np.arange(len(points)), nearest]
         return group(points, labels, squared), tuple(int(task) for task in tasks)
 
-    def _regrouped(self, order: ProfileOrder, hand: AtHand) -> TaskProfile:
+    def _regrouped(self, order: ProfileOrder, context: AdapterContext) -> TaskProfile:
         """Some samples by the task, of the nearest few, whose adapter has the lowest loss.
 
         The nearest one's counts less by 0.25 of what the best of them gives: a sample leaves its
         nearest task for one whose adapter clearly serves it better. Else samples that only their
         responses tell apart would be parted, and no router sees a response.
         """
-        assert order.places is not None, "adapters are tried on samples near their tasks"
-        places, offered = order.places, [order.places.tasks.index(name) for name in order.adapters]
-        rows = hand.sample("regroup", TRIED_SAMPLES)
+        assert order.geometry is not None, "adapters are tried on samples near their tasks"
+        geometry, offered = (
+            order.geometry,
+            [order.geometry.tasks.index(name) for name in order.adapters],
+        )
+        rows = context.sample("regroup", TRIED_SAMPLES)
         points = self.base.embed([row.instruction for row in rows])
-        distances = squared_distances(points, places.centroids[offered], places.space)
+        distances = squared_distances(points, geometry.centroids[offered], geometry.space)
         ranks = distances.argsort(axis=1).argsort(axis=1)
         wanted = np.insert(ranks < CANDIDATES, 0, True, axis=1)
-        told = hand.losses(rows, (None, *order.adapters), wanted)
+        told = context.losses(rows, (None, *order.adapters), wanted)
         base, losses = told[:, :1], told[:, 1:]
         gain = (base - losses.min(axis=1, keepdims=True)).clip(min=0)
-        best = np.where(ranks == 0, losses - SLACK * gain, losses).argmin(axis=1)
+        best = np.where(ranks == 0, losses - MERGE_THRESHOLD * gain, losses).argmin(axis=1)
         tasks, labels = np.unique(best, return_inverse=True)
         found = group(points, labels, distances[np.arange(len(points)), best])
         return self._described(order, points, found, tasks=tuple(offered[task] for task in tasks))
 
     def _arrived(
-        self, points: NDArray[np.float32], places: Places
+        self, points: NDArray[np.float32], geometry: TaskGeometry
     ) -> tuple[Clusters, tuple[int, ...]]:
         """The samples in clusters; those that lie where a task does are of that task, each of the
         others is a new task: -1.
@@ -264,18 +275,18 @@ class Client:
         task is a deviation above what a task's own prompts have: for a mean of 8, nearly three.
         """
         clusters = self._clustered(points)
-        distances = squared_distances(points, places.centroids, places.space)
+        distances = squared_distances(points, geometry.centroids, geometry.space)
         means = np.stack(
             [distances[clusters.labels == j].mean(axis=0) for j in range(len(clusters.counts))]
         )
         nearest = means.argmin(axis=1)
-        outside = means.min(axis=1) > places.mean + places.deviation
+        outside = means.min(axis=1) > geometry.mean + geometry.deviation
         outside &= clusters.counts >= LEAST_SAMPLES
-        new = len(places.tasks) + np.arange(len(nearest))
+        new = len(geometry.tasks) + np.arange(len(nearest))
         keys, labels = np.unique(
             np.where(outside, new, nearest)[clusters.labels], return_inverse=True
         )
-        tasks = np.where(keys < len(places.tasks), keys, -1)
+        tasks = np.where(keys < len(geometry.tasks), keys, -1)
         squared = distances[np.arange(len(points)), nearest[clusters.labels]]
         return group(points, labels, squared), tuple(int(task) for task in tasks)
 
@@ -290,39 +301,41 @@ class Client:
             number = max(1, int((counts >= enough).sum()))
         return np.sort(order[:number])
 
-    def _compared(self, asked: Comparison, hand: AtHand) -> Losses:
+    def _compared(self, asked: Comparison, context: AdapterContext) -> ComparedLosses:
         """Losses on samples of a local task: of the base model, and of some adapters."""
         own = np.flatnonzero(self.labels() == asked.local_task)
-        draws = generator(self._config.seed, "compare", hand.task.round, self.id, asked.local_task)
+        draws = generator(
+            self._config.seed, "compare", context.task.round, self.id, asked.local_task
+        )
         rows = [self.rows.train[i] for i in draws.permutation(own)[:COMPARED_SAMPLES]]
         adapters = (None, *asked.adapters)
-        losses = hand.losses(rows, adapters, np.ones((len(rows), len(adapters)), bool))
+        losses = context.losses(rows, adapters, np.ones((len(rows), len(adapters)), bool))
         base, *others = losses.mean(axis=0).tolist()
         told = dict(zip(asked.adapters, others, strict=True))
-        return Losses(asked.local_task, len(rows), base, told)
+        return ComparedLosses(asked.local_task, len(rows), base, told)
 
-    def _evaluate(self, order: EvaluateOrder, hand: AtHand) -> Findings:
+    def _evaluate(self, order: EvaluateOrder, context: AdapterContext) -> EvaluationReport:
         """Answer and score the test rows of each scope."""
-        widest = self.rows.everything or self.rows.test
-        rows = {"local": self.rows.test, "global": self.rows.everything, "base": widest}
-        return Findings(
+        widest = self.rows.global_test or self.rows.test
+        rows = {"local": self.rows.test, "global": self.rows.global_test, "base": widest}
+        return EvaluationReport(
             scores={
-                scope: self._scores(order, hand, scope, rows[scope])
+                scope: self._scores(order, context, scope, rows[scope])
                 for scope in order.scopes
                 if rows[scope]
             },
-            routed=_contingency(choose(order.serving, hand, widest, "global").routed, widest),
+            routed=_contingency(choose(order.serving, context, widest, "global").routed, widest),
             found=self._found(),
         )
 
     def _scores(
-        self, order: EvaluateOrder, hand: AtHand, scope: Scope, rows: Sequence[Row]
+        self, order: EvaluateOrder, context: AdapterContext, scope: Scope, rows: Sequence[Row]
     ) -> dict[str, LabelScores]:
-        untuned = Choice({}, [()] * len(rows))
-        chosen = untuned if scope == "base" else choose(order.serving, hand, rows, scope)
-        asked = [Question(row, blend) for row, blend in zip(rows, chosen.blends, strict=True)]
+        untuned = RoutedRows({}, [()] * len(rows))
+        chosen = untuned if scope == "base" else choose(order.serving, context, rows, scope)
+        asked = [EvalItem(row, mixture) for row, mixture in zip(rows, chosen.mixtures, strict=True)]
         limit = self._config.evaluation.max_new_tokens
-        answers = self._resident.answers(self._spec, chosen.adapters, asked, limit)
+        answers = self._shared_model.answers(self._spec, chosen.adapters, asked, limit)
         return scores_by_label([row.task or "" for row in rows], [one.scores for one in answers])
 
     def _found(self) -> tuple[dict[str, int], ...]:
@@ -335,7 +348,7 @@ class Client:
             counts[label][row.task or ""] += 1
         return tuple(dict(count) for count in counts)
 
-    def _job(self, task: ClientTask, order: TrainOrder, start: Weights) -> TrainJob:
+    def _job(self, task: ClientRequest, order: TrainOrder, start: AdapterWeights) -> TrainJob:
         settings = self._config.training
         which = "all" if order.local_task is None else order.local_task
         times = self.n_local if order.local_task is None else 1
@@ -343,7 +356,9 @@ class Client:
         keep = () if order.keep is None else (order.keep,)
         return TrainJob(
             weights=start,
-            examples=self._resident.examples([self.rows.train[i] for i in self._samples(order)]),
+            examples=self._shared_model.examples(
+                [self.rows.train[i] for i in self._samples(order)]
+            ),
             steps=order.steps * times,
             batch_size=settings.batch_size,
             lr=task.lr,
@@ -352,8 +367,8 @@ class Client:
             parts=order.train_parts,
             anchor=None if order.proximal is None else received[order.proximal.toward],
             mu=0.0 if order.proximal is None else order.proximal.mu,
-            beside=None if order.beside is None else received[order.beside.adapter],
-            share=1.0 if order.beside is None else order.beside.weight,
+            companion=None if order.companion is None else received[order.companion.adapter],
+            share=1.0 if order.companion is None else order.companion.weight,
         )
 
     def _samples(self, order: TrainOrder) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from fedrouter.data.rows import Row
 from fedrouter.errors import DataError
 from fedrouter.storage.atomic import write_tensors
-from fedrouter.types import FloatArray, Weights
+from fedrouter.types import AdapterWeights, FloatArray
 
 VERSIONS = 3  # the server falls back by two checkpoints at most
 
@@ -77,7 +77,7 @@ class ClientFolder:
             return True
         return False
 
-    def keep(self, name: str, round: int, weights: Weights) -> None:
+    def keep(self, name: str, round: int, weights: AdapterWeights) -> None:
         """Keep weights under a name after a round; the last few rounds' are kept."""
         folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True)

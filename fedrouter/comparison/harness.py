@@ -11,7 +11,7 @@ from fedrouter.comparison.results import combine
 from fedrouter.config import Config, load_config
 from fedrouter.data.loading import load_splits
 from fedrouter.errors import FedRouterError, ModelError
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.experiment import Experiment
 from fedrouter.progress import Progress
 from fedrouter.storage.run_folder import RunFolder, is_run
@@ -69,8 +69,8 @@ class _Harness:
             finished: how many others of the grid are finished.
         """
         load_splits(cell_config(self._config, cells[0]).data, cells[0].seed)  # can they be read?
-        resident = Resident.load(self._config.model, self._config.engine.device)
-        self._check_base(resident.base.fingerprint)
+        shared_model = SharedModel.load(self._config.model, self._config.engine.device)
+        self._check_base(shared_model.base.fingerprint)
         self._folder.begin()
         began = time.monotonic()
         for done, cell in enumerate(cells):
@@ -80,7 +80,7 @@ class _Harness:
                 f"cell {finished + done + 1} of {finished + len(cells)}: {cell}{left}"
             )
             try:
-                self._run_cell(cell, resident)
+                self._run_cell(cell, shared_model)
             except FedRouterError as error:
                 self._failures[cell] = str(error)
                 self._progress.message(f"failed: {cell}: {error}")
@@ -95,14 +95,14 @@ class _Harness:
         self._folder.write(results)
         return results
 
-    def _run_cell(self, cell: Cell, resident: Resident) -> None:
+    def _run_cell(self, cell: Cell, shared_model: SharedModel) -> None:
         """Resume the cell's run where it was begun, else start it."""
         path = self._folder.run(cell).path
         if is_run(path):
             config = load_config(path / "config.toml")
-            Experiment(config, self._progress, resident).resume(RunFolder.open(path))
+            Experiment(config, self._progress, shared_model).resume(RunFolder.open(path))
         else:
-            Experiment(cell_config(self._config, cell), self._progress, resident).run(path)
+            Experiment(cell_config(self._config, cell), self._progress, shared_model).run(path)
 
     def _check_base(self, fingerprint: str) -> None:
         """Refuse to go on with another base model than that of the finished cells."""

@@ -41,7 +41,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         entries = [entry for entry in results["summary"] if entry["scenario"] == scenario]
         for scope, name in SCOPES.items():
             shown.append(_scores(f"{scenario}: scores on {name}", entries, scope))
-        shown.append(_costs(f"{scenario}: costs", entries))
+        shown.append(_usage(f"{scenario}: costs", entries))
     return shown
 
 
@@ -104,7 +104,7 @@ def _scores(title: str, entries: Sequence[Entry], scope: str) -> Table:
     return _table(title, columns, [(row(entry), entry) for entry in sorted(entries, key=rank)])
 
 
-def _costs(title: str, entries: Sequence[Entry]) -> Table:
+def _usage(title: str, entries: Sequence[Entry]) -> Table:
     def row(entry: Entry) -> Row:
         return (
             entry["strategy"],

@@ -12,7 +12,7 @@ from fedrouter.seeding import derive_seed, generator
 
 
 @dataclass(frozen=True)
-class Holding:
+class ClientData:
     """The rows of one client.
 
     Attributes:
@@ -23,10 +23,10 @@ class Holding:
 
     train: Sequence[Row]
     test: Sequence[Row] = ()
-    everything: Sequence[Row] = ()
+    global_test: Sequence[Row] = ()
 
 
-def deal(config: Config, splits: Splits, pooled: bool = False) -> list[Holding]:
+def deal(config: Config, splits: Splits, pooled: bool = False) -> list[ClientData]:
     """What each client holds, by a resolved configuration; of the test rows, those that
     `evaluation.samples` leaves.
 
@@ -46,7 +46,7 @@ def deal(config: Config, splits: Splits, pooled: bool = False) -> list[Holding]:
     for id, share in enumerate(partition(splits.train, data.scenario, number, seed, data.alpha)):
         train = [splits.train[i] for i in share]
         own = _own_test(test, train, data.scenario, id, number)
-        dealt.append(Holding(splits.train if pooled and id == 0 else train, own, test))
+        dealt.append(ClientData(splits.train if pooled and id == 0 else train, own, test))
     return dealt
 
 

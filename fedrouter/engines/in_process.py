@@ -7,15 +7,15 @@ from itertools import islice, tee
 import numpy as np
 
 from fedrouter.adapters.lora import LoraSpec
-from fedrouter.client.client import Client, Work
+from fedrouter.client.client import Client, PreparedTask
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.codec import places_out
-from fedrouter.protocol.compression import Transport, decode, encode, on_trial
-from fedrouter.protocol.messages import ClientReply, ClientTask, Routed
-from fedrouter.routing.types import Places
+from fedrouter.protocol.compression import TransportDtype, compression_for, decode, encode
+from fedrouter.protocol.messages import ClientReply, ClientRequest, RouteByTask
+from fedrouter.routing.types import TaskGeometry
 from fedrouter.server.engine import Traffic
 from fedrouter.training.trainer import train
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 
 class InProcessEngine:
@@ -39,7 +39,7 @@ class InProcessEngine:
         spec: LoraSpec,
         clients: Mapping[int, Client],
         *,
-        transport: Transport,
+        transport: TransportDtype,
         fuse: int,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -55,7 +55,7 @@ class InProcessEngine:
         """All clients."""
         return sorted(self.clients)
 
-    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply]:
+    def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply]:
         """The replies in the order of the tasks; the train jobs of all of them are fused.
 
         Tasks are prepared as far ahead as the fusion needs, so that memory does not grow with them.
@@ -69,15 +69,15 @@ class InProcessEngine:
             self.progress(1)
             yield self._send_up(reply)
 
-    def _prepare(self, task: ClientTask) -> Work:
-        adapters, transport = {}, on_trial(task, self.transport)
+    def _prepare(self, task: ClientRequest) -> PreparedTask:
+        adapters, transport = {}, compression_for(task, self.transport)
         for name, weights in task.adapters.items():
             adapters[name], size = _travel(weights, transport)
             self.traffic.down += size
-        if task.evaluate is not None and isinstance(task.evaluate.serving, Routed):
-            self.traffic.down += places_bytes(task.evaluate.serving.places)
-        if task.profile is not None and task.profile.places is not None:
-            self.traffic.down += places_bytes(task.profile.places)
+        if task.evaluate is not None and isinstance(task.evaluate.serving, RouteByTask):
+            self.traffic.down += places_bytes(task.evaluate.serving.geometry)
+        if task.profile is not None and task.profile.geometry is not None:
+            self.traffic.down += places_bytes(task.profile.geometry)
         return self.clients[task.client].prepare(replace(task, adapters=adapters))
 
     def _send_up(self, reply: ClientReply) -> ClientReply:
@@ -93,15 +93,15 @@ class InProcessEngine:
         return replace(reply, updates=tuple(updates))
 
 
-def _travel(weights: Weights, transport: Transport) -> tuple[Weights, int]:
+def _travel(weights: AdapterWeights, transport: TransportDtype) -> tuple[AdapterWeights, int]:
     """Weights as the other side sees them, and the bytes they took."""
     encoded = encode(weights, transport)
     return decode(encoded), encoded.nbytes
 
 
-def places_bytes(places: Places) -> int:
-    """Bytes of the arrays of `places` as they travel."""
-    return sum(array.nbytes for array in places_out("", places).values())
+def places_bytes(geometry: TaskGeometry) -> int:
+    """Bytes of the arrays of `geometry` as they travel."""
+    return sum(array.nbytes for array in places_out("", geometry).values())
 
 
 def array_bytes(message: object) -> int:

@@ -17,20 +17,22 @@ from fedrouter.errors import AdapterError
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import length_batches
 from fedrouter.model.losses import Batch, row_losses
-from fedrouter.routing.types import Blend
-from fedrouter.types import Weights
+from fedrouter.routing.types import AdapterMixture
+from fedrouter.types import AdapterWeights
 
 GENERATE_ROWS = 64  # rows generated at once: all of them wait for the longest response
 GENERATE_TOKENS = 16_384  # padded tokens of their prompts
 
 
-class Responder:
+class MultiAdapterModel:
     """Adapters by name, on one base model.
 
     A context manager: leaving it takes the adapters off the base model.
     """
 
-    def __init__(self, base: BaseModel, spec: LoraSpec, adapters: Mapping[str, Weights]) -> None:
+    def __init__(
+        self, base: BaseModel, spec: LoraSpec, adapters: Mapping[str, AdapterWeights]
+    ) -> None:
         self.base = base
         self._bank = AdapterBank(base.model, spec, size=len(adapters))
         self._slots: dict[str, int] = {}
@@ -43,7 +45,7 @@ class Responder:
         """The adapters' names."""
         return tuple(self._slots)
 
-    def __enter__(self) -> "Responder":
+    def __enter__(self) -> "MultiAdapterModel":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,16 +54,16 @@ class Responder:
     def generate(
         self,
         instructions: Sequence[str],
-        blends: Sequence[Blend],
+        mixtures: Sequence[AdapterMixture],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda _: None,
     ) -> list[str]:
         """Greedy responses; instruction i is answered by blends[i].
 
         Raises:
-            AdapterError: a name in `blends` is unknown.
+            AdapterError: a name in `mixtures` is unknown.
         """
-        slots, weights = self._mix(blends)
+        slots, weights = self._mix(mixtures)
         prompts = [self.base.prompts.prompt_ids(text) for text in instructions]
         texts = [""] * len(prompts)
         lengths = [len(ids) for ids in prompts]
@@ -74,13 +76,13 @@ class Responder:
         return texts
 
     @torch.no_grad()
-    def losses(self, rows: Sequence[Row], blends: Sequence[Blend]) -> list[float]:
+    def losses(self, rows: Sequence[Row], mixtures: Sequence[AdapterMixture]) -> list[float]:
         """Each row's mean loss over its response tokens, under blends[i].
 
         Raises:
-            AdapterError: a name in `blends` is unknown.
+            AdapterError: a name in `mixtures` is unknown.
         """
-        slots, weights = self._mix(blends)
+        slots, weights = self._mix(mixtures)
         examples = self.base.prompts.examples(rows)
         losses = np.zeros(len(rows))
         for batch in length_batches([len(example.input_ids) for example in examples]):
@@ -89,15 +91,17 @@ class Responder:
                 losses[batch] = row_losses(self.base, padded).cpu().numpy()
         return [float(loss) for loss in losses]
 
-    def _mix(self, blends: Sequence[Blend]) -> tuple[Tensor, Tensor]:
+    def _mix(self, mixtures: Sequence[AdapterMixture]) -> tuple[Tensor, Tensor]:
         """The blends as slots and weights for the bank, both of shape (rows, longest blend)."""
-        unknown = {name: None for blend in blends for name, _ in blend if name not in self._slots}
+        unknown = {
+            name: None for mixture in mixtures for name, _ in mixture if name not in self._slots
+        }
         if unknown:
             known = ", ".join(self._slots)
             raise AdapterError(f"no adapter is called {next(iter(unknown))!r}; there are: {known}")
-        shape = len(blends), max((len(blend) for blend in blends), default=0)
+        shape = len(mixtures), max((len(mixture) for mixture in mixtures), default=0)
         slots, weights = torch.full(shape, NO_ADAPTER), torch.zeros(shape)
-        for i, blend in enumerate(blends):
-            for k, (name, weight) in enumerate(blend):
+        for i, mixture in enumerate(mixtures):
+            for k, (name, weight) in enumerate(mixture):
                 slots[i, k], weights[i, k] = self._slots[name], weight
         return slots, weights

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.metrics import exact_match, rouge
-from fedrouter.evaluation.multi_adapter import Responder
-from fedrouter.routing.types import Blend
+from fedrouter.evaluation.multi_adapter import MultiAdapterModel
+from fedrouter.routing.types import AdapterMixture
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EvalItem:
     """A test row put to a blend of adapters, by name; the empty blend is the base model."""
 
     row: Row
-    blend: Blend
+    mixture: AdapterMixture
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EvalResult:
     """What was generated, and its scores: rouge1, rouge2, rougeL, exact_match, loss."""
 
     text: str
@@ -26,11 +26,11 @@ class Answer:
 
 
 def examine(
-    responder: Responder,
-    questions: Iterable[Question],
+    multi_adapter: MultiAdapterModel,
+    questions: Iterable[EvalItem],
     max_new_tokens: int,
     progress: Callable[[int], None] = lambda _: None,
-) -> dict[Question, Answer]:
+) -> dict[EvalItem, EvalResult]:
     """Answer and score each distinct question once.
 
     Args:
@@ -40,11 +40,13 @@ def examine(
         progress: called with the number of questions answered since its last call.
     """
     asked = list(dict.fromkeys(questions))
-    rows, blends = [q.row for q in asked], [q.blend for q in asked]
-    losses = responder.losses(rows, blends)
-    texts = responder.generate([row.instruction for row in rows], blends, max_new_tokens, progress)
+    rows, mixtures = [q.row for q in asked], [q.mixture for q in asked]
+    losses = multi_adapter.losses(rows, mixtures)
+    texts = multi_adapter.generate(
+        [row.instruction for row in rows], mixtures, max_new_tokens, progress
+    )
     return {
-        question: Answer(text, {**score(text, question.row.response), "loss": loss})
+        question: EvalResult(text, {**score(text, question.row.response), "loss": loss})
         for question, text, loss in zip(asked, texts, losses, strict=True)
     }
 

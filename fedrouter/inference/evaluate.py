@@ -5,7 +5,7 @@ from typing import Any
 
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.metrics import pooled, routing_accuracy, scores_by_label
-from fedrouter.evaluation.scoring import Question, examine
+from fedrouter.evaluation.scoring import EvalItem, examine
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.progress import Progress
 
@@ -23,12 +23,12 @@ def assess(model: RoutedModel, rows: Sequence[Row], progress: Progress) -> dict[
     routed = model.routed([row.instruction for row in rows])
     found = [route.task for route, _ in routed]
     contestants = {
-        "global": [Question(row, blend) for row, (_, blend) in zip(rows, routed, strict=True)],
-        "base": [Question(row, ()) for row in rows],
+        "global": [EvalItem(row, mixture) for row, (_, mixture) in zip(rows, routed, strict=True)],
+        "base": [EvalItem(row, ()) for row in rows],
     }
     limit = model.config.evaluation.max_new_tokens
     asked = [question for questions in contestants.values() for question in questions]
-    answers = examine(model.responder, asked, limit, progress.advance)
+    answers = examine(model.multi_adapter, asked, limit, progress.advance)
     labels = [row.task or task for row, task in zip(rows, found, strict=True)]
     tables = {
         name: scores_by_label(labels, [answers[question].scores for question in questions])

@@ -7,12 +7,12 @@ from fedrouter.data.loading import load_splits
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.progress import Progress
 from fedrouter.routing.clustering import squared_distances
-from fedrouter.routing.types import Places
+from fedrouter.routing.types import TaskGeometry
 
 
-def centroid_distances(places: Places) -> NDArray[np.float64]:
+def centroid_distances(geometry: TaskGeometry) -> NDArray[np.float64]:
     """The distance between each two centroids, shape (T, T), as the router takes it."""
-    return np.sqrt(squared_distances(places.centroids, places.centroids, places.space))
+    return np.sqrt(squared_distances(geometry.centroids, geometry.centroids, geometry.space))
 
 
 def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict[str, list[str]]:
@@ -31,7 +31,7 @@ def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict
     routes = model.router.route(model.base.embed(prompts, progress.advance))
     chosen = np.array(routes.tasks)
     near = {}
-    for t, task in enumerate(model.router.places.tasks):
+    for t, task in enumerate(model.router.geometry.tasks):
         own = np.flatnonzero(chosen == task)
         order = own[np.argsort(routes.distances[own, t], kind="stable")]
         near[task] = [prompts[i] for i in order[:number]]

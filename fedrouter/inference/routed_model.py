@@ -8,10 +8,10 @@ from typing import Any
 from fedrouter.adapters.lora import read_adapter
 from fedrouter.config import Config, load_config
 from fedrouter.errors import AdapterError, ModelError, RunError
-from fedrouter.evaluation.multi_adapter import Responder
+from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.model.base_model import BaseModel
-from fedrouter.routing.router import Router, blends, policy
-from fedrouter.routing.types import Blend
+from fedrouter.routing.router import Router, mixtures, policy
+from fedrouter.routing.types import AdapterMixture
 from fedrouter.storage.run_folder import RunFolder
 
 
@@ -56,7 +56,7 @@ class RoutedModel:
         config: Config,
         base: BaseModel,
         router: Router | None,
-        responder: Responder,
+        multi_adapter: MultiAdapterModel,
         *,
         found: Sequence[Mapping[str, Any]],
         history: Sequence[Mapping[str, Any]],
@@ -64,7 +64,7 @@ class RoutedModel:
         self.config = config
         self.base = base
         self.router = router
-        self.responder = responder
+        self.multi_adapter = multi_adapter
         self.found = found
         self.history = history
 
@@ -105,7 +105,7 @@ class RoutedModel:
             )
         read = {
             name: read_adapter(run.path / "tasks" / name)
-            for name in (router.places.tasks if router else names)
+            for name in (router.geometry.tasks if router else names)
         }
         specs = {spec for _, spec in read.values()}
         if len(specs) > 1:
@@ -114,9 +114,9 @@ class RoutedModel:
                 "put back the ones that the run wrote"
             )
         adapters = {task: weights for task, (weights, _) in read.items()}
-        responder = Responder(base, specs.pop(), adapters)
+        multi_adapter = MultiAdapterModel(base, specs.pop(), adapters)
         found, history = summary["tasks"], summary["history"]
-        return cls(config, base, router, responder, found=found, history=history)
+        return cls(config, base, router, multi_adapter, found=found, history=history)
 
     def route(self, prompts: Sequence[str], client: int | None = None) -> list[Route]:
         """The task of each prompt.
@@ -132,20 +132,23 @@ class RoutedModel:
 
     def routed(
         self, prompts: Sequence[str], client: int | None = None
-    ) -> list[tuple[Route, Blend]]:
+    ) -> list[tuple[Route, AdapterMixture]]:
         """As `route`, each with the adapters that answer and their weights."""
         if not prompts:
             return []
         if self.router is None:
-            [only] = self.responder.names
+            [only] = self.multi_adapter.names
             return [(Route(prompt, only, 1.0, True), ((only, 1.0),)) for prompt in prompts]
         allowed, rule = self._allowed(client), policy(self.config.router)
         routes = self.router.route(self.base.embed(prompts), allowed)
-        answers = blends(self.router.places, routes, rule, allowed)
-        known = routes.strangeness <= rule.threshold
+        answers = mixtures(self.router.geometry, routes, rule, allowed)
+        known = routes.ood_score <= rule.threshold
         return [
-            (Route(prompts[i], routes.tasks[i], float(routes.confidence[i]), bool(known[i])), blend)
-            for i, blend in enumerate(answers)
+            (
+                Route(prompts[i], routes.tasks[i], float(routes.confidence[i]), bool(known[i])),
+                mixture,
+            )
+            for i, mixture in enumerate(answers)
         ]
 
     def generate(
@@ -163,7 +166,7 @@ class RoutedModel:
         """
         limit = max_new_tokens or self.config.evaluation.max_new_tokens
         routed = self.routed(prompts, client)
-        texts = self.responder.generate(prompts, [blend for _, blend in routed], limit)
+        texts = self.multi_adapter.generate(prompts, [mixture for _, mixture in routed], limit)
         return [
             Generation(**vars(route), text=text)
             for (route, _), text in zip(routed, texts, strict=True)

@@ -14,28 +14,28 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedrouter.errors import MessageError
-from fedrouter.protocol.compression import Encoded, Transport, decode, encode, on_trial
+from fedrouter.protocol.compression import Encoded, TransportDtype, compression_for, decode, encode
 from fedrouter.protocol.messages import (
-    ByName,
     ClientReply,
-    ClientTask,
+    ClientRequest,
+    ComparedLosses,
     Comparison,
     EvaluateOrder,
-    Findings,
-    InstanceMix,
-    Losses,
+    EvaluationReport,
+    InstanceMixture,
     LowestLoss,
-    OneAdapter,
     ProfileOrder,
-    Routed,
+    RouteByTask,
     Scope,
     Serving,
+    SingleAdapter,
     TrainOrder,
+    TrueTask,
     Update,
 )
-from fedrouter.routing.types import Places, Policy, Scatter, TaskProfile
-from fedrouter.routing.whitening import symmetric, triangle
-from fedrouter.types import FloatArray, Weights
+from fedrouter.routing.types import RoutingPolicy, Scatter, TaskGeometry, TaskProfile
+from fedrouter.routing.whitening import symmetric_matrix, upper_triangle
+from fedrouter.types import AdapterWeights, FloatArray
 
 LARGEST_HEADER = 4_000_000  # characters
 LARGEST_BYTES = 4 * 2**30  # of all arrays of a message
@@ -54,7 +54,7 @@ class _Header(BaseModel):
 
 
 class _PlacesHeader(_Header):
-    """`Places` without its arrays."""
+    """`TaskGeometry` without its arrays."""
 
     tasks: tuple[Name, ...]
     mean: float
@@ -64,20 +64,20 @@ class _PlacesHeader(_Header):
 
 
 class _RoutedHeader(_Header):
-    """`Routed` without its arrays."""
+    """`RouteByTask` without its arrays."""
 
-    places: _PlacesHeader
+    geometry: _PlacesHeader
     own: tuple[Name, ...]
-    policy: Policy
+    policy: RoutingPolicy
 
 
 class _ServingHeader(_Header):
     """Exactly one of the serving rules."""
 
-    one_adapter: OneAdapter | None = None
+    one_adapter: SingleAdapter | None = None
     routed: _RoutedHeader | None = None
-    by_name: ByName | None = None
-    instance_mix: InstanceMix | None = None
+    by_name: TrueTask | None = None
+    instance_mix: InstanceMixture | None = None
     lowest_loss: LowestLoss | None = None
 
     @model_validator(mode="after")
@@ -95,7 +95,7 @@ class _ProfileOrderHeader(_Header):
     least: Annotated[int, Field(ge=1)]
     births: bool
     scatter: bool
-    places: _PlacesHeader | None
+    geometry: _PlacesHeader | None
 
 
 class _EvaluateHeader(_Header):
@@ -106,7 +106,7 @@ class _EvaluateHeader(_Header):
 class _TaskHeader(_Header):
     client: Id
     round: Id
-    transport: Transport
+    transport: TransportDtype
     adapters: tuple[Name, ...]
     profile: _ProfileOrderHeader | None
     compare: tuple[Comparison, ...]
@@ -119,8 +119,8 @@ class _ProfileHeader(_Header):
     """`TaskProfile` without its arrays."""
 
     counts: tuple[int, ...]
-    spreads: tuple[float, ...]
-    fourths: tuple[float, ...]
+    second_moments: tuple[float, ...]
+    fourth_moments: tuple[float, ...]
     names: tuple[str, ...]
     tasks: tuple[int, ...]
     fourth: float | None
@@ -138,34 +138,36 @@ class _UpdateHeader(_Header):
 class _ReplyHeader(_Header):
     client: Id
     round: Id
-    transport: Transport
+    transport: TransportDtype
     changed: bool
     profile: _ProfileHeader | None
-    losses: tuple[Losses, ...]
-    findings: Findings | None
+    losses: tuple[ComparedLosses, ...]
+    evaluation: EvaluationReport | None
     updates: tuple[_UpdateHeader, ...]
 
 
-def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, NDArray[Any]]]:
+def pack_request(
+    task: ClientRequest, transport: TransportDtype
+) -> tuple[str, dict[str, NDArray[Any]]]:
     """A task as header and arrays; adapters are rounded by `transport`, in int8 on trial."""
-    transport = on_trial(task, transport)
+    transport = compression_for(task, transport)
     arrays = _weights_out({f"adapter/{name}": w for name, w in task.adapters.items()}, transport)
     evaluate = None
     if task.evaluate is not None:
         rule = task.evaluate.serving
-        if isinstance(rule, Routed):
-            arrays |= places_out("serving", rule.places)
+        if isinstance(rule, RouteByTask):
+            arrays |= places_out("serving", rule.geometry)
         evaluate = _EvaluateHeader(serving=_serving_out(rule), scopes=task.evaluate.scopes)
     order, profile = task.profile, None
     if order is not None:
-        arrays |= {} if order.places is None else places_out("profile", order.places)
+        arrays |= {} if order.geometry is None else places_out("profile", order.geometry)
         profile = _ProfileOrderHeader(
             by_name=order.by_name,
             adapters=order.adapters,
             least=order.least,
             births=order.births,
             scatter=order.scatter,
-            places=None if order.places is None else _placed(order.places),
+            geometry=None if order.geometry is None else _placed(order.geometry),
         )
     header = _TaskHeader(
         client=task.client,
@@ -181,8 +183,8 @@ def pack_task(task: ClientTask, transport: Transport) -> tuple[str, dict[str, ND
     return header.model_dump_json(), arrays
 
 
-def unpack_task(header: str, arrays: Arrays) -> ClientTask:
-    """The task that `pack_task` made these of.
+def unpack_request(header: str, arrays: Arrays) -> ClientRequest:
+    """The task that `pack_request` made these of.
 
     Raises:
         MessageError: they are nothing that it could have made.
@@ -199,17 +201,17 @@ def unpack_task(header: str, arrays: Arrays) -> ClientTask:
     profile = None
     if found.profile is not None:
         told = found.profile
-        places = None if told.places is None else _places_in("profile", left, told.places)
+        geometry = None if told.geometry is None else _places_in("profile", left, told.geometry)
         profile = ProfileOrder(
             by_name=told.by_name,
-            places=places,
+            geometry=geometry,
             adapters=told.adapters,
             least=told.least,
             births=told.births,
             scatter=told.scatter,
         )
     _nothing_left(left)
-    return ClientTask(
+    return ClientRequest(
         client=found.client,
         round=found.round,
         profile=profile,
@@ -221,7 +223,9 @@ def unpack_task(header: str, arrays: Arrays) -> ClientTask:
     )
 
 
-def pack_reply(reply: ClientReply, transport: Transport) -> tuple[str, dict[str, NDArray[Any]]]:
+def pack_reply(
+    reply: ClientReply, transport: TransportDtype
+) -> tuple[str, dict[str, NDArray[Any]]]:
     """A reply as header and arrays; adapters are rounded by `transport`."""
     weights = {f"update/{update.slot}": update.weights for update in reply.updates}
     arrays = _weights_out(weights, transport)
@@ -233,8 +237,8 @@ def pack_reply(reply: ClientReply, transport: Transport) -> tuple[str, dict[str,
             arrays["scatter"] = scatter.products
         profile = _ProfileHeader(
             counts=reply.profile.counts,
-            spreads=reply.profile.spreads,
-            fourths=reply.profile.fourths,
+            second_moments=reply.profile.second_moments,
+            fourth_moments=reply.profile.fourth_moments,
             names=reply.profile.names,
             tasks=reply.profile.tasks,
             fourth=None if scatter is None else scatter.fourth,
@@ -246,7 +250,7 @@ def pack_reply(reply: ClientReply, transport: Transport) -> tuple[str, dict[str,
         changed=reply.changed,
         profile=profile,
         losses=reply.losses,
-        findings=reply.findings,
+        evaluation=reply.evaluation,
         updates=tuple(
             _UpdateHeader(adapter=u.adapter, samples=u.samples, loss=u.loss, tokens=u.tokens)
             for u in reply.updates
@@ -274,8 +278,8 @@ def unpack_reply(header: str, arrays: Arrays) -> ClientReply:
             client=found.client,
             centroids=centroids,
             counts=told.counts,
-            spreads=told.spreads,
-            fourths=told.fourths,
+            second_moments=told.second_moments,
+            fourth_moments=told.fourth_moments,
             names=told.names,
             tasks=told.tasks,
             scatter=scatter,
@@ -297,7 +301,7 @@ def unpack_reply(header: str, arrays: Arrays) -> ClientReply:
         round=found.round,
         profile=profile,
         losses=found.losses,
-        findings=found.findings,
+        evaluation=found.evaluation,
         updates=updates,
         changed=found.changed,
     )
@@ -344,7 +348,9 @@ def _checked(kind: Any, header: str, arrays: Arrays) -> Any:
         raise MessageError(f"a message's header is malformed: {fault}") from None
 
 
-def _weights_out(adapters: Mapping[str, Weights], transport: Transport) -> dict[str, NDArray[Any]]:
+def _weights_out(
+    adapters: Mapping[str, AdapterWeights], transport: TransportDtype
+) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for prefix, weights in adapters.items():
         encoded = encode(weights, transport)
@@ -353,7 +359,9 @@ def _weights_out(adapters: Mapping[str, Weights], transport: Transport) -> dict[
     return arrays
 
 
-def _weights_in(prefix: str, arrays: dict[str, NDArray[Any]], transport: Transport) -> Weights:
+def _weights_in(
+    prefix: str, arrays: dict[str, NDArray[Any]], transport: TransportDtype
+) -> AdapterWeights:
     """Take the tensors under a prefix out of `arrays`, as float32."""
 
     def taken(prefix: str) -> dict[str, NDArray[Any]]:
@@ -365,16 +373,16 @@ def _weights_in(prefix: str, arrays: dict[str, NDArray[Any]], transport: Transpo
 
 
 _FIELDS: Mapping[type, Any] = {
-    OneAdapter: "one_adapter",
-    ByName: "by_name",
-    InstanceMix: "instance_mix",
+    SingleAdapter: "one_adapter",
+    TrueTask: "by_name",
+    InstanceMixture: "instance_mix",
     LowestLoss: "lowest_loss",
 }
 
 
 def _serving_out(rule: Serving) -> _ServingHeader:
-    if isinstance(rule, Routed):
-        header = _RoutedHeader(places=_placed(rule.places), own=rule.own, policy=rule.policy)
+    if isinstance(rule, RouteByTask):
+        header = _RoutedHeader(geometry=_placed(rule.geometry), own=rule.own, policy=rule.policy)
         return _ServingHeader(routed=header)
     fields: dict[str, Any] = {_FIELDS[type(rule)]: rule}
     return _ServingHeader(**fields)
@@ -385,24 +393,24 @@ def _serving_in(header: _ServingHeader, arrays: dict[str, NDArray[Any]]) -> Serv
         rules = (header.one_adapter, header.by_name, header.instance_mix, header.lowest_loss)
         return next(rule for rule in rules if rule is not None)
     told = header.routed
-    return Routed(_places_in("serving", arrays, told.places), told.own, told.policy)
+    return RouteByTask(_places_in("serving", arrays, told.geometry), told.own, told.policy)
 
 
-def _placed(places: Places) -> _PlacesHeader:
+def _placed(geometry: TaskGeometry) -> _PlacesHeader:
     return _PlacesHeader(
-        tasks=places.tasks,
-        mean=places.mean,
-        deviation=places.deviation,
-        variance=places.variance,
-        space=None if places.space is None else _form(places.space),
+        tasks=geometry.tasks,
+        mean=geometry.mean,
+        deviation=geometry.deviation,
+        variance=geometry.variance,
+        space=None if geometry.space is None else _form(geometry.space),
     )
 
 
-def places_out(prefix: str, places: Places) -> dict[str, NDArray[Any]]:
-    """The arrays of `places`; half of its space, where the other half is the same."""
-    arrays, space = {f"{prefix}/centroids": places.centroids}, places.space
+def places_out(prefix: str, geometry: TaskGeometry) -> dict[str, NDArray[Any]]:
+    """The arrays of `geometry`; half of its space, where the other half is the same."""
+    arrays, space = {f"{prefix}/centroids": geometry.centroids}, geometry.space
     if space is not None:
-        arrays[f"{prefix}/space"] = triangle(space) if _form(space) == "symmetric" else space
+        arrays[f"{prefix}/space"] = upper_triangle(space) if _form(space) == "symmetric" else space
     return arrays
 
 
@@ -411,7 +419,7 @@ def _form(space: FloatArray) -> Literal["symmetric", "full"]:
     return "symmetric" if square and np.array_equal(space, space.T) else "full"
 
 
-def _places_in(prefix: str, arrays: dict[str, NDArray[Any]], header: _PlacesHeader) -> Places:
+def _places_in(prefix: str, arrays: dict[str, NDArray[Any]], header: _PlacesHeader) -> TaskGeometry:
     centroids = _floats(arrays, f"{prefix}/centroids", 2)
     if len(centroids) != len(header.tasks):
         raise MessageError("a message has not one centroid for each task")
@@ -422,9 +430,9 @@ def _places_in(prefix: str, arrays: dict[str, NDArray[Any]], header: _PlacesHead
         space = _floats(arrays, f"{prefix}/space", 1 if half else 2)
         if len(space) != (size * (size + 1) // 2 if half else size):
             raise MessageError("a message's space does not fit its centroids")
-        space = symmetric(space, size) if half else space
+        space = symmetric_matrix(space, size) if half else space
     numbers = (header.mean, header.deviation, header.variance)
-    return Places(header.tasks, centroids, *numbers, space)
+    return TaskGeometry(header.tasks, centroids, *numbers, space)
 
 
 def _floats(arrays: dict[str, NDArray[Any]], name: str, dimensions: int) -> FloatArray:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
-from fedrouter.protocol.messages import ClientTask
-from fedrouter.types import FloatArray, Weights
+from fedrouter.protocol.messages import ClientRequest
+from fedrouter.types import AdapterWeights, FloatArray
 
-Transport = Literal["fp32", "fp16", "int8"]
+TransportDtype = Literal["fp32", "fp16", "int8"]
 DTYPES: Mapping[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 LEVELS = 127  # int8 values run from -LEVELS to LEVELS, so that negation is exact
 
@@ -27,7 +27,7 @@ class Encoded:
             step of the integers of a row or column is worth.
     """
 
-    transport: Transport
+    transport: TransportDtype
     arrays: Mapping[str, NDArray[Any]]
     scales: Mapping[str, FloatArray] = field(default_factory=dict)
 
@@ -37,14 +37,14 @@ class Encoded:
         return sum(array.nbytes for array in (*self.arrays.values(), *self.scales.values()))
 
 
-def on_trial(task: ClientTask, configured: Transport) -> Transport:
+def compression_for(task: ClientRequest, configured: TransportDtype) -> TransportDtype:
     """How the adapters of a task travel: in int8 where they are only tried on samples, neither
     trained nor served, else as configured."""
     tried = bool(task.compare) or (task.profile is not None and bool(task.profile.adapters))
     return "int8" if tried else configured
 
 
-def encode(weights: Weights, transport: Transport) -> Encoded:
+def encode(weights: AdapterWeights, transport: TransportDtype) -> Encoded:
     """Round `weights` for the wire.
 
     fp32 keeps every bit; fp16 rounds to the nearest; int8 makes of a row x of A, or a column of B,

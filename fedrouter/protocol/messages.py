@@ -1,16 +1,14 @@
 """All that crosses the wire between the server and a client.
 
-A message holds numbers, names and adapter weights, never a sample. `Weights` maps PEFT's tensor
-names (``base_model.model....lora_A.weight``) to float32 arrays; where only part of an adapter is
-shared, the names of that part.
+A message holds numbers, names and adapter weights, never a sample.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedrouter.routing.types import Places, Policy, TaskProfile
-from fedrouter.types import Parts, Weights
+from fedrouter.routing.types import RoutingPolicy, TaskGeometry, TaskProfile
+from fedrouter.types import AdapterWeights, LoraMatrices
 
 
 @dataclass(frozen=True)
@@ -21,16 +19,16 @@ class ProfileOrder:
         by_name: group the samples by their true task's name instead of clustering them (oracle).
         places: group them by the nearest global task (of the client's most frequent ones, as many
             as it has local tasks) instead.
-        adapters: with `places`: only a sample of them, each by the one of these tasks whose adapter
-            serves it best; the local tasks stay as they are.
-        least: with `places`, where n_local is open: the samples of a task that a client needs to
+        adapters: with `geometry`: only a sample of them, each by the one of these tasks whose
+            adapter serves it best; the local tasks stay as they are.
+        least: with `geometry`, where n_local is open: the samples of a task that a client needs to
             hold it, if they are not an eighth of its own; the others' go to the nearest it holds.
-        births: with `places`: cluster them first; a cluster outside all tasks is a new one.
+        births: with `geometry`: cluster them first; a cluster outside all tasks is a new one.
         scatter: send the scatter too.
     """
 
     by_name: bool = False
-    places: Places | None = None
+    geometry: TaskGeometry | None = None
     adapters: tuple[str, ...] = ()
     least: int = 1
     births: bool = False
@@ -54,7 +52,7 @@ class Proximal:
 
 
 @dataclass(frozen=True)
-class Beside:
+class FrozenCompanion:
     """Train with a second, constant adapter at work: the trained one counts `weight`, the received
     adapter `adapter` 1 - weight."""
 
@@ -71,8 +69,8 @@ class TrainOrder:
     before it.
 
     Attributes:
-        adapters: received adapters to choose from, keys of `ClientTask.adapters`: the one with the
-            lowest loss on the client's training samples where there are several; empty: none.
+        adapters: received adapters to choose from, keys of `ClientRequest.adapters`. Of several,
+            the client trains the one with the lowest loss on its samples; empty: none.
         steps: optimiser steps for each local task that the samples make up: an order on all of a
             client's samples takes as many times more as the client has local tasks.
         local_task: train on this local task's samples; None: on all of the client's.
@@ -87,15 +85,15 @@ class TrainOrder:
     steps: int
     local_task: int | None = None
     keep: str | None = None
-    keep_parts: Parts = "AB"
-    train_parts: Parts = "AB"
-    send: Parts = "AB"
+    keep_parts: LoraMatrices = "AB"
+    train_parts: LoraMatrices = "AB"
+    send: LoraMatrices = "AB"
     proximal: Proximal | None = None
-    beside: Beside | None = None
+    companion: FrozenCompanion | None = None
 
 
 @dataclass(frozen=True)
-class OneAdapter:
+class SingleAdapter:
     """Answer every prompt with one adapter: the initial one, overlaid with the received `adapter`
     and with what the client kept under `keep` (either may be None)."""
 
@@ -109,7 +107,7 @@ class OneAdapter:
 
 
 @dataclass(frozen=True)
-class Routed:
+class RouteByTask:
     """Answer a prompt with the adapter of the task whose centroid is nearest.
 
     Attributes:
@@ -118,18 +116,18 @@ class Routed:
         policy: how many of them answer, and what does where none is near.
     """
 
-    places: Places
+    geometry: TaskGeometry
     own: tuple[str, ...]
-    policy: Policy = field(default_factory=Policy)
+    policy: RoutingPolicy = field(default_factory=RoutingPolicy)
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The adapters that the client must receive."""
-        return self.places.tasks
+        return self.geometry.tasks
 
 
 @dataclass(frozen=True)
-class ByName:
+class TrueTask:
     """Answer a prompt with the adapter of its true task (the oracle): true name -> adapter."""
 
     adapters: Mapping[str, str]
@@ -141,7 +139,7 @@ class ByName:
 
 
 @dataclass(frozen=True)
-class InstanceMix:
+class InstanceMixture:
     """Answer with a mix of the kept and the received adapter that depends on the prompt (FedDPA).
 
     The kept adapter's weight is `scale` times the mean cosine between the prompt and `samples`
@@ -171,7 +169,7 @@ class LowestLoss:
         return self.adapters
 
 
-Serving = OneAdapter | Routed | ByName | InstanceMix | LowestLoss
+Serving = SingleAdapter | RouteByTask | TrueTask | InstanceMixture | LowestLoss
 Scope = Literal["local", "global", "base"]
 
 
@@ -190,7 +188,7 @@ class EvaluateOrder:
 
 
 @dataclass(frozen=True)
-class ClientTask:
+class ClientRequest:
     """What the server asks of one client in one round, to be done in this order.
 
     Attributes:
@@ -211,12 +209,12 @@ class ClientTask:
     compare: tuple[Comparison, ...] = ()
     evaluate: EvaluateOrder | None = None
     train: tuple[TrainOrder, ...] = ()
-    adapters: Mapping[str, Weights] = field(default_factory=dict)
+    adapters: Mapping[str, AdapterWeights] = field(default_factory=dict)
     lr: float = 0.0
 
 
 @dataclass(frozen=True)
-class Losses:
+class ComparedLosses:
     """The answer to a comparison: mean losses on some samples of a local task.
 
     Attributes:
@@ -247,7 +245,7 @@ class Update:
 
     slot: int
     adapter: str | None
-    weights: Weights
+    weights: AdapterWeights
     samples: int
     loss: float
     tokens: int
@@ -262,7 +260,7 @@ class LabelScores:
 
 
 @dataclass(frozen=True)
-class Findings:
+class EvaluationReport:
     """What a client's evaluation gave. A label is a true task's name, "" where rows name none.
 
     Attributes:
@@ -287,8 +285,8 @@ class ClientReply:
     client: int
     round: int
     profile: TaskProfile | None = None
-    losses: tuple[Losses, ...] = ()
-    findings: Findings | None = None
+    losses: tuple[ComparedLosses, ...] = ()
+    evaluation: EvaluationReport | None = None
     updates: tuple[Update, ...] = ()
     changed: bool = False
 

@@ -12,8 +12,8 @@ import numpy as np
 from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import (
     ClientReply,
-    ClientTask,
-    Findings,
+    ClientRequest,
+    EvaluationReport,
     ProfileOrder,
     TrainOrder,
     Update,
@@ -21,7 +21,7 @@ from fedrouter.protocol.messages import (
 from fedrouter.routing.clustering import check_profile
 from fedrouter.routing.types import TaskProfile
 from fedrouter.routing.whitening import LARGEST
-from fedrouter.types import only
+from fedrouter.types import select_matrices
 
 LARGEST_COUNT = 10**9  # samples, tokens or rows: more than any client has
 LARGEST_LOSS = 1e6
@@ -31,7 +31,7 @@ LARGEST_TABLE = 10_000  # labels, or local tasks
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedArrays:
     """What arrays of a run look like.
 
     Attributes:
@@ -43,7 +43,7 @@ class Expected:
     dimension: int
 
 
-def check_reply(task: ClientTask, reply: ClientReply, expected: Expected) -> None:
+def check_reply(task: ClientRequest, reply: ClientReply, expected: ExpectedArrays) -> None:
     """Check that a reply answers its task, with arrays of the right shapes and sane numbers.
 
     Args:
@@ -65,15 +65,15 @@ def check_reply(task: ClientTask, reply: ClientReply, expected: Expected) -> Non
         return
     for part, asked, given in (
         ("profile", task.profile, reply.profile),
-        ("evaluation", task.evaluate, reply.findings),
+        ("evaluation", task.evaluate, reply.evaluation),
     ):
         if (asked is None) != (given is None):
             raise MessageError(f"the {part} {'was not asked for' if given else 'is missing'}")
     if task.profile is not None and reply.profile is not None:
         _check_profile(task.profile, reply.profile, task.client, expected.dimension)
     _check_losses(task, reply)
-    if reply.findings is not None:
-        _check_findings(reply.findings)
+    if reply.evaluation is not None:
+        _check_findings(reply.evaluation)
     if [update.slot for update in reply.updates] != list(range(len(task.train))):
         raise MessageError(f"{len(reply.updates)} updates do not answer {len(task.train)} orders")
     for order, update in zip(task.train, reply.updates, strict=True):
@@ -96,8 +96,8 @@ def _check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimen
 
 
 def _check_tasks(order: ProfileOrder, profile: TaskProfile) -> None:
-    number = 0 if order.places is None else len(order.places.centroids)
-    expected = len(profile.counts) if order.places is not None else 0
+    number = 0 if order.geometry is None else len(order.geometry.centroids)
+    expected = len(profile.counts) if order.geometry is not None else 0
     new = -1 if order.births else None
     known = [task for task in profile.tasks if task != new]
     distinct = len(profile.tasks) == expected and len(known) == len(set(known))
@@ -118,7 +118,7 @@ def _check_scatter(order: ProfileOrder, profile: TaskProfile, size: int) -> None
         raise MessageError("the profile's scatter is not finite")
 
 
-def _check_losses(task: ClientTask, reply: ClientReply) -> None:
+def _check_losses(task: ClientRequest, reply: ClientReply) -> None:
     asked = [(one.local_task, {*one.adapters}) for one in task.compare]
     if [(one.local_task, {*one.adapters}) for one in reply.losses] != asked:
         raise MessageError("the losses do not answer the comparisons that were asked for")
@@ -128,26 +128,26 @@ def _check_losses(task: ClientTask, reply: ClientReply) -> None:
             raise MessageError("a loss of a comparison is not possible")
 
 
-def _check_findings(findings: Findings) -> None:
-    for by_label in findings.scores.values():
+def _check_findings(evaluation: EvaluationReport) -> None:
+    for by_label in evaluation.scores.values():
         _check_labels(by_label)
         for one in by_label.values():
             _check_count("test rows", one.rows)
             if not all(np.isfinite(score) for score in one.scores.values()):
                 raise MessageError("a score is not a finite number")
-    if len(findings.found) > LARGEST_TABLE:
+    if len(evaluation.found) > LARGEST_TABLE:
         raise MessageError("the evaluation has absurdly many local tasks")
-    for table in (*findings.routed.values(), *findings.found):
+    for table in (*evaluation.routed.values(), *evaluation.found):
         _check_labels(table)
         for count in table.values():
             _check_count("rows", count)
 
 
-def _check_update(order: TrainOrder, update: Update, expected: Expected) -> None:
+def _check_update(order: TrainOrder, update: Update, expected: ExpectedArrays) -> None:
     named = order.adapters or (None,)
     if update.adapter not in named:
         raise MessageError(f"update {update.slot} is of an adapter that its order does not name")
-    shapes = only(expected.shapes, order.send)
+    shapes = select_matrices(expected.shapes, order.send)
     for name in sorted(update.weights.keys() ^ shapes.keys()):
         which = "missing" if name in shapes else "not one that was asked for"
         raise MessageError(f"update {update.slot}: tensor {name[:LARGEST_LABEL]!r} is {which}")

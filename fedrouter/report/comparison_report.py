@@ -8,7 +8,7 @@ from typing import Any
 from fedrouter.comparison.tables import Table, notes, tables
 from fedrouter.config import load_config
 from fedrouter.errors import FedRouterError, RunError
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
 from fedrouter.report.embedding_map import resident_of
 from fedrouter.report.page import Section, figure, page, table
@@ -36,17 +36,21 @@ def comparison_report(path: Path) -> str:
         f"{len(cells)} cells: scenarios {', '.join(scenarios)}; seeds {', '.join(map(str, seeds))}"
     )
     sections = [Section("In short", [], lines=notes(results))]
-    resident: list[Resident] = []
+    shared_model: list[SharedModel] = []
     for scenario in scenarios:
         own = [cell for cell in cells if cell["scenario"] == scenario]
-        sections += _scenario(path, scenario, own, results, resident)
+        sections += _scenario(path, scenario, own, results, shared_model)
     return page(f"fedrouter comparison {path.name}", lead, sections, results["config"])
 
 
 def _scenario(
-    path: Path, scenario: str, cells: Cells, results: Mapping[str, Any], resident: list[Resident]
+    path: Path,
+    scenario: str,
+    cells: Cells,
+    results: Mapping[str, Any],
+    shared_model: list[SharedModel],
 ) -> Iterator[Section]:
-    """The sections of one scenario; the base model is loaded once, into `resident`."""
+    """The sections of one scenario; the base model is loaded once, into `shared_model`."""
     summary = [one for one in results["summary"] if one["scenario"] == scenario]
     first = {one["strategy"]: one for one in reversed(cells)}  # the first seed's
     runs = {name: RunFolder(path / cell["run"]) for name, cell in first.items()}
@@ -77,17 +81,17 @@ def _scenario(
             f"Scenario {scenario}: routing of the first FedRouter run",
             confusion(run.read_summary()["routing"]),
         )
-        section = _map(run, resident)
+        section = _map(run, shared_model)
         yield Section(f"Scenario {scenario}: map", section.blocks, section.text, section.lines)
 
 
-def _map(run: RunFolder, resident: list[Resident]) -> Section:
-    if not resident:
+def _map(run: RunFolder, shared_model: list[SharedModel]) -> Section:
+    if not shared_model:
         try:
-            resident.append(resident_of(load_config(run.path / "config.toml")))
+            shared_model.append(resident_of(load_config(run.path / "config.toml")))
         except FedRouterError:
             return map_section(run)  # says why
-    return map_section(run, resident[0])
+    return map_section(run, shared_model[0])
 
 
 def _by_task(cells: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from fedrouter.client.store import ClientFolder
 from fedrouter.config import Config, load_config
-from fedrouter.data.client_data import Holding, deal
+from fedrouter.data.client_data import ClientData, deal
 from fedrouter.data.loading import load_splits
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.routing.router import Router
 from fedrouter.seeding import generator
 from fedrouter.storage.run_folder import RunFolder
@@ -36,7 +36,7 @@ class EmbeddingMap:
     centroids: Mapping[str, tuple[float, float]]
 
 
-def embedding_map(run: RunFolder, resident: Resident) -> EmbeddingMap:
+def embedding_map(run: RunFolder, shared_model: SharedModel) -> EmbeddingMap:
     """The map of a finished run, from the data that its configuration names on this machine.
 
     Raises:
@@ -51,10 +51,12 @@ def embedding_map(run: RunFolder, resident: Resident) -> EmbeddingMap:
     found = [] if router is None else _found(run, dealt)
     rows = [row for holding in dealt for row in holding.train]
     chosen = generator(config.seed, "map").permutation(len(rows))[:POINTS]
-    embeddings = resident.base.embed([rows[i].instruction for i in chosen])
+    embeddings = shared_model.base.embed([rows[i].instruction for i in chosen])
     pca = PCA(2, svd_solver="full").fit(embeddings.astype(np.float64))
-    places = (
-        [] if router is None else pca.transform(router.places.centroids.astype(np.float64)).tolist()
+    geometry = (
+        []
+        if router is None
+        else pca.transform(router.geometry.centroids.astype(np.float64)).tolist()
     )
     true = [rows[i].task for i in chosen]
     return EmbeddingMap(
@@ -63,17 +65,17 @@ def embedding_map(run: RunFolder, resident: Resident) -> EmbeddingMap:
         found=[found[i] for i in chosen] if found else [],
         centroids={
             task: (x, y)
-            for task, (x, y) in zip(router.places.tasks if router else (), places, strict=True)
+            for task, (x, y) in zip(router.geometry.tasks if router else (), geometry, strict=True)
         },
     )
 
 
-def resident_of(config: Config) -> Resident:
+def resident_of(config: Config) -> SharedModel:
     """The base model of a run, on the CPU's or GPU's choice of the configuration."""
-    return Resident.load(config.model, config.engine.device)
+    return SharedModel.load(config.model, config.engine.device)
 
 
-def _found(run: RunFolder, dealt: Sequence[Holding]) -> list[str]:
+def _found(run: RunFolder, dealt: Sequence[ClientData]) -> list[str]:
     """The global task of every client's training rows, in order."""
     checkpoint, _ = run.latest_checkpoint()
     assert checkpoint is not None, "a finished run has a checkpoint"

@@ -5,11 +5,11 @@ from typing import Any
 
 from fedrouter.config import load_config
 from fedrouter.errors import FedRouterError
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
 from fedrouter.report.embedding_map import embedding_map, resident_of
 from fedrouter.report.page import Section, figure, page, table
-from fedrouter.routing.history import told
+from fedrouter.routing.history import describe_event
 from fedrouter.storage.run_folder import RunFolder
 
 SCOPES = {"base": "base model", "global": "all tasks (global)", "local": "own tasks (local)"}
@@ -43,11 +43,11 @@ def run_report(run: RunFolder) -> str:
     return page(f"fedrouter run {run.path.name}", lead, sections, configuration)
 
 
-def map_section(run: RunFolder, resident: Resident | None = None) -> Section:
+def map_section(run: RunFolder, shared_model: SharedModel | None = None) -> Section:
     """The map of the prompts; a line that says why where it cannot be drawn."""
     title = "Map of the training prompts"
     try:
-        base = resident or resident_of(load_config(run.path / "config.toml"))
+        base = shared_model or resident_of(load_config(run.path / "config.toml"))
         found = embedding_map(run, base)
     except FedRouterError as error:
         return Section(title, [], lines=[f"Not drawn: {error}"])
@@ -142,7 +142,7 @@ def _history(
     if not events:
         return []
     counts = [(record["round"], record["tasks"]) for record in records]
-    rows = [[event["round"], event["task"], told(event)] for event in events]
+    rows = [[event["round"], event["task"], describe_event(event)] for event in events]
     return [
         figure("Number of tasks", figures.lines({"tasks": counts}, "round", "tasks")),
         table(["after round", "task", "event"], rows),

@@ -24,7 +24,7 @@ from fedrouter.types import FloatArray
 
 RESTARTS = 10  # K-means runs from different starts, of which the tightest is kept
 SAMPLE = 20_000  # points on which the starts are tried
-SLACK = 0.25  # of what an adapter gives, another one may lack and still serve as well
+MERGE_THRESHOLD = 0.25  # of what an adapter gives, another one may lack and still serve as well
 BLOCK = 1024  # rows per block of distances: bounds the memory, and fits a cache
 
 
@@ -43,8 +43,8 @@ class Clusters:
     labels: NDArray[np.int64]
     centroids: FloatArray
     counts: NDArray[np.int64]
-    spreads: NDArray[np.float64]
-    fourths: NDArray[np.float64]
+    second_moments: NDArray[np.float64]
+    fourth_moments: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +117,9 @@ def group(
         for start in range(0, len(exact), BLOCK):
             block = slice(start, start + BLOCK)
             squared[block] = np.square(exact[block] - centroids[labels[block]]).sum(axis=1)
-    spreads = np.bincount(labels, weights=squared) / counts
-    fourths = np.bincount(labels, weights=np.square(squared)) / counts
-    return Clusters(labels, centroids.astype(np.float32), counts, spreads, fourths)
+    second_moments = np.bincount(labels, weights=squared) / counts
+    fourth_moments = np.bincount(labels, weights=np.square(squared)) / counts
+    return Clusters(labels, centroids.astype(np.float32), counts, second_moments, fourth_moments)
 
 
 def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTasks:
@@ -162,19 +162,21 @@ def check_profile(profile: TaskProfile, dimension: int) -> None:
     Raises:
         MessageError: shapes that do not match, numbers that are not finite, or empty local tasks.
     """
-    centroids, counts, spreads = profile.centroids, profile.counts, profile.spreads
-    sizes = {len(counts), len(spreads), len(profile.fourths)}
+    centroids, counts, second_moments = profile.centroids, profile.counts, profile.second_moments
+    sizes = {len(counts), len(second_moments), len(profile.fourth_moments)}
     fault = None
     if centroids.shape != (len(counts), dimension) or len(sizes) > 1 or not counts:
         fault = (
-            f"centroids of shape {centroids.shape}, {len(counts)} counts, {len(spreads)} spreads "
-            f"and {len(profile.fourths)} fourths, where (local tasks, {dimension}) and three of "
-            "each local task are expected"
+            f"centroids of shape {centroids.shape}, {len(counts)} counts, {len(second_moments)} "
+            f"second and {len(profile.fourth_moments)} fourth moments; expected centroids of shape "
+            f"(local tasks, {dimension}) and one of each for every local task"
         )
-    elif not all(np.isfinite(each).all() for each in (centroids, spreads, profile.fourths)):
+    elif not all(
+        np.isfinite(each).all() for each in (centroids, second_moments, profile.fourth_moments)
+    ):
         fault = "a number that is not finite"
-    elif min(counts) < 1 or min(*spreads, *profile.fourths) < 0:
-        fault = "a local task without samples or with a negative spread"
+    elif min(counts) < 1 or min(*second_moments, *profile.fourth_moments) < 0:
+        fault = "a local task without samples or with a negative moment"
     if fault:
         raise MessageError(f"the profile of client {profile.client} has {fault}")
 

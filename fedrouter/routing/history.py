@@ -11,21 +11,21 @@ class Event:
 
     Attributes:
         round: the round before it; 0 before the first.
-        kind: "born": `task` is new, its adapter a copy of that of `other`; "merged": `task` is no
-            more, it is a part of `other`; "emptied": it is no more, its samples went to others.
+        kind: "created": `task` is new, and its adapter began as a copy of that of `other`;
+            "merged": `task` was merged into `other`; "removed": `task` has no samples left.
         task: its name.
         other: the name of another one, where there is one.
     """
 
     round: int
-    kind: Literal["born", "merged", "emptied"]
+    kind: Literal["created", "merged", "removed"]
     task: str
     other: str | None = None
 
 
-def told(event: Mapping[str, Any]) -> str:
-    """What became of a task, in words: an entry of `history` in `summary.json`."""
-    if event["kind"] == "emptied":
-        return "emptied: its samples went to others"
-    words = {"born": "born, from a copy of", "merged": "merged into"}
+def describe_event(event: Mapping[str, Any]) -> str:
+    """An entry of `history` in `summary.json`, in words."""
+    if event["kind"] == "removed":
+        return "removed (no samples left)"
+    words = {"created": "created, initialised from", "merged": "merged into"}
     return f"{words[event['kind']]} {event['other']}"

@@ -16,7 +16,7 @@ from safetensors.numpy import load
 from fedrouter.config import RouterConfig
 from fedrouter.errors import AdapterError, ModelError, RunError
 from fedrouter.routing.clustering import squared_distances
-from fedrouter.routing.types import Blend, Places, Policy
+from fedrouter.routing.types import AdapterMixture, RoutingPolicy, TaskGeometry
 from fedrouter.storage.atomic import write_json, write_tensors
 
 LEAST = 0.01  # an adapter that counts less in a mix is left out
@@ -65,9 +65,9 @@ class Routes:
 
     tasks: tuple[str, ...]
     probabilities: NDArray[np.float64]
-    closeness: NDArray[np.float64]
+    mixture_weights: NDArray[np.float64]
     distances: NDArray[np.float64]
-    strangeness: NDArray[np.float64]
+    ood_score: NDArray[np.float64]
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -76,7 +76,9 @@ class Routes:
 
 
 def route(
-    places: Places, embeddings: NDArray[np.floating[Any]], allowed: Sequence[str] | None = None
+    geometry: TaskGeometry,
+    embeddings: NDArray[np.floating[Any]],
+    allowed: Sequence[str] | None = None,
 ) -> Routes:
     """Send each prompt to argmin_t ||e(x) - g_t|| over the allowed tasks.
 
@@ -93,8 +95,8 @@ def route(
     Raises:
         AdapterError: `allowed` is empty or names an unknown task.
     """
-    columns = np.array(_columns(places.tasks, places.tasks if allowed is None else allowed))
-    squared = squared_distances(embeddings, places.centroids, places.space)
+    columns = np.array(_columns(geometry.tasks, geometry.tasks if allowed is None else allowed))
+    squared = squared_distances(embeddings, geometry.centroids, geometry.space)
     offered = squared[:, columns]
     nearest = offered.min(axis=1, initial=np.inf)
     excess = offered - nearest[:, None]
@@ -108,47 +110,52 @@ def route(
         return shares
 
     with np.errstate(over="ignore"):
-        strangeness = (squared.min(axis=1) - places.mean) / max(places.deviation, TINY)
+        ood_score = (squared.min(axis=1) - geometry.mean) / max(geometry.deviation, TINY)
     return Routes(
-        tasks=tuple(places.tasks[t] for t in columns[excess.argmin(axis=1)]),
-        probabilities=softmax(places.variance),
-        closeness=softmax(places.mean),
+        tasks=tuple(geometry.tasks[t] for t in columns[excess.argmin(axis=1)]),
+        probabilities=softmax(geometry.variance),
+        mixture_weights=softmax(geometry.mean),
         distances=np.sqrt(squared),
-        strangeness=strangeness,
+        ood_score=ood_score,
     )
 
 
-def policy(settings: RouterConfig) -> Policy:
+def policy(settings: RouterConfig) -> RoutingPolicy:
     """What answers a routed prompt, as it is configured."""
-    return Policy(settings.top_k, settings.fallback or "nearest", settings.threshold)
+    return RoutingPolicy(settings.top_k, settings.fallback or "nearest", settings.threshold)
 
 
-def blends(
-    places: Places, routes: Routes, rule: Policy, allowed: Sequence[str] | None = None
-) -> list[Blend]:
+def mixtures(
+    geometry: TaskGeometry,
+    routes: Routes,
+    rule: RoutingPolicy,
+    allowed: Sequence[str] | None = None,
+) -> list[AdapterMixture]:
     """What answers each of some routed prompts; `allowed` as for `route`.
 
     A mix of the nearest tasks weighs them by closeness; what would count less than 1 % is left out.
     """
-    columns = _columns(places.tasks, places.tasks if allowed is None else allowed)
-    average = tuple((places.tasks[t], 1 / len(columns)) for t in columns)
-    known = routes.strangeness <= rule.threshold
+    columns = _columns(geometry.tasks, geometry.tasks if allowed is None else allowed)
+    average = tuple((geometry.tasks[t], 1 / len(columns)) for t in columns)
+    known = routes.ood_score <= rule.threshold
 
-    def answer(closeness: NDArray[np.float64], familiar: bool) -> Blend:
+    def answer(mixture_weights: NDArray[np.float64], familiar: bool) -> AdapterMixture:
         if familiar or rule.fallback == "nearest":
-            return _nearest(places.tasks, closeness, rule.top_k)
+            return _nearest(geometry.tasks, mixture_weights, rule.top_k)
         if rule.fallback == "mix":
-            return _nearest(places.tasks, closeness, max(2, rule.top_k))
+            return _nearest(geometry.tasks, mixture_weights, max(2, rule.top_k))
         return average if rule.fallback == "average" else ()
 
-    return [answer(*row) for row in zip(routes.closeness, known, strict=True)]
+    return [answer(*row) for row in zip(routes.mixture_weights, known, strict=True)]
 
 
-def _nearest(tasks: Sequence[str], closeness: NDArray[np.float64], top_k: int) -> Blend:
+def _nearest(
+    tasks: Sequence[str], mixture_weights: NDArray[np.float64], top_k: int
+) -> AdapterMixture:
     """The closest tasks with their shares."""
-    order = np.argsort(-closeness, kind="stable")[:top_k]
-    order = order[closeness[order] >= LEAST * closeness[order].sum()]
-    shares = closeness[order] / closeness[order].sum()
+    order = np.argsort(-mixture_weights, kind="stable")[:top_k]
+    order = order[mixture_weights[order] >= LEAST * mixture_weights[order].sum()]
+    shares = mixture_weights[order] / mixture_weights[order].sum()
     return tuple((tasks[t], float(share)) for t, share in zip(order, shares, strict=True))
 
 
@@ -172,7 +179,7 @@ class Router:
         base_fingerprint: the base model whose embeddings they are.
     """
 
-    places: Places
+    geometry: TaskGeometry
     base_fingerprint: str
 
     def route(
@@ -184,7 +191,7 @@ class Router:
             AdapterError: `allowed` is empty or names an unknown task.
             ModelError: the embeddings are not of this router's base model, or not finite.
         """
-        dimension = self.places.centroids.shape[1]
+        dimension = self.geometry.centroids.shape[1]
         if embeddings.ndim != 2 or embeddings.shape[1] != dimension:
             raise ModelError(
                 f"embeddings of shape {embeddings.shape} do not fit the router, which takes "
@@ -196,19 +203,19 @@ class Router:
                 f"the embedding of prompt {finite.argmin()} (from 0) is not finite; load the base "
                 "model with model.dtype = 'float32'"
             )
-        return route(self.places, embeddings, allowed)
+        return route(self.geometry, embeddings, allowed)
 
     def save(self, folder: Path) -> None:
         """Write ``router.safetensors`` and then ``router.json``, which vouches for both."""
-        places = self.places
-        space = {} if places.space is None else {"space": places.space}
-        write_tensors(folder / TENSORS, {"centroids": places.centroids, **space})
+        geometry = self.geometry
+        space = {} if geometry.space is None else {"space": geometry.space}
+        write_tensors(folder / TENSORS, {"centroids": geometry.centroids, **space})
         header = Header(
             format=3,
-            tasks=places.tasks,
-            mean=places.mean,
-            deviation=places.deviation,
-            variance=places.variance,
+            tasks=geometry.tasks,
+            mean=geometry.mean,
+            deviation=geometry.deviation,
+            variance=geometry.variance,
             base_fingerprint=self.base_fingerprint,
             sha256=sha256((folder / TENSORS).read_bytes()).hexdigest(),
         )
@@ -253,7 +260,7 @@ class Router:
             or not np.isfinite(space).all()
         ):
             raise RunError(f"{folder / TENSORS} has a space that does not fit its centroids")
-        places = Places(
+        geometry = TaskGeometry(
             header.tasks, centroids, header.mean, header.deviation, header.variance, space
         )
-        return cls(places, header.base_fingerprint)
+        return cls(geometry, header.base_fingerprint)

@@ -6,7 +6,9 @@ from typing import Literal
 from fedrouter.types import FloatArray
 
 Fallback = Literal["nearest", "base", "average", "mix"]
-Blend = tuple[tuple[str, float], ...]  # adapters by name, with weights; (): the base model alone
+AdapterMixture = tuple[
+    tuple[str, float], ...
+]  # adapters by name, with weights; (): the base model alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +46,15 @@ class TaskProfile:
     client: int
     centroids: FloatArray
     counts: tuple[int, ...]
-    spreads: tuple[float, ...]
-    fourths: tuple[float, ...]
+    second_moments: tuple[float, ...]
+    fourth_moments: tuple[float, ...]
     names: tuple[str, ...] = ()
     tasks: tuple[int, ...] = ()
     scatter: Scatter | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class TaskGeometry:
     """Where the global tasks lie: a prompt is of the one with the nearest centroid.
 
     Attributes:
@@ -75,7 +77,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Policy:
+class RoutingPolicy:
     """What answers a routed prompt.
 
     Attributes:

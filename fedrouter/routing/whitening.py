@@ -29,7 +29,7 @@ FLOOR = 1e-6  # eigenvalues count at least so much of the largest
 
 
 @dataclass
-class Total:
+class ScatterSum:
     """The scatters of many clients, added up as they arrive.
 
     Attributes:
@@ -75,26 +75,26 @@ def scatter(
     exact = np.asarray(points, np.float64) @ projected
     means = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
     rest = exact - means[labels]
-    products = triangle(rest.T @ rest).astype(np.float32)
+    products = upper_triangle(rest.T @ rest).astype(np.float32)
     return Scatter(products, float(np.square(np.square(rest).sum(axis=1)).sum()))
 
 
-def triangle(matrix: NDArray[Number]) -> NDArray[Number]:
+def upper_triangle(matrix: NDArray[Number]) -> NDArray[Number]:
     """The upper triangle of a matrix, shape (r, r), row by row: shape (r (r + 1) / 2,)."""
     return matrix[np.triu_indices(len(matrix))]
 
 
-def symmetric(upper: NDArray[Number], size: int) -> NDArray[Number]:
+def symmetric_matrix(upper: NDArray[Number], size: int) -> NDArray[Number]:
     """The symmetric matrix, shape (size, size), of an upper triangle."""
     matrix = np.zeros((size, size), upper.dtype)
     matrix[np.triu_indices(size)] = upper
     return np.asarray(matrix + np.triu(matrix, 1).T)
 
 
-def added_up(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], Total]:
+def sum_scatters(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], ScatterSum]:
     """The profiles without their scatters, and the sum of those: a scatter is large, and in memory
     for no longer than it takes to add it."""
-    kept, total = [], Total(np.zeros(0))
+    kept, total = [], ScatterSum(np.zeros(0))
     for profile in profiles:
         if profile.scatter is not None:
             if not total.products.size:
@@ -108,7 +108,7 @@ def added_up(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], Total]
 def locate(
     kind: Space,
     profiles: Sequence[TaskProfile],
-    scatters: Total,
+    scatters: ScatterSum,
     assigned: Sequence[Sequence[int]],
     *,
     before: FloatArray,
@@ -139,8 +139,8 @@ def locate(
     held = sizes > 0
     centroids = np.where(held[:, None], sums / np.where(held, sizes, 1)[:, None], before)
     if kind == "raw":
-        return Located(centroids.astype(np.float32), None, *moments(profiles))
-    around = symmetric(scatters.products, projected.shape[1])
+        return Located(centroids.astype(np.float32), None, *distance_moments(profiles))
+    around = symmetric_matrix(scatters.products, projected.shape[1])
     samples = counts.sum()
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples
     own = 0.0  # what a sample's own part in the space is, of its squared distance
@@ -156,7 +156,7 @@ def locate(
         own = (1 - rho) / samples
     inside = scaled @ within @ scaled
     mean = float(np.trace(inside))
-    reported, deviation, _ = moments(profiles)
+    reported, deviation, _ = distance_moments(profiles)
     rest = 1 - min(own * mean, 1 - FLOOR)
     return Located(
         centroids=centroids.astype(np.float32),
@@ -178,7 +178,7 @@ def _along(covariance: NDArray[np.float64], centroids: NDArray[np.float64]) -> f
     return float(((apart @ covariance) * apart).sum(axis=1).mean())
 
 
-def moments(
+def distance_moments(
     profiles: Sequence[TaskProfile], apart: NDArray[np.float64] | float = 0.0
 ) -> tuple[float, float, float]:
     """Mean and standard deviation of the squared distances D that profiles tell of, and the
@@ -191,10 +191,10 @@ def moments(
             to the place that distances are meant to, where the profiles took them to the centroid.
     """
     counts = np.concatenate([profile.counts for profile in profiles]).astype(np.float64)
-    spreads = np.concatenate([profile.spreads for profile in profiles])
-    fourths = np.concatenate([profile.fourths for profile in profiles])
-    first = np.average(spreads + apart, weights=counts)
-    second = np.average(fourths + 2 * apart * spreads + apart**2, weights=counts)
+    second_moments = np.concatenate([profile.second_moments for profile in profiles])
+    fourth_moments = np.concatenate([profile.fourth_moments for profile in profiles])
+    first = np.average(second_moments + apart, weights=counts)
+    second = np.average(fourth_moments + 2 * apart * second_moments + apart**2, weights=counts)
     varied = max(0.0, float(second - first**2))
     return float(first), varied**0.5, varied / (2 * float(first)) if first > 0 else 0.0
 

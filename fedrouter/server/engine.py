@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedrouter.protocol.messages import ClientReply, ClientTask, Failure
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
 
 
 @dataclass
@@ -27,5 +27,5 @@ class Engine(Protocol):
     def online(self) -> Sequence[int]:
         """The ids of the clients that can be asked now, in order; waits for them where it must."""
 
-    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply | Failure]:
+    def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         """An answer to each of `tasks`, in their order; a `Failure` costs its client's part."""

@@ -9,13 +9,13 @@ from fedrouter.errors import MessageError
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import (
     ClientReply,
-    ClientTask,
+    ClientRequest,
     EvaluateOrder,
+    EvaluationReport,
     Failure,
-    Findings,
     Scope,
 )
-from fedrouter.protocol.validation import Expected, check_reply
+from fedrouter.protocol.validation import ExpectedArrays, check_reply
 from fedrouter.seeding import generator
 from fedrouter.server.engine import Engine, Traffic
 from fedrouter.strategies import ServerState, Strategy
@@ -41,7 +41,7 @@ class RoundRecord:
 
 
 @dataclass
-class Round:
+class FinishedRound:
     """A finished round.
 
     Attributes:
@@ -52,7 +52,7 @@ class Round:
 
     state: ServerState
     record: RoundRecord
-    findings: Mapping[int, Findings]
+    evaluation: Mapping[int, EvaluationReport]
 
 
 def rounds(
@@ -60,10 +60,10 @@ def rounds(
     engine: Engine,
     state: ServerState,
     config: Config,
-    expected: Expected,
+    expected: ExpectedArrays,
     *,
     progress: Progress | None = None,
-) -> Iterator[Round]:
+) -> Iterator[FinishedRound]:
     """Rounds from the one after `state` to the last.
 
     Args:
@@ -82,7 +82,7 @@ def rounds(
         progress.phase("train", tasks_left(config, state))
         chosen = participants(config, round, engine.online())
         tasks = strategy.plan(state, round, chosen)
-        if evaluation_due(config, state.round):
+        if evaluation_is_due(config, state.round):
             scopes: tuple[Scope, ...] = ("local", "global")
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
         replies = CheckedReplies(engine, tasks, expected)
@@ -106,23 +106,23 @@ def rounds(
                 {"client": f.client, "reason": f.reason} for f in (*failures, *replies.failures)
             ],
         )
-        yield Round(state, record, replies.findings)
+        yield FinishedRound(state, record, replies.evaluation)
 
 
 def exchanges(
     strategy: Strategy,
     engine: Engine,
     state: ServerState,
-    expected: Expected,
+    expected: ExpectedArrays,
     progress: Progress,
 ) -> tuple[ServerState, list[Failure]]:
     """The state after all exchanges that are due before the next round, and who did not answer."""
     failures: list[Failure] = []
-    while state.due:
-        tasks = strategy.exchange(state, engine.online())
+    while state.pending:
+        tasks = strategy.auxiliary_requests(state, engine.online())
         progress.phase("refine", len(tasks))
         replies = CheckedReplies(engine, tasks, expected)
-        state = strategy.exchanged(state, replies)
+        state = strategy.apply_auxiliary(state, replies)
         failures += replies.failures
     return state, failures
 
@@ -146,15 +146,15 @@ def participants(config: Config, round: int, online: Sequence[int]) -> list[int]
     return sorted(draws.choice(list(online), size=number, replace=False).tolist())
 
 
-def evaluation_due(config: Config, round: int) -> bool:
+def evaluation_is_due(config: Config, round: int) -> bool:
     """Whether the state after a round is to be evaluated before the next one is trained."""
     settings = config.evaluation
     return settings.enabled and settings.every > 0 and round > 0 and round % settings.every == 0
 
 
 def with_evaluation(
-    task: ClientTask, strategy: Strategy, state: ServerState, scopes: tuple[Scope, ...]
-) -> ClientTask:
+    task: ClientRequest, strategy: Strategy, state: ServerState, scopes: tuple[Scope, ...]
+) -> ClientRequest:
     """The task, with the order to evaluate `state` first; as it is where the client has none of
     the method's adapters yet."""
     if task.profile is not None:
@@ -176,11 +176,13 @@ class CheckedReplies:
         findings: client -> what its evaluation gave.
     """
 
-    def __init__(self, engine: Engine, tasks: Sequence[ClientTask], expected: Expected) -> None:
+    def __init__(
+        self, engine: Engine, tasks: Sequence[ClientRequest], expected: ExpectedArrays
+    ) -> None:
         self.seconds = 0.0
         self.tokens = 0
         self.failures: list[Failure] = []
-        self.findings: dict[int, Findings] = {}
+        self.evaluation: dict[int, EvaluationReport] = {}
         self._losses: list[tuple[float, int]] = []
         self._answers = engine.run(tasks)
         self._tasks = {task.client: task for task in tasks}
@@ -210,8 +212,8 @@ class CheckedReplies:
         return True
 
     def _note(self, reply: ClientReply) -> None:
-        if reply.findings is not None:
-            self.findings[reply.client] = reply.findings
+        if reply.evaluation is not None:
+            self.evaluation[reply.client] = reply.evaluation
         for update in reply.updates:
             self.tokens += update.tokens
             self._losses.append((update.loss, update.samples))

@@ -14,20 +14,26 @@ from typing import Any
 from fedrouter.adapters.lora import LoraSpec, write_adapter
 from fedrouter.config import Config
 from fedrouter.errors import DataError, EngineError, ModelError
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
-from fedrouter.protocol.messages import ClientTask, Findings, Scope
-from fedrouter.protocol.validation import Expected
+from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.types import TaskProfile
 from fedrouter.server.engine import Engine, Traffic
-from fedrouter.server.rounds import CheckedReplies, Round, evaluation_due, rounds, with_evaluation
+from fedrouter.server.rounds import (
+    CheckedReplies,
+    FinishedRound,
+    evaluation_is_due,
+    rounds,
+    with_evaluation,
+)
 from fedrouter.server.summary import routing_table, score_table, task_table
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import ServerState, make_strategy
 
 
 @dataclass
-class Costs:
+class ResourceUsage:
     """What a run cost so far; kept in checkpoints, so that a resumed run counts all of it."""
 
     seconds: dict[str, float] = field(
@@ -69,26 +75,26 @@ class Server:
     def __init__(
         self,
         config: Config,
-        resident: Resident,
+        shared_model: SharedModel,
         spec: LoraSpec,
         engine: Engine,
         *,
-        costs: Costs,
+        costs: ResourceUsage,
         data: str = "",
         progress: Progress | None = None,
     ) -> None:
         self.config = config
         self.strategy = make_strategy(config)
         self.engine = engine
-        self._resident = resident
+        self._shared_model = shared_model
         self._spec = spec
-        self._costs = costs
+        self._usage = costs
         self._data = data
         self._progress = progress or Progress()
-        self._initial = resident.initial(spec, config.seed)
-        self._expected = Expected(
+        self._initial = shared_model.initial(spec, config.seed)
+        self._expected = ExpectedArrays(
             {name: array.shape for name, array in self._initial.items()},
-            resident.base.model.config.hidden_size,
+            shared_model.base.model.config.hidden_size,
         )
 
     def execute(self, folder: RunFolder) -> dict[str, Any]:
@@ -115,7 +121,7 @@ class Server:
 
     def _start(self, folder: RunFolder) -> ServerState:
         """Step 0 of the method: the clients' profiles, and the state before the first round."""
-        with folder.writing(), self._costs.clock("profile"):
+        with folder.writing(), self._usage.clock("profile"):
             online = self.engine.online()
             if not online:
                 raise EngineError(
@@ -125,11 +131,11 @@ class Server:
             if tasks:
                 self._progress.phase("profile", len(tasks))
             profiles = self._profiles(tasks)
-            state = self.strategy.init(profiles, self._initial, self._resident.base.fingerprint)
+            state = self.strategy.init(profiles, self._initial, self._shared_model.base.fingerprint)
         self._checkpoint(folder, state)
         return state
 
-    def _profiles(self, tasks: Sequence[ClientTask]) -> Iterator[TaskProfile]:
+    def _profiles(self, tasks: Sequence[ClientRequest]) -> Iterator[TaskProfile]:
         """What the clients say about their data; at least one does, if any is asked."""
         replies = CheckedReplies(self.engine, tasks, self._expected)
         for reply in replies:
@@ -148,7 +154,7 @@ class Server:
         if checkpoint is None:
             return None
         meta = checkpoint.meta
-        if meta["state"]["base"] != self._resident.base.fingerprint:
+        if meta["state"]["base"] != self._shared_model.base.fingerprint:
             raise ModelError(
                 f"{folder.path} was started with another base model than "
                 f"{self.config.model.name!r} now is; put back the one it had, or start a new run"
@@ -157,20 +163,20 @@ class Server:
             raise DataError(
                 f"the data of {folder.path} have changed; put them back, or start a new run"
             )
-        load_seconds = self._costs.seconds["load"]
-        self._costs = Costs(**meta["costs"])
-        self._costs.add("load", load_seconds)
+        load_seconds = self._usage.seconds["load"]
+        self._usage = ResourceUsage(**meta["costs"])
+        self._usage.add("load", load_seconds)
         self.engine.traffic = Traffic(**meta["traffic"])
         return ServerState.unpack(checkpoint.round, checkpoint.arrays, meta["state"])
 
-    def _note(self, folder: RunFolder, done: Round) -> None:
+    def _note(self, folder: RunFolder, done: FinishedRound) -> None:
         """Record a finished round: its line in metrics.jsonl and its checkpoint."""
         for phase, seconds in done.record.seconds.items():
-            self._costs.add(phase, seconds)
-        self._costs.tokens += done.record.tokens
+            self._usage.add(phase, seconds)
+        self._usage.tokens += done.record.tokens
         record = asdict(done.record)
-        if evaluation_due(self.config, done.state.round - 1):
-            metrics = score_table(done.findings.values())
+        if evaluation_is_due(self.config, done.state.round - 1):
+            metrics = score_table(done.evaluation.values())
             record["evaluated"] = {"round": done.state.round - 1, "metrics": metrics}
         for failure in done.record.failures:
             self._progress.message(
@@ -184,7 +190,7 @@ class Server:
         meta = {
             "state": packed,
             "data": self._data,
-            "costs": asdict(self._costs),
+            "costs": asdict(self._usage),
             "traffic": asdict(self.engine.traffic),
         }
         folder.save_checkpoint(state.round, arrays, meta)
@@ -194,8 +200,8 @@ class Server:
         with folder.writing():
             self._save(folder, state)
         traffic = asdict(self.engine.traffic)
-        with self._costs.clock("evaluate"):
-            findings = self._evaluate(state)
+        with self._usage.clock("evaluate"):
+            evaluation = self._evaluate(state)
         summary = {
             "strategy": self.config.strategy,
             "scenario": self.config.data.scenario,
@@ -203,13 +209,13 @@ class Server:
             "rounds": state.round,
             "clients": self.config.federation.clients,
             "base_fingerprint": state.base,
-            "tasks": task_table(state, findings),
+            "tasks": task_table(state, evaluation),
             "history": [asdict(event) for event in state.history],
-            "metrics": score_table(findings.values()),
-            "routing": routing_table(state, findings),
+            "metrics": score_table(evaluation.values()),
+            "routing": routing_table(state, evaluation),
             "bytes": traffic,
-            "tokens": self._costs.tokens,
-            "seconds": {name: round(value, 3) for name, value in self._costs.seconds.items()},
+            "tokens": self._usage.tokens,
+            "seconds": {name: round(value, 3) for name, value in self._usage.seconds.items()},
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         folder.write_summary(summary)
@@ -222,17 +228,17 @@ class Server:
             for name, weights in state.adapters.items():
                 whole = {**self._initial, **weights}
                 target = folder.path / "tasks" / name
-                write_adapter(target, whole, self._spec, self._resident.base.name)
+                write_adapter(target, whole, self._spec, self._shared_model.base.name)
         if state.router is not None:
             state.router.save(folder.path)
 
-    def _evaluate(self, state: ServerState) -> Mapping[int, Findings]:
+    def _evaluate(self, state: ServerState) -> Mapping[int, EvaluationReport]:
         """Every client's evaluation of the last state."""
         enabled = self.config.evaluation.enabled
         scopes: tuple[Scope, ...] = ("local", "global", "base") if enabled else ()
         round = state.round + 1
         tasks = [
-            with_evaluation(ClientTask(client, round), self.strategy, state, scopes)
+            with_evaluation(ClientRequest(client, round), self.strategy, state, scopes)
             for client in self.engine.online()
             if state.router is None or client in state.assignment
         ]
@@ -241,7 +247,7 @@ class Server:
         for _ in replies:
             pass
         self._report(replies)
-        return replies.findings
+        return replies.evaluation
 
     def _report(self, replies: CheckedReplies) -> None:
         for failure in replies.failures:

@@ -6,21 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedrouter.evaluation.metrics import ari, majority, mean, nmi, pooled, purity, routing_accuracy
-from fedrouter.protocol.messages import Findings, LabelScores
+from fedrouter.protocol.messages import EvaluationReport, LabelScores
 from fedrouter.strategies import ServerState
 
 SCOPES = ("local", "global", "base")
 Counts = Mapping[str, Mapping[str, int]]  # task -> true task -> number
 
 
-def score_table(findings: Iterable[Findings]) -> dict[str, Any]:
+def score_table(evaluation: Iterable[EvaluationReport]) -> dict[str, Any]:
     """The scores by scope, each the mean over clients, and by true task.
 
     `local`: each client's own test rows; `global`: all test rows; `base`: the base model. None
     where nothing was measured. `by_task` splits them by true task (mean over the clients' rows of
     it); None where rows name none.
     """
-    found = list(findings)
+    found = list(evaluation)
     table: dict[str, Any] = {scope: _mean_over_clients(found, scope) for scope in SCOPES}
     labels = dict.fromkeys(
         label for one in found for scores in one.scores.values() for label in scores
@@ -30,15 +30,15 @@ def score_table(findings: Iterable[Findings]) -> dict[str, Any]:
     return {**table, "by_task": by_task}
 
 
-def routing_table(state: ServerState, findings: Mapping[int, Findings]) -> dict[str, Any]:
+def routing_table(state: ServerState, evaluation: Mapping[int, EvaluationReport]) -> dict[str, Any]:
     """How well found tasks match true ones; None where rows name no task or nothing is routed.
 
     `accuracy` is over the test rows, each global task standing for the majority true task of its
     training rows; `ari`, `nmi` and `train_purity` are over the training rows; `confusion` has, for
     each global task, the number of test rows of each true task that were routed to it.
     """
-    trained = _trained(state, findings)
-    routed = _sum(one.routed for one in findings.values())
+    trained = _trained(state, evaluation)
+    routed = _sum(one.routed for one in evaluation.values())
     unnamed = any("" in labels for labels in [*trained.values(), *routed.values()])
     if not trained or not routed or unnamed:
         return dict.fromkeys(("accuracy", "ari", "nmi", "train_purity", "confusion"))
@@ -52,12 +52,14 @@ def routing_table(state: ServerState, findings: Mapping[int, Findings]) -> dict[
     }
 
 
-def task_table(state: ServerState, findings: Mapping[int, Findings]) -> list[dict[str, Any]]:
+def task_table(
+    state: ServerState, evaluation: Mapping[int, EvaluationReport]
+) -> list[dict[str, Any]]:
     """One entry for each global task: its clients, its number of training samples, and the number
     of each true task among them (empty where rows name none). Empty where nothing is routed."""
     if state.router is None:
         return []
-    trained = _trained(state, findings)
+    trained = _trained(state, evaluation)
     return [
         {
             "id": task,
@@ -70,29 +72,31 @@ def task_table(state: ServerState, findings: Mapping[int, Findings]) -> list[dic
             ),
             "true_tasks": {k: n for k, n in trained.get(task, {}).items() if k},
         }
-        for task in state.router.places.tasks
+        for task in state.router.geometry.tasks
     ]
 
 
-def _mean_over_clients(findings: Sequence[Findings], scope: str) -> dict[str, float] | None:
-    clients = [pooled(one.scores[scope].values()) for one in findings if scope in one.scores]
+def _mean_over_clients(
+    evaluation: Sequence[EvaluationReport], scope: str
+) -> dict[str, float] | None:
+    clients = [pooled(one.scores[scope].values()) for one in evaluation if scope in one.scores]
     return mean(clients) or None
 
 
-def _by_scope(findings: Sequence[Findings], label: str) -> dict[str, dict[str, float]]:
+def _by_scope(evaluation: Sequence[EvaluationReport], label: str) -> dict[str, dict[str, float]]:
     groups: defaultdict[str, list[LabelScores]] = defaultdict(list)
-    for one in findings:
+    for one in evaluation:
         for scope, scores in one.scores.items():
             if label in scores:
                 groups[scope].append(scores[label])
     return {scope: pooled(groups[scope]) for scope in SCOPES if groups[scope]}
 
 
-def _trained(state: ServerState, findings: Mapping[int, Findings]) -> Counts:
+def _trained(state: ServerState, evaluation: Mapping[int, EvaluationReport]) -> Counts:
     """Global task -> true task -> number of training rows, over the clients that told."""
     return _sum(
         {task: labels}
-        for client, one in sorted(findings.items())
+        for client, one in sorted(evaluation.items())
         for task, labels in zip(state.assignment.get(client, ()), one.found, strict=False)
     )
 

@@ -10,7 +10,7 @@ from fedrouter.strategies.feddpa import FedDPA, FedDPAF
 from fedrouter.strategies.fedprox import FedProx
 from fedrouter.strategies.fedrouter.oracle import Oracle
 from fedrouter.strategies.fedrouter.paper import FedRouter
-from fedrouter.strategies.fedrouter.task_discovery import Automatic
+from fedrouter.strategies.fedrouter.task_discovery import TaskDiscovery
 from fedrouter.strategies.fedsa import FedSA
 from fedrouter.strategies.ffa import FFA
 from fedrouter.strategies.finetune import FedAvgFT
@@ -44,7 +44,7 @@ def make_strategy(config: Config) -> Strategy:
     """
     method = STRATEGIES[config.strategy]
     if method is FedRouter and config.clustering.n_global == AUTO:
-        method = Automatic
+        method = TaskDiscovery
     return method(config)
 
 

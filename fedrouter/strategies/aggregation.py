@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 LARGEST_WEIGHT = 1e15  # more samples than anyone has; keeps the float64 sums from overflowing
 
@@ -20,7 +20,7 @@ class WeightedMean:
         self._sums: dict[str, NDArray[np.float64]] = {}
         self._total = 0.0
 
-    def add(self, weights: Weights, weight: float) -> None:
+    def add(self, weights: AdapterWeights, weight: float) -> None:
         """Add one adapter, which counts as `weight` samples. A refused one changes nothing.
 
         Raises:
@@ -48,7 +48,9 @@ class WeightedMean:
         }
 
 
-def check_weights(weights: Weights, like: Weights | dict[str, NDArray[np.float64]]) -> None:
+def check_weights(
+    weights: AdapterWeights, like: AdapterWeights | dict[str, NDArray[np.float64]]
+) -> None:
     """Check that `weights` are finite float32 arrays with the names and shapes of `like`.
 
     Raises:

@@ -9,12 +9,12 @@ import numpy as np
 
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
-from fedrouter.protocol.messages import ClientReply, ClientTask, Serving, TrainOrder
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
 from fedrouter.routing.history import Event
 from fedrouter.routing.router import Router
-from fedrouter.routing.types import Places, TaskProfile
+from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.strategies.aggregation import WeightedMean
-from fedrouter.types import FloatArray, Weights
+from fedrouter.types import AdapterWeights, FloatArray
 
 SHARED = "global"  # the name of the one adapter that all clients share
 PERSONAL = "personal"  # the name under which a client keeps an adapter of its own
@@ -41,13 +41,13 @@ class ServerState:
 
     round: int
     base: str
-    adapters: Mapping[str, Weights]
+    adapters: Mapping[str, AdapterWeights]
     router: Router | None = None
     assignment: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     counts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     arrays: Mapping[str, FloatArray] = field(default_factory=dict)
-    due: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
     history: tuple[Event, ...] = ()
 
     def own_tasks(self, client: int) -> tuple[str, ...]:
@@ -64,15 +64,15 @@ class ServerState:
         arrays |= {f"arrays/{name}": array for name, array in self.arrays.items()}
         router = None
         if self.router is not None:
-            places = self.router.places
-            arrays["router"] = places.centroids
-            if places.space is not None:
-                arrays["space"] = places.space
+            geometry = self.router.geometry
+            arrays["router"] = geometry.centroids
+            if geometry.space is not None:
+                arrays["space"] = geometry.space
             router = {
-                "tasks": list(places.tasks),
-                "mean": places.mean,
-                "deviation": places.deviation,
-                "variance": places.variance,
+                "tasks": list(geometry.tasks),
+                "mean": geometry.mean,
+                "deviation": geometry.deviation,
+                "variance": geometry.variance,
             }
         meta = {
             "base": self.base,
@@ -81,7 +81,7 @@ class ServerState:
             "assignment": {str(client): list(ids) for client, ids in self.assignment.items()},
             "counts": {str(client): list(counts) for client, counts in self.counts.items()},
             "names": dict(self.names),
-            "due": list(self.due),
+            "due": list(self.pending),
             "history": [asdict(event) for event in self.history],
         }
         return arrays, meta
@@ -104,8 +104,8 @@ class ServerState:
         if told is not None:
             numbers = (told["mean"], told["deviation"], told["variance"])
             tasks = tuple(told["tasks"])
-            places = Places(tasks, arrays["router"], *numbers, arrays.get("space"))
-            router = Router(places, meta["base"])
+            geometry = TaskGeometry(tasks, arrays["router"], *numbers, arrays.get("space"))
+            router = Router(geometry, meta["base"])
         return cls(
             round=round,
             base=meta["base"],
@@ -115,7 +115,7 @@ class ServerState:
             counts={int(client): tuple(counts) for client, counts in meta["counts"].items()},
             names=meta["names"],
             arrays=others,
-            due=tuple(meta["due"]),
+            pending=tuple(meta["due"]),
             history=tuple(Event(**event) for event in meta["history"]),
         )
 
@@ -141,25 +141,25 @@ class Strategy:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def profile(self, clients: Sequence[int]) -> list[ClientTask]:
+    def profile(self, clients: Sequence[int]) -> list[ClientRequest]:
         """What to ask the clients before the first round: by default nothing."""
         return []
 
     def init(
         self,
         profiles: Iterable[TaskProfile],
-        initial: Weights,
+        initial: AdapterWeights,
         base_fingerprint: str,
     ) -> ServerState:
         """The state before the first round; every adapter starts from `initial`."""
         return ServerState(round=0, base=base_fingerprint, adapters={SHARED: initial})
 
-    def exchange(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
-        """What to ask the clients before the next round, in the first of `state.due`."""
+    def auxiliary_requests(self, state: ServerState, clients: Sequence[int]) -> list[ClientRequest]:
+        """What to ask the clients before the next round, in the first of `state.pending`."""
         raise NotImplementedError
 
-    def exchanged(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
-        """The state after the first of `state.due`."""
+    def apply_auxiliary(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
+        """The state after the first of `state.pending`."""
         raise NotImplementedError
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
@@ -170,7 +170,7 @@ class Strategy:
         """How a client answers prompts."""
         raise NotImplementedError
 
-    def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientTask]:
+    def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientRequest]:
         """What to ask the clients that take part in a round."""
         return [self._task(state, round, client) for client in clients]
 
@@ -197,12 +197,12 @@ class Strategy:
         progress = (round - 1) / max(1, rounds - 1)
         return settings.lr_min + (settings.lr - settings.lr_min) * (1 + cos(pi * progress)) / 2
 
-    def _task(self, state: ServerState, round: int, client: int) -> ClientTask:
+    def _task(self, state: ServerState, round: int, client: int) -> ClientRequest:
         orders = self.orders(state, round, client)
         named = {name for order in orders for name in order.adapters}
-        named |= {order.beside.adapter for order in orders if order.beside}
+        named |= {order.companion.adapter for order in orders if order.companion}
         named |= {order.proximal.toward for order in orders if order.proximal}
-        return ClientTask(
+        return ClientRequest(
             client=client,
             round=round,
             train=orders,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fedrouter.protocol.messages import ClientTask, TrainOrder
+from fedrouter.protocol.messages import ClientRequest, TrainOrder
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedavg import FedAvg
 
@@ -18,7 +18,7 @@ class Centralised(FedAvg):
         """All samples on client 0; nothing elsewhere."""
         return super().orders(state, round, client) if client == 0 else ()
 
-    def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientTask]:
+    def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientRequest]:
         """Client 0 trains as many batches as `clients` together would, whether it is among them or
         not; the others have nothing to train."""
         pool, *others = super().plan(state, round, sorted({0, *clients}))

@@ -13,9 +13,9 @@ import numpy as np
 
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
-from fedrouter.protocol.messages import ClientReply, OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import ClientReply, Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState, Strategy, cluster_names, noting
-from fedrouter.types import FloatArray, Weights, only
+from fedrouter.types import AdapterWeights, FloatArray, select_matrices
 
 
 class Clustered(Strategy):
@@ -47,7 +47,7 @@ class Clustered(Strategy):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The adapter of the client's cluster."""
-        return OneAdapter(adapter_of(state, client))
+        return SingleAdapter(adapter_of(state, client))
 
     def aggregate(
         self, state: ServerState, round: int, replies: Iterable[ClientReply]
@@ -84,9 +84,9 @@ def adapter_of(state: ServerState, client: int) -> str:
     return state.assignment.get(client, (largest,))[0]
 
 
-def last_layer(weights: Weights) -> FloatArray:
+def last_layer(weights: AdapterWeights) -> FloatArray:
     """All B of the last of the base model's layers that has any, as one vector."""
-    found = only(weights, "B")
+    found = select_matrices(weights, "B")
     last = max(map(_layer, found))
     return np.concatenate([found[name].ravel() for name in sorted(found) if _layer(name) == last])
 

@@ -1,7 +1,7 @@
 """Ditto (Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization", 2021)."""
 
 from fedrouter.config import Config
-from fedrouter.protocol.messages import OneAdapter, Proximal, Serving, TrainOrder
+from fedrouter.protocol.messages import Proximal, Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy, split_steps
 
 
@@ -31,4 +31,4 @@ class Ditto(Strategy):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """v_k; w where the client has none yet."""
-        return OneAdapter(SHARED, keep=PERSONAL)
+        return SingleAdapter(SHARED, keep=PERSONAL)

@@ -1,6 +1,6 @@
 """FedAvg of LoRA adapters (FedIT): one adapter for everything, averaged over the clients."""
 
-from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState, Strategy
 
 
@@ -13,4 +13,4 @@ class FedAvg(Strategy):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The averaged adapter."""
-        return OneAdapter(SHARED)
+        return SingleAdapter(SHARED)

@@ -11,7 +11,13 @@ global adapter instead, which looks inverted.
 
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
-from fedrouter.protocol.messages import Beside, InstanceMix, OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import (
+    FrozenCompanion,
+    InstanceMixture,
+    Serving,
+    SingleAdapter,
+    TrainOrder,
+)
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, split_steps
 from fedrouter.strategies.fedavg import FedAvg
 from fedrouter.strategies.finetune import TwoPhases
@@ -46,7 +52,7 @@ class FedDPA(FedAvg):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The mix of both, once there are local adapters."""
-        return instance_mix(self.config) if state.round > 1 else OneAdapter(SHARED)
+        return instance_mix(self.config) if state.round > 1 else SingleAdapter(SHARED)
 
 
 class FedDPAF(TwoPhases):
@@ -58,16 +64,18 @@ class FedDPAF(TwoPhases):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The mix of both, once there are local adapters."""
-        return instance_mix(self.config) if state.round > self.shared_rounds else OneAdapter(SHARED)
+        return (
+            instance_mix(self.config) if state.round > self.shared_rounds else SingleAdapter(SHARED)
+        )
 
 
 def local_order(config: Config, steps: int) -> TrainOrder:
     """Train the local adapter, from the initial one, beside the global adapter; it is kept."""
-    beside = Beside(SHARED, weight=config.baselines.dpa_weight)
-    return TrainOrder((), steps, keep=PERSONAL, send="", beside=beside)
+    companion = FrozenCompanion(SHARED, weight=config.baselines.dpa_weight)
+    return TrainOrder((), steps, keep=PERSONAL, send="", companion=companion)
 
 
-def instance_mix(config: Config) -> InstanceMix:
+def instance_mix(config: Config) -> InstanceMixture:
     """The local adapter counts the more, the more a prompt resembles the client's own."""
     settings = config.baselines
-    return InstanceMix(SHARED, PERSONAL, scale=settings.dpa_scale, samples=settings.dpa_samples)
+    return InstanceMixture(SHARED, PERSONAL, scale=settings.dpa_scale, samples=settings.dpa_samples)

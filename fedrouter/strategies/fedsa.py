@@ -3,10 +3,10 @@
 
 from collections.abc import Iterable
 
-from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy
-from fedrouter.types import Weights, only
+from fedrouter.types import AdapterWeights, select_matrices
 
 
 class FedSA(Strategy):
@@ -15,10 +15,10 @@ class FedSA(Strategy):
     personalised = True
 
     def init(
-        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
         """The shared adapter is an A without a B."""
-        return super().init(profiles, only(initial, "A"), base_fingerprint)
+        return super().init(profiles, select_matrices(initial, "A"), base_fingerprint)
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """The averaged A with the client's B; a new client's B is the initial one, zero."""
@@ -27,4 +27,4 @@ class FedSA(Strategy):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The averaged A with the client's B."""
-        return OneAdapter(SHARED, keep=PERSONAL)
+        return SingleAdapter(SHARED, keep=PERSONAL)

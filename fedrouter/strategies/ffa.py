@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import SHARED, ServerState, Strategy
-from fedrouter.types import Weights, only
+from fedrouter.types import AdapterWeights, select_matrices
 
 
 class FFA(Strategy):
@@ -13,10 +13,10 @@ class FFA(Strategy):
     products B A. Only B is trained and travels; clients derive A themselves."""
 
     def init(
-        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
         """The shared adapter is a B without an A."""
-        return super().init(profiles, only(initial, "B"), base_fingerprint)
+        return super().init(profiles, select_matrices(initial, "B"), base_fingerprint)
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """B, on all of the client's samples."""
@@ -24,4 +24,4 @@ class FFA(Strategy):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The averaged B with the initial A."""
-        return OneAdapter(SHARED)
+        return SingleAdapter(SHARED)

@@ -3,7 +3,7 @@ with it."""
 
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
-from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState
 from fedrouter.strategies.fedavg import FedAvg
 
@@ -62,4 +62,4 @@ class FedAvgFT(TwoPhases):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The client's copy; the averaged adapter where it has none yet."""
-        return OneAdapter(SHARED, keep=PERSONAL)
+        return SingleAdapter(SHARED, keep=PERSONAL)

@@ -7,7 +7,7 @@ from fedrouter.protocol.messages import LowestLoss, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator
 from fedrouter.strategies.base import ServerState, Strategy, cluster_names
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 
 class IFCA(Strategy):
@@ -25,7 +25,7 @@ class IFCA(Strategy):
         self._places: list[int] = draws.permutation(config.federation.clients).tolist()
 
     def init(
-        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
         """K times the initial adapter."""
         adapters = dict.fromkeys(self.names, initial)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from fedrouter.protocol.messages import OneAdapter, Serving, TrainOrder
+from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import PERSONAL, ServerState, Strategy
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 
 class Local(Strategy):
@@ -14,7 +14,7 @@ class Local(Strategy):
     personalised = True
 
     def init(
-        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
         """Nothing is shared; clients derive the initial adapter themselves."""
         return ServerState(round=0, base=base_fingerprint, adapters={})
@@ -25,4 +25,4 @@ class Local(Strategy):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The client's own adapter."""
-        return OneAdapter(keep=PERSONAL)
+        return SingleAdapter(keep=PERSONAL)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from fedrouter.adapters.bank import AdapterBank
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 
 class ProximalTerms:
@@ -21,7 +21,9 @@ class ProximalTerms:
         AdapterError: an anchor does not fit the bank.
     """
 
-    def __init__(self, bank: AdapterBank, anchors: Mapping[int, tuple[float, Weights]]) -> None:
+    def __init__(
+        self, bank: AdapterBank, anchors: Mapping[int, tuple[float, AdapterWeights]]
+    ) -> None:
         mus = torch.zeros(bank.size, 1, 1)
         for slot, (mu, weights) in anchors.items():
             bank.load(slot, weights)

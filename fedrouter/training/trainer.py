@@ -22,7 +22,7 @@ from fedrouter.model.losses import Batch, token_losses
 from fedrouter.model.prompt_format import Example
 from fedrouter.seeding import derive_seed, generator
 from fedrouter.training.proximal import ProximalTerms
-from fedrouter.types import Parts, Weights
+from fedrouter.types import AdapterWeights, LoraMatrices
 
 PASS_TOKENS = 4096  # padded tokens in one forward/backward; bounds the activations' memory
 
@@ -50,17 +50,17 @@ class TrainJob:
             h = W0 x + share s B A x + (1 - share) s Bc Ac x (FedDPA, Yang et al. 2024).
     """
 
-    weights: Weights
+    weights: AdapterWeights
     examples: Sequence[Example]
     steps: int
     batch_size: int
     lr: float
     max_grad_norm: float
     seed: int
-    parts: Parts = "AB"
-    anchor: Weights | None = None
+    parts: LoraMatrices = "AB"
+    anchor: AdapterWeights | None = None
     mu: float = 0.0
-    beside: Weights | None = None
+    companion: AdapterWeights | None = None
     share: float = 1.0
 
 
@@ -72,7 +72,7 @@ class TrainResult:
     compared across methods.
     """
 
-    weights: Weights
+    weights: AdapterWeights
     loss: float
     tokens: int
 
@@ -120,9 +120,9 @@ def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -
     Job i's adapter is in slot i; the constants beside them are in the slots after those.
     """
     first = jobs[0]
-    constants = [job.beside for job in jobs if job.beside is not None]
+    constants = [job.companion for job in jobs if job.companion is not None]
     places = count(len(jobs))
-    beside = [NO_ADAPTER if job.beside is None else next(places) for job in jobs]
+    companion = [NO_ADAPTER if job.companion is None else next(places) for job in jobs]
     tokens = [0] * len(jobs)
     with AdapterBank(base.model, spec, len(jobs) + len(constants), first.parts) as bank:
         proximal = ProximalTerms(bank, _anchors(jobs))  # leaves the anchors in the bank
@@ -137,8 +137,8 @@ def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -
                     example,
                     slot,
                     derive_seed(job.seed, "dropout", step, i),
-                    beside=beside[slot],
-                    share=1.0 if job.beside is None else job.share,
+                    companion=companion[slot],
+                    share=1.0 if job.companion is None else job.share,
                 )
                 for slot, (job, group) in enumerate(zip(jobs, groups, strict=True))
                 for i, example in enumerate(group)
@@ -156,7 +156,7 @@ def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -
         ]
 
 
-def _anchors(jobs: Sequence[TrainJob]) -> dict[int, tuple[float, Weights]]:
+def _anchors(jobs: Sequence[TrainJob]) -> dict[int, tuple[float, AdapterWeights]]:
     """For each job that has an anchor: its mu and the anchor, completed by where the job starts."""
     return {
         slot: (job.mu, {**job.weights, **job.anchor})
@@ -178,7 +178,7 @@ class TrainRow:
     example: Example
     slot: int
     seed: int
-    beside: int = NO_ADAPTER
+    companion: int = NO_ADAPTER
     share: float = 1.0
 
 
@@ -209,7 +209,7 @@ def accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[Trai
 
 def _adapters(rows: Sequence[TrainRow]) -> tuple[Tensor, Tensor | None]:
     """The rows' adapters as `AdapterBank.active` wants them: slots and weights."""
-    if all(row.beside == NO_ADAPTER for row in rows):
+    if all(row.companion == NO_ADAPTER for row in rows):
         return torch.tensor([row.slot for row in rows]), None
-    slots = torch.tensor([(row.slot, row.beside) for row in rows])
+    slots = torch.tensor([(row.slot, row.companion) for row in rows])
     return slots, torch.tensor([(row.share, 1 - row.share) for row in rows])

@@ -19,7 +19,7 @@ from fedrouter.adapters.lora import LoraSpec, initial_weights, read_adapter, wri
 from fedrouter.adapters.targets import find_targets
 from fedrouter.config import AdapterConfig
 from fedrouter.errors import AdapterError
-from fedrouter.types import Parts, Weights
+from fedrouter.types import AdapterWeights, LoraMatrices
 
 SPEC = LoraSpec(rank=4, alpha=8, dropout=0.0)
 DROPOUT = LoraSpec(rank=4, alpha=8, dropout=0.3)
@@ -60,7 +60,7 @@ def batch_loss(logits: Tensor, batch: Tensor) -> Tensor:
 
 
 def peft_model(
-    model: PreTrainedModel, spec: LoraSpec, weights: Weights, wrap: Callable = get_peft_model
+    model: PreTrainedModel, spec: LoraSpec, weights: AdapterWeights, wrap: Callable = get_peft_model
 ) -> PeftModel:
     judge = wrap(model, spec.resolved(model).peft_config())
     loaded = set_peft_model_state_dict(judge, {k: torch.tensor(v) for k, v in weights.items()})
@@ -73,10 +73,10 @@ def peft_model(
 def train_bank(
     model: PreTrainedModel,
     spec: LoraSpec,
-    adapters: dict[int, Weights],
+    adapters: dict[int, AdapterWeights],
     steps: int = 5,
     weight_decay: float = 0.0,
-    trained: Parts = "AB",
+    trained: LoraMatrices = "AB",
 ) -> tuple[dict[int, dict[str, np.ndarray]], list[np.ndarray]]:
     """Train the adapters together; returns their weights and the gradient norms of each step."""
     order = {slot: position for position, slot in enumerate(adapters)}
@@ -166,7 +166,7 @@ def test_five_steps_give_the_weights_of_separate_peft_trainings(
 
 @pytest.mark.parametrize("part", ["A", "B"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_one_matrix_trains_as_peft_with_the_other_frozen(kind: str, part: Parts) -> None:
+def test_one_matrix_trains_as_peft_with_the_other_frozen(kind: str, part: LoraMatrices) -> None:
     model = frozen(kind)
     adapters = {slot: random_weights(model, SPEC, slot) for slot in BATCHES}
     found, norms = train_bank(model, SPEC, adapters, trained=part)

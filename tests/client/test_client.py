@@ -8,34 +8,34 @@ import torch
 from support.toys import toy_rows
 
 from fedrouter.adapters.lora import LoraSpec, initial_weights
-from fedrouter.client.adapter_choice import AtHand, choose
+from fedrouter.client.adapter_choice import AdapterContext, choose
 from fedrouter.client.client import Client
 from fedrouter.config import load_config
-from fedrouter.data.client_data import Holding
+from fedrouter.data.client_data import ClientData
 from fedrouter.data.rows import Row
 from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.errors import DataError, MessageError
 from fedrouter.evaluation.metrics import pooled
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
-from fedrouter.protocol.compression import Transport, decode, encode
+from fedrouter.protocol.compression import TransportDtype, decode, encode
 from fedrouter.protocol.messages import (
-    ByName,
     ClientReply,
-    ClientTask,
+    ClientRequest,
     Comparison,
     EvaluateOrder,
-    Findings,
-    InstanceMix,
+    EvaluationReport,
+    InstanceMixture,
     LowestLoss,
-    OneAdapter,
     ProfileOrder,
-    Routed,
+    RouteByTask,
     Serving,
+    SingleAdapter,
     TrainOrder,
+    TrueTask,
 )
-from fedrouter.routing.types import Places
-from fedrouter.types import Weights, only
+from fedrouter.routing.types import TaskGeometry
+from fedrouter.types import AdapterWeights, select_matrices
 
 SPEC = LoraSpec(rank=2, alpha=4, dropout=0.0)
 ROWS = [row for row in toy_rows(6) if row.task != "count"]
@@ -46,8 +46,8 @@ def client_of(
 ) -> Client:
     return Client(
         id,
-        Holding(rows, rows[:2], rows[:4]),
-        resident=Resident(base),
+        ClientData(rows, rows[:2], rows[:4]),
+        shared_model=SharedModel(base),
         spec=SPEC,
         config=load_config(None, ["training.batch_size=2", "evaluation.max_new_tokens=2", *sets]),
         folder=folder,
@@ -60,7 +60,7 @@ def client(tiny_base: BaseModel, tmp_path: Path) -> Client:
 
 
 @pytest.fixture(scope="module")
-def adapter(tiny_base: BaseModel) -> Weights:
+def adapter(tiny_base: BaseModel) -> AdapterWeights:
     return initial_weights(tiny_base.model, SPEC, torch.Generator().manual_seed(1))
 
 
@@ -72,7 +72,7 @@ def test_the_profile_is_the_means_of_the_true_tasks(client: Client, tiny_base: B
         points = tiny_base.embed([row.instruction for row in ROWS if row.task == task])
         np.testing.assert_allclose(profile.centroids[number], points.mean(axis=0), atol=1e-5)
         spread = np.square(points - points.mean(axis=0)).sum(axis=1).mean()
-        assert profile.spreads[number] == pytest.approx(spread, rel=1e-4)
+        assert profile.second_moments[number] == pytest.approx(spread, rel=1e-4)
     assert client.labels().tolist() == [0, 1] * 6
 
 
@@ -92,36 +92,38 @@ def test_the_oracles_profile_groups_by_name(client: Client) -> None:
     assert client.labels().tolist() == [0, 1] * 6
 
 
-def test_a_job_trains_on_its_local_task_only(client: Client, adapter: Weights) -> None:
+def test_a_job_trains_on_its_local_task_only(client: Client, adapter: AdapterWeights) -> None:
     client.profile(ProfileOrder())
     orders = (TrainOrder(("a",), 4, local_task=1), TrainOrder(("a",), 4))
-    task = ClientTask(3, round=1, train=orders, adapters={"a": adapter}, lr=0.1)
-    one, everything = client.prepare(task).jobs
+    task = ClientRequest(3, round=1, train=orders, adapters={"a": adapter}, lr=0.1)
+    one, global_test = client.prepare(task).jobs
     strips = [row for row in ROWS if row.task == "strip"]
     assert one.examples == client.base.prompts.examples(strips)
-    assert len(everything.examples) == 12
-    assert (one.steps, everything.steps, one.lr, one.batch_size) == (4, 8, 0.1, 2)
-    assert one.seed != everything.seed
+    assert len(global_test.examples) == 12
+    assert (one.steps, global_test.steps, one.lr, one.batch_size) == (4, 8, 0.1, 2)
+    assert one.seed != global_test.seed
 
 
 def test_a_client_whose_rows_changed_says_so_and_nothing_else(
-    client: Client, tiny_base: BaseModel, tmp_path: Path, adapter: Weights
+    client: Client, tiny_base: BaseModel, tmp_path: Path, adapter: AdapterWeights
 ) -> None:
     client.profile(ProfileOrder())
     others = [replace(row, response=f"{row.response}!") for row in ROWS]
     changed = client_of(tiny_base, tmp_path, others)
     orders = (TrainOrder(("a",), 4, local_task=1),)
     for task in (
-        ClientTask(3, 1, train=orders, adapters={"a": adapter}),
-        ClientTask(3, 1, compare=(Comparison(0, ("a",)),), adapters={"a": adapter}),
+        ClientRequest(3, 1, train=orders, adapters={"a": adapter}),
+        ClientRequest(3, 1, compare=(Comparison(0, ("a",)),), adapters={"a": adapter}),
     ):
         work = changed.prepare(task)
         assert work.jobs == ()
         assert changed.finish(work, []) == ClientReply(3, 1, changed=True)
     # What is not about local tasks it does as ever, and a new profile makes all well.
-    assert changed.prepare(ClientTask(3, 1, train=(TrainOrder((), 4),))).jobs
+    assert changed.prepare(ClientRequest(3, 1, train=(TrainOrder((), 4),))).jobs
     changed.profile(ProfileOrder())
-    assert len(changed.prepare(ClientTask(3, 1, train=orders, adapters={"a": adapter})).jobs) == 1
+    assert (
+        len(changed.prepare(ClientRequest(3, 1, train=orders, adapters={"a": adapter})).jobs) == 1
+    )
 
 
 def found_client(tiny_base: BaseModel, folder: Path) -> Client:
@@ -138,20 +140,22 @@ def test_a_late_client_names_the_task_that_it_knows_and_the_one_that_is_new(
     names = np.array([row.task for row in client.rows.train])
     colour, strip = (points[names == name].mean(axis=0) for name in ("colour", "strip"))
     mean = float(np.square(points[names == "colour"] - colour).sum(axis=1).mean())
-    places = Places(("task-00", "task-01"), np.stack([colour + 100, colour]), mean, mean / 2, 1.0)
-    profile = client.profile(ProfileOrder(places=places, births=True))
+    geometry = TaskGeometry(
+        ("task-00", "task-01"), np.stack([colour + 100, colour]), mean, mean / 2, 1.0
+    )
+    profile = client.profile(ProfileOrder(geometry=geometry, births=True))
     assert set(profile.tasks) == {1, -1}
     known = profile.counts[profile.tasks.index(1)]
     assert 20 <= known <= 24
     assert sum(profile.counts) == 48
     assert client.labels().max() == len(profile.tasks) - 1
-    both = replace(places, centroids=np.stack([strip, colour]), mean=10 * mean)
-    assert client.profile(ProfileOrder(places=both, births=True)).tasks == (0, 1)
+    both = replace(geometry, centroids=np.stack([strip, colour]), mean=10 * mean)
+    assert client.profile(ProfileOrder(geometry=both, births=True)).tasks == (0, 1)
 
 
 @pytest.mark.parametrize(("steps", "goes"), [(0, 0), (25, 1)])
 def test_a_sample_leaves_its_nearest_task_for_an_adapter_that_serves_it_clearly_better(
-    tiny_base: BaseModel, tmp_path: Path, adapter: Weights, steps: int, goes: int
+    tiny_base: BaseModel, tmp_path: Path, adapter: AdapterWeights, steps: int, goes: int
 ) -> None:
     client = found_client(tiny_base, tmp_path)
     points = tiny_base.embed([row.instruction for row in client.rows.train])
@@ -159,15 +163,17 @@ def test_a_sample_leaves_its_nearest_task_for_an_adapter_that_serves_it_clearly_
     client.profile(ProfileOrder())
     on = client.labels() == 0
 
-    def trained(steps: int) -> Weights:
+    def trained(steps: int) -> AdapterWeights:
         order = TrainOrder(("a",), steps=steps, local_task=0)
         return train(client, tiny_base, 1, order, a=adapter)[0].weights if steps else adapter
 
-    task = ClientTask(
+    task = ClientRequest(
         3,
         1,
         ProfileOrder(
-            places=Places(("a", "b", "c"), np.stack([middle + 9, middle, middle]), 1.0, 1.0, 1.0),
+            geometry=TaskGeometry(
+                ("a", "b", "c"), np.stack([middle + 9, middle, middle]), 1.0, 1.0, 1.0
+            ),
             adapters=("a", "b"),
         ),
         adapters={"a": trained(30), "b": trained(steps)},
@@ -198,18 +204,18 @@ def test_a_client_holds_the_tasks_of_which_it_has_enough_samples(
     client = client_of(tiny_base, tmp_path, rows, 3, "clustering.n_local=auto")
     points = tiny_base.embed([row.instruction for row in rows])
     centroids = np.stack([points[:24].mean(axis=0), points[24:].mean(axis=0)])
-    places = Places(("a", "b"), centroids, 1.0, 1.0, 1.0)
-    profile = client.profile(ProfileOrder(places=places, least=least))
+    geometry = TaskGeometry(("a", "b"), centroids, 1.0, 1.0, 1.0)
+    profile = client.profile(ProfileOrder(geometry=geometry, least=least))
     assert profile.tasks == held
     assert sum(profile.counts) == 27
 
 
 def test_a_comparison_gives_mean_losses_on_samples_of_the_local_task(
-    client: Client, tiny_base: BaseModel, adapter: Weights
+    client: Client, tiny_base: BaseModel, adapter: AdapterWeights
 ) -> None:
     client.profile(ProfileOrder())
     trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20, local_task=0), a=adapter)
-    task = ClientTask(
+    task = ClientRequest(
         3,
         1,
         compare=(Comparison(0, ("a", "b")),),
@@ -233,20 +239,20 @@ def test_rows_that_changed_since_the_profile_are_refused(
         stranger.labels()
 
 
-def engine(base: BaseModel, client: Client, transport: Transport) -> InProcessEngine:
+def engine(base: BaseModel, client: Client, transport: TransportDtype) -> InProcessEngine:
     return InProcessEngine(base, SPEC, {3: client}, transport=transport, fuse=4)
 
 
 @pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
 def test_the_engine_rounds_as_the_transport_does(
-    client: Client, tiny_base: BaseModel, adapter: Weights, transport: Transport
+    client: Client, tiny_base: BaseModel, adapter: AdapterWeights, transport: TransportDtype
 ) -> None:
     profiled = engine(tiny_base, client, transport)
-    [reply] = profiled.run([ClientTask(3, round=0, profile=ProfileOrder())])
+    [reply] = profiled.run([ClientRequest(3, round=0, profile=ProfileOrder())])
     assert reply.profile is not None
     assert profiled.traffic.up == reply.profile.centroids.nbytes
     order = TrainOrder(("a",), 1, local_task=0)
-    task = ClientTask(3, round=1, train=(order,), adapters={"a": adapter}, lr=1e-9)
+    task = ClientRequest(3, round=1, train=(order,), adapters={"a": adapter}, lr=1e-9)
     trained = engine(tiny_base, client, transport)
     [reply] = trained.run([task])
     update = reply.updates[0]
@@ -260,13 +266,13 @@ def test_the_engine_rounds_as_the_transport_does(
 
 
 def test_replies_come_in_the_order_of_the_tasks(
-    tiny_base: BaseModel, adapter: Weights, tmp_path: Path
+    tiny_base: BaseModel, adapter: AdapterWeights, tmp_path: Path
 ) -> None:
     clients = {id: client_of(tiny_base, tmp_path, id=id) for id in range(3)}
     run = InProcessEngine(tiny_base, SPEC, clients, transport="fp32", fuse=2)
-    list(run.run([ClientTask(id, 0, profile=ProfileOrder()) for id in clients]))
+    list(run.run([ClientRequest(id, 0, profile=ProfileOrder()) for id in clients]))
     tasks = [
-        ClientTask(
+        ClientRequest(
             id,
             round=1,
             train=(TrainOrder(("a",), 1, local_task=0), TrainOrder(("a",), 1, local_task=1)),
@@ -286,9 +292,11 @@ def test_replies_come_in_the_order_of_the_tasks(
 KEEP = "personal"
 
 
-def train(client: Client, base: BaseModel, round: int, order: TrainOrder, **adapters: Weights):
+def train(
+    client: Client, base: BaseModel, round: int, order: TrainOrder, **adapters: AdapterWeights
+):
     run = engine(base, client, "fp32")
-    [reply] = run.run([ClientTask(3, round, train=(order,), adapters=adapters, lr=0.1)])
+    [reply] = run.run([ClientRequest(3, round, train=(order,), adapters=adapters, lr=0.1)])
     return reply.updates[0], run.traffic
 
 
@@ -297,31 +305,33 @@ def test_what_is_kept_stays_with_the_client(client: Client, tiny_base: BaseModel
     first, traffic = train(client, tiny_base, 1, order)
     assert (first.adapter, first.weights) == (None, {})
     assert (traffic.up, traffic.down) == (0, 0)
-    task = ClientTask(3, round=2, train=(order,), lr=0.1)
+    task = ClientRequest(3, round=2, train=(order,), lr=0.1)
     [job] = client.prepare(task).jobs
     [initial] = client.prepare(replace(task, round=1)).jobs  # round 1 done again starts anew
-    drawn = client._resident.initial(SPEC, 0)
+    drawn = client._shared_model.initial(SPEC, 0)
     for name, array in initial.weights.items():
         np.testing.assert_array_equal(array, drawn[name])
     assert any((array != drawn[name]).any() for name, array in job.weights.items())
 
 
 def test_a_start_is_overlaid_tensor_by_tensor(
-    client: Client, tiny_base: BaseModel, adapter: Weights
+    client: Client, tiny_base: BaseModel, adapter: AdapterWeights
 ) -> None:
     order = TrainOrder(("a",), steps=1, keep=KEEP, keep_parts="B", send="A")
-    update, _ = train(client, tiny_base, 1, order, a=only(adapter, "A"))
+    update, _ = train(client, tiny_base, 1, order, a=select_matrices(adapter, "A"))
     assert update.adapter == "a"
-    assert update.weights.keys() == only(adapter, "A").keys()
-    task = ClientTask(3, 2, train=(order,), adapters={"a": only(adapter, "A")}, lr=0.1)
+    assert update.weights.keys() == select_matrices(adapter, "A").keys()
+    task = ClientRequest(
+        3, 2, train=(order,), adapters={"a": select_matrices(adapter, "A")}, lr=0.1
+    )
     [job] = client.prepare(task).jobs
-    for name, array in only(adapter, "A").items():
+    for name, array in select_matrices(adapter, "A").items():
         np.testing.assert_array_equal(job.weights[name], array)  # received
-    assert all(array.any() for array in only(job.weights, "B").values())  # kept
+    assert all(array.any() for array in select_matrices(job.weights, "B").values())  # kept
 
 
 def test_an_order_with_several_adapters_takes_the_one_of_lowest_loss(
-    client: Client, tiny_base: BaseModel, adapter: Weights
+    client: Client, tiny_base: BaseModel, adapter: AdapterWeights
 ) -> None:
     trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=5), a=adapter)
     order = TrainOrder(("worse", "better"), steps=1)
@@ -329,83 +339,96 @@ def test_an_order_with_several_adapters_takes_the_one_of_lowest_loss(
     assert update.adapter == "better"
 
 
-def test_steps_count_for_each_local_task(client: Client, adapter: Weights) -> None:
-    task = ClientTask(3, 1, train=(TrainOrder(("a",), 3),), adapters={"a": adapter}, lr=0.1)
+def test_steps_count_for_each_local_task(client: Client, adapter: AdapterWeights) -> None:
+    task = ClientRequest(3, 1, train=(TrainOrder(("a",), 3),), adapters={"a": adapter}, lr=0.1)
     [job] = client.prepare(task).jobs
     assert (client.n_local, job.steps) == (2, 6)
 
 
-def serve(client: Client, rule: Serving, round: int = 9, **adapters: Weights) -> Findings:
+def serve(
+    client: Client, rule: Serving, round: int = 9, **adapters: AdapterWeights
+) -> EvaluationReport:
     order = EvaluateOrder(rule, ("local", "global", "base"))
-    work = client.prepare(ClientTask(3, round, evaluate=order, adapters=adapters))
-    findings = client.finish(work, []).findings
-    assert findings is not None
-    return findings
+    work = client.prepare(ClientRequest(3, round, evaluate=order, adapters=adapters))
+    evaluation = client.finish(work, []).evaluation
+    assert evaluation is not None
+    return evaluation
 
 
-def loss(findings: Findings, scope: str) -> float:
-    return pooled(findings.scores[scope].values())["loss"]
+def loss(evaluation: EvaluationReport, scope: str) -> float:
+    return pooled(evaluation.scores[scope].values())["loss"]
 
 
-def test_an_untrained_adapter_scores_as_the_base_model(client: Client, adapter: Weights) -> None:
-    findings = serve(client, OneAdapter("a"), a=adapter)
-    assert {label: one.rows for label, one in findings.scores["local"].items()} == {
+def test_an_untrained_adapter_scores_as_the_base_model(
+    client: Client, adapter: AdapterWeights
+) -> None:
+    evaluation = serve(client, SingleAdapter("a"), a=adapter)
+    assert {label: one.rows for label, one in evaluation.scores["local"].items()} == {
         "colour": 1,
         "strip": 1,
     }
-    assert sum(one.rows for one in findings.scores["global"].values()) == 4
-    assert loss(findings, "global") == pytest.approx(loss(findings, "base"), rel=1e-5)
-    assert (findings.routed, findings.found) == ({}, ())
+    assert sum(one.rows for one in evaluation.scores["global"].values()) == 4
+    assert loss(evaluation, "global") == pytest.approx(loss(evaluation, "base"), rel=1e-5)
+    assert (evaluation.routed, evaluation.found) == ({}, ())
 
 
 def test_a_kept_adapter_answers(client: Client, tiny_base: BaseModel) -> None:
     train(client, tiny_base, 1, TrainOrder((), steps=20, keep=KEEP, send=""))
-    findings = serve(client, OneAdapter(None, KEEP))
-    assert loss(findings, "local") < loss(findings, "base") - 0.1
+    evaluation = serve(client, SingleAdapter(None, KEEP))
+    assert loss(evaluation, "local") < loss(evaluation, "base") - 0.1
 
 
 def test_a_router_offers_only_the_own_tasks_locally(
-    client: Client, tiny_base: BaseModel, adapter: Weights
+    client: Client, tiny_base: BaseModel, adapter: AdapterWeights
 ) -> None:
     profile = client.profile(ProfileOrder())
     trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
-    rule = Routed(Places(("colour", "strip"), profile.centroids, 1.0, 1.0, 1.0), own=("strip",))
-    findings = serve(client, rule, colour=adapter, strip=trained.weights)
-    assert findings.routed == {"colour": {"colour": 2}, "strip": {"strip": 2}}
-    assert findings.found == ({"colour": 6}, {"strip": 6})
+    rule = RouteByTask(
+        TaskGeometry(("colour", "strip"), profile.centroids, 1.0, 1.0, 1.0), own=("strip",)
+    )
+    evaluation = serve(client, rule, colour=adapter, strip=trained.weights)
+    assert evaluation.routed == {"colour": {"colour": 2}, "strip": {"strip": 2}}
+    assert evaluation.found == ({"colour": 6}, {"strip": 6})
     # Locally both rows go to the trained adapter; globally the colours to the untrained one.
-    assert findings.scores["local"]["colour"].scores["loss"] < loss(findings, "base") - 0.1
-    untrained = findings.scores["global"]["colour"].scores["loss"]
-    assert untrained == pytest.approx(findings.scores["base"]["colour"].scores["loss"], rel=1e-5)
+    assert evaluation.scores["local"]["colour"].scores["loss"] < loss(evaluation, "base") - 0.1
+    untrained = evaluation.scores["global"]["colour"].scores["loss"]
+    assert untrained == pytest.approx(evaluation.scores["base"]["colour"].scores["loss"], rel=1e-5)
 
 
-def test_the_oracle_goes_by_name(client: Client, adapter: Weights) -> None:
-    findings = serve(client, ByName({"colour": "a", "strip": "b"}), a=adapter, b=adapter)
-    assert findings.routed == {"a": {"colour": 2}, "b": {"strip": 2}}
+def test_the_oracle_goes_by_name(client: Client, adapter: AdapterWeights) -> None:
+    evaluation = serve(client, TrueTask({"colour": "a", "strip": "b"}), a=adapter, b=adapter)
+    assert evaluation.routed == {"a": {"colour": 2}, "b": {"strip": 2}}
     with pytest.raises(MessageError, match="'strip'"):
-        serve(client, ByName({"colour": "a"}), a=adapter)
+        serve(client, TrueTask({"colour": "a"}), a=adapter)
 
 
-def test_the_lowest_loss_answers(client: Client, tiny_base: BaseModel, adapter: Weights) -> None:
+def test_the_lowest_loss_answers(
+    client: Client, tiny_base: BaseModel, adapter: AdapterWeights
+) -> None:
     trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
-    findings = serve(client, LowestLoss(("a", "b")), a=adapter, b=trained.weights)
-    alone = serve(client, OneAdapter("b"), b=trained.weights)
-    assert findings.scores == alone.scores
+    evaluation = serve(client, LowestLoss(("a", "b")), a=adapter, b=trained.weights)
+    alone = serve(client, SingleAdapter("b"), b=trained.weights)
+    assert evaluation.scores == alone.scores
 
 
 def test_the_kept_adapters_weight_is_the_mean_cosine_to_local_samples(
-    client: Client, tiny_base: BaseModel, adapter: Weights
+    client: Client, tiny_base: BaseModel, adapter: AdapterWeights
 ) -> None:
     train(client, tiny_base, 1, TrainOrder((), steps=1, keep=KEEP, send=""))
-    hand = AtHand(
-        client._resident, SPEC, ClientTask(3, 2, adapters={"a": adapter}), client._folder, ROWS, 0
+    context = AdapterContext(
+        client._shared_model,
+        SPEC,
+        ClientRequest(3, 2, adapters={"a": adapter}),
+        client._folder,
+        ROWS,
+        0,
     )
-    rule = InstanceMix("a", KEEP, scale=0.5, samples=12)
-    chosen = choose(rule, hand, ROWS[:1], "local")
+    rule = InstanceMixture("a", KEEP, scale=0.5, samples=12)
+    chosen = choose(rule, context, ROWS[:1], "local")
     points = tiny_base.embed([row.instruction for row in ROWS], pooling="last")
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     expected = 0.5 * float(np.mean(unit @ unit[0]))
-    [[(kept, weight), (received, rest)]] = chosen.blends
+    [[(kept, weight), (received, rest)]] = chosen.mixtures
     assert (kept, received) == ("kept", "received")
     assert (weight, rest) == pytest.approx((expected, 1 - expected), abs=1e-5)
 
@@ -417,8 +440,8 @@ def test_samples_go_to_the_nearest_of_the_most_frequent_tasks(
     colour, strip = (points[k::2].mean(axis=0) for k in (0, 1))
     # Task 2 is nearest to a single sample; the client holds two tasks, so that it gives it up.
     centroids = np.stack([strip, np.zeros_like(strip) + 1e3, points[0], colour])
-    places = Places(tuple("abcd"), centroids, 1.0, 1.0, 1.0)
-    profile = client.profile(ProfileOrder(places=places, scatter=True))
+    geometry = TaskGeometry(tuple("abcd"), centroids, 1.0, 1.0, 1.0)
+    profile = client.profile(ProfileOrder(geometry=geometry, scatter=True))
     assert profile.tasks == (0, 3)
     assert profile.counts == (6, 6)
     assert client.labels().tolist() == [1, 0] * 6
@@ -426,4 +449,4 @@ def test_samples_go_to_the_nearest_of_the_most_frequent_tasks(
     assert profile.scatter is not None
     diagonal = np.triu_indices(points.shape[1])
     spread = profile.scatter.products[diagonal[0] == diagonal[1]].sum() / len(ROWS)
-    assert spread == pytest.approx(np.mean(profile.spreads), rel=1e-4)
+    assert spread == pytest.approx(np.mean(profile.second_moments), rel=1e-4)

@@ -7,13 +7,13 @@ from support.toys import toy_rows
 
 from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.errors import AdapterError
-from fedrouter.evaluation.multi_adapter import Blend, Responder
+from fedrouter.evaluation.multi_adapter import AdapterMixture, MultiAdapterModel
 from fedrouter.model.base_model import BaseModel
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 SPEC = LoraSpec(rank=2, alpha=4)
 ROWS = toy_rows(2)
-BLENDS: list[Blend] = [
+BLENDS: list[AdapterMixture] = [
     (("a", 1.0),),
     (),
     (("a", 0.3), ("b", 0.7)),
@@ -24,7 +24,7 @@ BLENDS: list[Blend] = [
 
 
 @pytest.fixture(scope="module")
-def adapters(tiny_base: BaseModel) -> dict[str, Weights]:
+def adapters(tiny_base: BaseModel) -> dict[str, AdapterWeights]:
     zero = initial_weights(tiny_base.model, SPEC, torch.Generator())
     draws = np.random.default_rng(0)
     return {
@@ -33,11 +33,13 @@ def adapters(tiny_base: BaseModel) -> dict[str, Weights]:
     }
 
 
-def merged(base: BaseModel, adapters: dict[str, Weights], blend: Blend) -> BaseModel:
+def merge_tasks(
+    base: BaseModel, adapters: dict[str, AdapterWeights], mixture: AdapterMixture
+) -> BaseModel:
     """The base model with the blend added into its own weights."""
     changed = copy.copy(base)
     changed.model = copy.deepcopy(base.model)
-    for name, weight in blend:
+    for name, weight in mixture:
         tensors = {key: torch.tensor(array) for key, array in adapters[name].items()}
         for key in (key for key in tensors if "lora_A" in key):
             module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
@@ -47,14 +49,14 @@ def merged(base: BaseModel, adapters: dict[str, Weights], blend: Blend) -> BaseM
 
 
 def test_blends_in_one_batch_are_those_of_models_with_the_blend_merged(
-    tiny_base: BaseModel, adapters: dict[str, Weights]
+    tiny_base: BaseModel, adapters: dict[str, AdapterWeights]
 ) -> None:
     prompts = [row.instruction for row in ROWS]
-    with Responder(tiny_base, SPEC, adapters) as responder:
-        losses = responder.losses(ROWS, BLENDS)
-        texts = responder.generate(prompts, BLENDS, 6)
-    for row, blend, loss, text in zip(ROWS, BLENDS, losses, texts, strict=True):
-        judge = merged(tiny_base, adapters, blend)
+    with MultiAdapterModel(tiny_base, SPEC, adapters) as multi_adapter:
+        losses = multi_adapter.losses(ROWS, BLENDS)
+        texts = multi_adapter.generate(prompts, BLENDS, 6)
+    for row, mixture, loss, text in zip(ROWS, BLENDS, losses, texts, strict=True):
+        judge = merge_tasks(tiny_base, adapters, mixture)
         [example] = judge.prompts.examples([row])
         ids = torch.tensor([example.input_ids])
         labels = ids.clone()
@@ -67,22 +69,24 @@ def test_blends_in_one_batch_are_those_of_models_with_the_blend_merged(
 
 
 def test_the_base_alone_needs_no_adapters(tiny_base: BaseModel) -> None:
-    blends: list[Blend] = [()] * len(ROWS)
-    with Responder(tiny_base, SPEC, {}) as responder:
-        assert all(np.isfinite(responder.losses(ROWS, blends)))
-        assert len(responder.generate([row.instruction for row in ROWS], blends, 2)) == len(ROWS)
-        assert responder.generate([], [], 2) == []
-        assert responder.losses([], []) == []
+    mixtures: list[AdapterMixture] = [()] * len(ROWS)
+    with MultiAdapterModel(tiny_base, SPEC, {}) as multi_adapter:
+        assert all(np.isfinite(multi_adapter.losses(ROWS, mixtures)))
+        assert len(multi_adapter.generate([row.instruction for row in ROWS], mixtures, 2)) == len(
+            ROWS
+        )
+        assert multi_adapter.generate([], [], 2) == []
+        assert multi_adapter.losses([], []) == []
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known(
-    tiny_base: BaseModel, adapters: dict[str, Weights]
+    tiny_base: BaseModel, adapters: dict[str, AdapterWeights]
 ) -> None:
-    blends: list[Blend] = [(("a", 1.0),), (("a", 0.5), ("d", 0.5))]
-    with Responder(tiny_base, SPEC, adapters) as responder:
+    mixtures: list[AdapterMixture] = [(("a", 1.0),), (("a", 0.5), ("d", 0.5))]
+    with MultiAdapterModel(tiny_base, SPEC, adapters) as multi_adapter:
         for ask in (
-            lambda: responder.generate(["x", "y"], blends, 2),
-            lambda: responder.losses(ROWS[:2], blends),
+            lambda: multi_adapter.generate(["x", "y"], mixtures, 2),
+            lambda: multi_adapter.losses(ROWS[:2], mixtures),
         ):
             with pytest.raises(AdapterError, match="no adapter is called 'd'; there are: a, b, c"):
                 ask()

@@ -31,12 +31,12 @@ def test_a_mixed_batch_answers_as_one_prompt_at_a_time(model: RoutedModel) -> No
 
 
 def test_each_answer_is_its_adapters(model: RoutedModel) -> None:
-    tasks = list(model.router.places.tasks)
+    tasks = list(model.router.geometry.tasks)
     by_adapter = [
-        model.responder.generate([PROMPTS[0]], [((task, 1.0),)], max_new_tokens=5)[0]
+        model.multi_adapter.generate([PROMPTS[0]], [((task, 1.0),)], max_new_tokens=5)[0]
         for task in tasks
     ]
-    mixed = model.responder.generate(
+    mixed = model.multi_adapter.generate(
         [PROMPTS[0]] * len(tasks), [((task, 1.0),) for task in tasks], max_new_tokens=5
     )
     assert mixed == by_adapter
@@ -57,7 +57,7 @@ def test_an_unknown_client_or_adapter(model: RoutedModel) -> None:
     with pytest.raises(RunError, match="has 0 to 2"):
         model.route(PROMPTS, client=9)
     with pytest.raises(AdapterError, match="task-00"):
-        model.responder.generate(["x"], [(("task-99", 1.0),)], max_new_tokens=1)
+        model.multi_adapter.generate(["x"], [(("task-99", 1.0),)], max_new_tokens=1)
 
 
 def test_scope_local_needs_a_client(toy_run: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fedrouter.engines.flower.engine import FlowerEngine
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import ConfigError, MessageError
 from fedrouter.protocol.codec import pack_reply
-from fedrouter.protocol.messages import ClientReply, ClientTask, Failure, TrainOrder, Update
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, TrainOrder, Update
 
 WEIGHTS = {"m.lora_A.weight": np.ones((1, 2), np.float32)}
 CONFIG = load_config(
@@ -89,7 +89,7 @@ def answers(behave: Behaviour, clients: int = 2) -> list[ClientReply | Failure]:
     flower = engine(grid)
     orders = (TrainOrder(("global",), 1),)
     tasks = [
-        ClientTask(client, 1, train=orders, adapters={"global": WEIGHTS}, lr=0.1)
+        ClientRequest(client, 1, train=orders, adapters={"global": WEIGHTS}, lr=0.1)
         for client in flower.online()
     ]
     assert [task.client for task in tasks] == list(range(clients))

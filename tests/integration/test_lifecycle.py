@@ -8,13 +8,13 @@ import pytest
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client
 from fedrouter.config import Config, load_config
-from fedrouter.data.client_data import Holding
+from fedrouter.data.client_data import ClientData
 from fedrouter.data.loading import load_splits
 from fedrouter.data.rows import Row
 from fedrouter.engines.in_process import InProcessEngine
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.protocol.messages import ClientReply
-from fedrouter.protocol.validation import Expected
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.rounds import rounds
 from fedrouter.strategies import ServerState, make_strategy
 
@@ -38,18 +38,18 @@ SETS = [
 class Growing(InProcessEngine):
     """An engine whose clients come when they come, and whose rows may change."""
 
-    def __init__(self, config: Config, resident: Resident, folder: Path) -> None:
-        self.spec = LoraSpec(rank=4, alpha=8, dropout=0.0).resolved(resident.base.model)
-        self._parts = (config, resident, folder)
+    def __init__(self, config: Config, shared_model: SharedModel, folder: Path) -> None:
+        self.spec = LoraSpec(rank=4, alpha=8, dropout=0.0).resolved(shared_model.base.model)
+        self._parts = (config, shared_model, folder)
         self.held: dict[int, Client] = {}
-        super().__init__(resident.base, self.spec, self.held, transport="fp32", fuse=8)
+        super().__init__(shared_model.base, self.spec, self.held, transport="fp32", fuse=8)
 
     def hold(self, id: int, rows: Sequence[Row]) -> None:
-        config, resident, folder = self._parts
+        config, shared_model, folder = self._parts
         self.held[id] = Client(
             id,
-            Holding(rows),
-            resident=resident,
+            ClientData(rows),
+            shared_model=shared_model,
             spec=self.spec,
             config=config,
             folder=folder,
@@ -67,26 +67,26 @@ def names_of(state: ServerState, engine: Growing) -> dict[str, set[str | None]]:
 
 
 @pytest.fixture(scope="module")
-def resident() -> Resident:
-    return Resident.load(load_config(None, SETS).model)
+def shared_model() -> SharedModel:
+    return SharedModel.load(load_config(None, SETS).model)
 
 
 def test_a_new_task_is_born_and_a_client_that_drifts_is_profiled_anew(
-    resident: Resident, tmp_path: Path
+    shared_model: SharedModel, tmp_path: Path
 ) -> None:
     config = load_config(None, SETS)
     rows = load_splits(config.data, config.seed).train
     of = {name: [row for row in rows if row.task == name] for name in ("dates", "query", "triage")}
-    engine = Growing(config, resident, tmp_path)
+    engine = Growing(config, shared_model, tmp_path)
     engine.hold(0, [*of["dates"][:24], *of["query"][:24]])
     engine.hold(1, [*of["dates"][24:], *of["query"][24:]])
     strategy = make_strategy(config)
-    initial = resident.initial(engine.spec, config.seed)
+    initial = shared_model.initial(engine.spec, config.seed)
     shapes = {name: array.shape for name, array in initial.items()}
-    expected = Expected(shapes, resident.base.model.config.hidden_size)
+    expected = ExpectedArrays(shapes, shared_model.base.model.config.hidden_size)
     replies = engine.run(strategy.profile(engine.online()))
     profiles = [reply.profile for reply in replies if isinstance(reply, ClientReply)]
-    state = strategy.init(filter(None, profiles), initial, resident.base.fingerprint)
+    state = strategy.init(filter(None, profiles), initial, shared_model.base.fingerprint)
     seen: list[ServerState] = []
     for done in rounds(strategy, engine, state, config, expected):
         seen.append(done.state)
@@ -99,12 +99,12 @@ def test_a_new_task_is_born_and_a_client_that_drifts_is_profiled_anew(
     # Every task is of one kind of prompts, and a kind's prompts are few tasks.
     assert all(len(names) == 1 for names in before.values())
     assert 2 <= len(before) <= 4
-    born = [event for event in seen[-1].history if event.kind == "born"]
-    assert born
-    assert {event.round for event in born} == {5}
+    create_task = [event for event in seen[-1].history if event.kind == "created"]
+    assert create_task
+    assert {event.round for event in create_task} == {5}
     new = after.keys() - before.keys()
     assert new
-    assert new <= {event.task for event in born}
+    assert new <= {event.task for event in create_task}
     assert all(after[task] == {"triage"} for task in new)
     kept = before.keys() & after.keys()
     assert all(after[task] == before[task] for task in kept)

@@ -12,52 +12,52 @@ from fedrouter.protocol.codec import (
     array_bytes,
     array_of,
     pack_reply,
-    pack_task,
+    pack_request,
     unpack_reply,
-    unpack_task,
+    unpack_request,
 )
-from fedrouter.protocol.compression import Transport
+from fedrouter.protocol.compression import TransportDtype
 from fedrouter.protocol.messages import (
-    Beside,
-    ByName,
     ClientReply,
-    ClientTask,
+    ClientRequest,
+    ComparedLosses,
     Comparison,
     EvaluateOrder,
-    Findings,
-    InstanceMix,
+    EvaluationReport,
+    FrozenCompanion,
+    InstanceMixture,
     LabelScores,
-    Losses,
     LowestLoss,
-    OneAdapter,
     ProfileOrder,
     Proximal,
-    Routed,
+    RouteByTask,
     Serving,
+    SingleAdapter,
     TrainOrder,
+    TrueTask,
     Update,
 )
-from fedrouter.routing.types import Places, Scatter, TaskProfile
+from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 
 A, B = "m.0.lora_A.weight", "m.0.lora_B.weight"
 WEIGHTS = {A: np.array([[1, -2]], np.float32), B: np.array([[0.5], [4]], np.float32)}
 CENTROIDS = np.array([[0.1, 0.2], [3, 4]], np.float32)
-PLACES = Places(("task-00", "task-01"), CENTROIDS, 1.5, 0.5, 0.25)
+PLACES = TaskGeometry(("task-00", "task-01"), CENTROIDS, 1.5, 0.5, 0.25)
 MAPPED = replace(PLACES, space=np.arange(CENTROIDS.shape[1] * 2, dtype=np.float32).reshape(-1, 2))
 FOLDED = replace(PLACES, space=np.array([[1, -2], [-2, 3]], np.float32))
 RULES: list[Serving] = [
-    OneAdapter("global", "personal"),
-    OneAdapter(),
-    Routed(PLACES, ("task-01",)),
-    Routed(MAPPED, ("task-01",)),
-    Routed(FOLDED, ("task-01",)),
-    ByName({"a name with spaces": "task-00"}),
-    InstanceMix("global", "personal", 0.5, 5),
+    SingleAdapter("global", "personal"),
+    SingleAdapter(),
+    RouteByTask(PLACES, ("task-01",)),
+    RouteByTask(MAPPED, ("task-01",)),
+    RouteByTask(FOLDED, ("task-01",)),
+    TrueTask({"a name with spaces": "task-00"}),
+    InstanceMixture("global", "personal", 0.5, 5),
     LowestLoss(("cluster-00", "cluster-01")),
 ]
 ORDERS = (
     TrainOrder(("global",), 3, proximal=Proximal(0.1, "global")),
-    TrainOrder((), 2, keep="personal", send="", beside=Beside("global", 0.5)),
+    TrainOrder((), 2, keep="personal", send="", companion=FrozenCompanion("global", 0.5)),
     TrainOrder(("a", "b"), 1, local_task=4, keep_parts="B", train_parts="A", send="A"),
 )
 REPLY = ClientReply(
@@ -73,8 +73,10 @@ REPLY = ClientReply(
         (1, 0),
         Scatter(CENTROIDS[0], 2.5),
     ),
-    (Losses(0, 32, 3.5, {"task-00": 1.5, "task-01": 2.5}),),
-    Findings({"local": {"x": LabelScores(2, {"loss": 1.5})}}, {"task-00": {"x": 2}}, ({"x": 9},)),
+    (ComparedLosses(0, 32, 3.5, {"task-00": 1.5, "task-01": 2.5}),),
+    EvaluationReport(
+        {"local": {"x": LabelScores(2, {"loss": 1.5})}}, {"task-00": {"x": 2}}, ({"x": 9},)
+    ),
     (Update(0, "global", WEIGHTS, 5, 1.25, 100), Update(1, None, {}, 6, 0.5, 50)),
 )
 
@@ -96,27 +98,27 @@ def same(one: Any, other: Any) -> bool:
 def test_a_task_comes_back_whole(rule: Serving) -> None:
     adapters = {"global": WEIGHTS, "task-00": {A: WEIGHTS[A]}}
     order = EvaluateOrder(rule, ("local", "base"))
-    task = ClientTask(3, 7, ProfileOrder(by_name=True), (), order, ORDERS, adapters, lr=5e-4)
-    assert same(unpack_task(*pack_task(task, "fp32")), task)
+    task = ClientRequest(3, 7, ProfileOrder(by_name=True), (), order, ORDERS, adapters, lr=5e-4)
+    assert same(unpack_request(*pack_request(task, "fp32")), task)
 
 
 def test_an_order_to_compare_comes_back_with_adapters_as_int8() -> None:
     compare = (Comparison(1, ("global", "task-00")),)
     exact = {A: WEIGHTS[A] * 0 + 127}
-    task = ClientTask(3, 7, compare=compare, adapters={"global": exact, "task-00": exact})
-    header, arrays = pack_task(task, "fp32")
+    task = ClientRequest(3, 7, compare=compare, adapters={"global": exact, "task-00": exact})
+    header, arrays = pack_request(task, "fp32")
     assert arrays[f"adapter/global/{A}"].dtype == np.int8
-    assert same(unpack_task(header, arrays), task)
+    assert same(unpack_request(header, arrays), task)
 
 
-@pytest.mark.parametrize("places", [None, PLACES, MAPPED, FOLDED])
-def test_an_order_to_profile_comes_back_whole(places: Places | None) -> None:
-    task = ClientTask(3, 0, ProfileOrder(places=places, adapters=("task-01",), scatter=True))
-    assert same(unpack_task(*pack_task(task, "fp16")), task)
+@pytest.mark.parametrize("geometry", [None, PLACES, MAPPED, FOLDED])
+def test_an_order_to_profile_comes_back_whole(geometry: TaskGeometry | None) -> None:
+    task = ClientRequest(3, 0, ProfileOrder(geometry=geometry, adapters=("task-01",), scatter=True))
+    assert same(unpack_request(*pack_request(task, "fp16")), task)
 
 
 @pytest.mark.parametrize(
-    ("places", "name", "shape", "reason"),
+    ("geometry", "name", "shape", "reason"),
     [
         (MAPPED, "centroids", (7, 7), "not one centroid"),
         (MAPPED, "space", (7, 7), "does not fit"),
@@ -125,21 +127,21 @@ def test_an_order_to_profile_comes_back_whole(places: Places | None) -> None:
     ],
 )
 def test_places_that_do_not_fit_are_refused(
-    places: Places, name: str, shape: tuple[int, ...], reason: str
+    geometry: TaskGeometry, name: str, shape: tuple[int, ...], reason: str
 ) -> None:
-    header, arrays = pack_task(ClientTask(3, 0, ProfileOrder(places=places)), "fp16")
+    header, arrays = pack_request(ClientRequest(3, 0, ProfileOrder(geometry=geometry)), "fp16")
     bad = {**arrays, f"profile/{name}": np.ones(shape, np.float32)}
     with pytest.raises(MessageError, match=reason):
-        unpack_task(header, bad)
+        unpack_request(header, bad)
 
 
 def test_half_of_a_symmetric_space_travels() -> None:
-    _, arrays = pack_task(ClientTask(3, 0, ProfileOrder(places=FOLDED)), "fp16")
+    _, arrays = pack_request(ClientRequest(3, 0, ProfileOrder(geometry=FOLDED)), "fp16")
     assert arrays["profile/space"].tolist() == [1, -2, 3]
 
 
 @pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
-def test_a_reply_comes_back_whole(transport: Transport) -> None:
+def test_a_reply_comes_back_whole(transport: TransportDtype) -> None:
     back = unpack_reply(*pack_reply(REPLY, transport))
     if transport != "int8":  # these numbers are exact in fp16
         assert same(back, REPLY)
@@ -186,7 +188,7 @@ def changed(**fields: Any) -> str:
         changed(extra=1),
         changed(updates=[]),
         changed(profile=None),
-        changed(findings={"scores": []}),
+        changed(evaluation={"scores": []}),
     ],
 )
 def test_malformed_headers_are_refused(header: str) -> None:

@@ -6,8 +6,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
-from fedrouter.protocol.compression import Encoded, Transport, decode, encode, on_trial
-from fedrouter.protocol.messages import ClientTask, Comparison, ProfileOrder, TrainOrder
+from fedrouter.protocol.compression import Encoded, TransportDtype, compression_for, decode, encode
+from fedrouter.protocol.messages import ClientRequest, Comparison, ProfileOrder, TrainOrder
 
 FLOATS = st.floats(-60000, 60000, width=32).map(lambda x: x if abs(x) > 1e-30 else 0.0)
 MATRICES = arrays(np.float32, st.tuples(st.integers(0, 3), st.integers(1, 4)), elements=FLOATS)
@@ -33,11 +33,11 @@ def test_int8_has_a_scale_for_each_rank() -> None:
 
 
 def test_adapters_that_are_only_tried_travel_as_int8() -> None:
-    compare = ClientTask(0, 1, compare=(Comparison(0, ("a",)),))
-    regroup = ClientTask(0, 1, profile=ProfileOrder(adapters=("a",)))
-    train = ClientTask(0, 1, train=(TrainOrder(("a",), 1),))
-    place = ClientTask(0, 1, profile=ProfileOrder())
-    assert [on_trial(task, "fp16") for task in (compare, regroup, train, place)] == [
+    compare = ClientRequest(0, 1, compare=(Comparison(0, ("a",)),))
+    regroup = ClientRequest(0, 1, profile=ProfileOrder(adapters=("a",)))
+    train = ClientRequest(0, 1, train=(TrainOrder(("a",), 1),))
+    place = ClientRequest(0, 1, profile=ProfileOrder())
+    assert [compression_for(task, "fp16") for task in (compare, regroup, train, place)] == [
         "int8",
         "int8",
         "fp16",
@@ -46,7 +46,7 @@ def test_adapters_that_are_only_tried_travel_as_int8() -> None:
 
 
 @pytest.mark.parametrize(("transport", "nbytes"), [("fp32", 48), ("fp16", 24), ("int8", 20)])
-def test_bytes_on_the_wire(transport: Transport, nbytes: int) -> None:
+def test_bytes_on_the_wire(transport: TransportDtype, nbytes: int) -> None:
     encoded = encode({"a": np.ones((2, 6), np.float32)}, transport)
     assert encoded.nbytes == nbytes
 
@@ -79,7 +79,7 @@ def test_what_does_not_fit_fp16_is_refused() -> None:
 
 @pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_are_refused(transport: Transport, value: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(transport: TransportDtype, value: float) -> None:
     with pytest.raises(MessageError, match="finite"):
         encode(weights((value, 1)), transport)
 

@@ -7,26 +7,26 @@ import pytest
 from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import (
     ClientReply,
-    ClientTask,
+    ClientRequest,
+    ComparedLosses,
     Comparison,
     EvaluateOrder,
-    Findings,
+    EvaluationReport,
     LabelScores,
-    Losses,
-    OneAdapter,
     ProfileOrder,
+    SingleAdapter,
     TrainOrder,
     Update,
 )
-from fedrouter.protocol.validation import Expected, check_reply
-from fedrouter.routing.types import Places, Scatter, TaskProfile
+from fedrouter.protocol.validation import ExpectedArrays, check_reply
+from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 
 A, B = "model.0.lora_A.weight", "model.0.lora_B.weight"
 SHAPES = {A: (1, 2), B: (2, 1)}
-EXPECTED = Expected(SHAPES, dimension=2)
+EXPECTED = ExpectedArrays(SHAPES, dimension=2)
 WEIGHTS = {A: np.ones((1, 2), np.float32), B: np.ones((2, 1), np.float32)}
 UPDATE = Update(0, "a", WEIGHTS, samples=3, loss=1.0, tokens=5)
-TRAIN = ClientTask(1, 2, train=(TrainOrder(("a", "b"), 4),))
+TRAIN = ClientRequest(1, 2, train=(TrainOrder(("a", "b"), 4),))
 GOOD = ClientReply(1, 2, updates=(UPDATE,))
 
 
@@ -35,7 +35,7 @@ def test_a_good_reply_passes() -> None:
 
 
 def test_parts_of_an_adapter() -> None:
-    task = ClientTask(1, 2, train=(TrainOrder((), 4, send="B"),))
+    task = ClientRequest(1, 2, train=(TrainOrder((), 4, send="B"),))
     part = replace(UPDATE, adapter=None, weights={B: WEIGHTS[B]})
     check_reply(task, ClientReply(1, 2, updates=(part,)), EXPECTED)
     with pytest.raises(MessageError, match="not one that was asked for"):
@@ -94,7 +94,7 @@ PROFILE = TaskProfile(1, np.ones((1, 2), np.float32), (3,), (0.5,), (0.5,))
     ],
 )
 def test_a_bad_profile_is_refused(profile: TaskProfile | None, reason: str) -> None:
-    task = ClientTask(1, 0, profile=ProfileOrder())
+    task = ClientRequest(1, 0, profile=ProfileOrder())
     check_reply(task, ClientReply(1, 0, profile=PROFILE), EXPECTED)
     with pytest.raises(MessageError, match=reason):
         check_reply(task, ClientReply(1, 0, profile=profile), EXPECTED)
@@ -105,14 +105,14 @@ def test_a_bad_profile_is_refused(profile: TaskProfile | None, reason: str) -> N
     [((), "names not each"), (("x", "y"), "names not each"), (("x" * 1000,), "too long")],
 )
 def test_a_profile_by_name_names_each_local_task(names: tuple[str, ...], reason: str) -> None:
-    task = ClientTask(1, 0, profile=ProfileOrder(by_name=True))
+    task = ClientRequest(1, 0, profile=ProfileOrder(by_name=True))
     check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=("x",))), EXPECTED)
     with pytest.raises(MessageError, match=reason):
         check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=names)), EXPECTED)
 
 
 PLACED = ProfileOrder(
-    places=Places(tuple("abc"), np.ones((3, 2), np.float32), 1.0, 1.0, 1.0), scatter=True
+    geometry=TaskGeometry(tuple("abc"), np.ones((3, 2), np.float32), 1.0, 1.0, 1.0), scatter=True
 )
 SCATTER = Scatter(np.ones(3, np.float32), 1.0)
 
@@ -131,13 +131,13 @@ SCATTER = Scatter(np.ones(3, np.float32), 1.0)
     ],
 )
 def test_a_refined_profile(changes: dict[str, Any], reason: str) -> None:
-    task = ClientTask(1, 0, profile=PLACED)
+    task = ClientRequest(1, 0, profile=PLACED)
     good = replace(PROFILE, tasks=(2,), scatter=SCATTER)
     check_reply(task, ClientReply(1, 0, profile=good), EXPECTED)
     with pytest.raises(MessageError, match=reason):
         check_reply(task, ClientReply(1, 0, profile=replace(good, **changes)), EXPECTED)
     with pytest.raises(MessageError, match=r"names not one|unasked"):
-        asked = ClientTask(1, 0, profile=ProfileOrder())
+        asked = ClientRequest(1, 0, profile=ProfileOrder())
         check_reply(asked, ClientReply(1, 0, profile=good), EXPECTED)
 
 
@@ -146,11 +146,11 @@ def test_new_tasks_are_named_where_they_may_be() -> None:
         PROFILE,
         centroids=np.ones((3, 2), np.float32),
         counts=(1, 2, 3),
-        spreads=(0.5,) * 3,
-        fourths=(0.5,) * 3,
+        second_moments=(0.5,) * 3,
+        fourth_moments=(0.5,) * 3,
         tasks=(-1, 2, -1),
     )
-    may = ClientTask(1, 0, profile=replace(PLACED, births=True, scatter=False))
+    may = ClientRequest(1, 0, profile=replace(PLACED, births=True, scatter=False))
     check_reply(may, ClientReply(1, 0, profile=two), EXPECTED)
     for wrong in ((-1, -2, 0), (-1, 2, 2), (-1, 3, 0)):
         with pytest.raises(MessageError, match="names not one global task"):
@@ -161,8 +161,8 @@ def test_new_tasks_are_named_where_they_may_be() -> None:
 
 
 def test_losses_answer_what_was_asked() -> None:
-    asked = ClientTask(1, 2, compare=(Comparison(0, ("a", "b")),))
-    good = Losses(0, 5, 2.0, {"b": 1.0, "a": 1.5})
+    asked = ClientRequest(1, 2, compare=(Comparison(0, ("a", "b")),))
+    good = ComparedLosses(0, 5, 2.0, {"b": 1.0, "a": 1.5})
     check_reply(asked, ClientReply(1, 2, losses=(good,)), EXPECTED)
     for bad in (
         (),
@@ -194,18 +194,21 @@ SCORES = {"local": {"x": LabelScores(2, {"loss": 1.0})}}
 
 
 @pytest.mark.parametrize(
-    ("findings", "reason"),
+    ("evaluation", "reason"),
     [
         (None, "evaluation is missing"),
-        (Findings({"local": {"x": LabelScores(2, {"loss": float("inf")})}}, {}, ()), "finite"),
-        (Findings({"local": {"x": LabelScores(0, {"loss": 1.0})}}, {}, ()), "0 test rows"),
-        (Findings(SCORES, {"task-00": {"x": -1}}, ()), "-1 rows"),
-        (Findings(SCORES, {}, ({"y" * 300: 1},)), "too long"),
+        (
+            EvaluationReport({"local": {"x": LabelScores(2, {"loss": float("inf")})}}, {}, ()),
+            "finite",
+        ),
+        (EvaluationReport({"local": {"x": LabelScores(0, {"loss": 1.0})}}, {}, ()), "0 test rows"),
+        (EvaluationReport(SCORES, {"task-00": {"x": -1}}, ()), "-1 rows"),
+        (EvaluationReport(SCORES, {}, ({"y" * 300: 1},)), "too long"),
     ],
 )
-def test_bad_findings_are_refused(findings: Findings | None, reason: str) -> None:
-    task = ClientTask(1, 2, evaluate=EvaluateOrder(OneAdapter(), ("local",)))
-    good = Findings(SCORES, {"task-00": {"x": 2}}, ({"x": 3},))
-    check_reply(task, ClientReply(1, 2, findings=good), EXPECTED)
+def test_bad_findings_are_refused(evaluation: EvaluationReport | None, reason: str) -> None:
+    task = ClientRequest(1, 2, evaluate=EvaluateOrder(SingleAdapter(), ("local",)))
+    good = EvaluationReport(SCORES, {"task-00": {"x": 2}}, ({"x": 3},))
+    check_reply(task, ClientReply(1, 2, evaluation=good), EXPECTED)
     with pytest.raises(MessageError, match=reason):
-        check_reply(task, ClientReply(1, 2, findings=findings), EXPECTED)
+        check_reply(task, ClientReply(1, 2, evaluation=evaluation), EXPECTED)

@@ -27,7 +27,7 @@ def test_two_groups_by_hand() -> None:
     assert found.labels.tolist() == [0, 1, 0, 1, 1]
     assert found.centroids.tolist() == [[11, 0], [0, 2]]
     assert found.counts.tolist() == [2, 3]
-    np.testing.assert_allclose(found.spreads, [1, 8 / 3])
+    np.testing.assert_allclose(found.second_moments, [1, 8 / 3])
     assert found.centroids.dtype == np.float32
 
 
@@ -35,7 +35,7 @@ def test_k_is_capped_at_the_number_of_distinct_points() -> None:
     points = np.array([[1, 1], [-0.0, 0], [0.0, 0], [1, 1]], np.float32)
     found = cluster(points, 5, seed=0)
     assert found.labels.tolist() == [0, 1, 1, 0]
-    assert found.spreads.tolist() == [0, 0]
+    assert found.second_moments.tolist() == [0, 0]
 
 
 def test_seeds_of_any_size_do() -> None:
@@ -64,7 +64,7 @@ def test_every_cluster_is_non_empty_and_described_by_its_points(
         assert len(members) == found.counts[j] > 0
         np.testing.assert_allclose(members.mean(axis=0), centroid, atol=1e-6)
         expected = np.square(members - members.mean(axis=0)).sum(axis=1).mean()
-        np.testing.assert_allclose(found.spreads[j], expected, atol=1e-5)
+        np.testing.assert_allclose(found.second_moments[j], expected, atol=1e-5)
 
 
 def test_local_tasks_of_two_clients_are_joined_by_hand() -> None:
@@ -112,9 +112,9 @@ def test_join_does_not_depend_on_the_order_of_the_profiles(
         (profile(1, (np.nan, 0)), "not finite"),
         (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (np.inf,), (0.0,)), "not finite"),
         (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (0.0,), (np.nan,)), "not finite"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (0.0,), ()), "0 fourths"),
+        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (0.0,), ()), "0 fourth moments"),
         (TaskProfile(1, np.zeros((1, 2), np.float32), (0,), (0.0,), (0.0,)), "without samples"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (-1.0,), (0.0,)), "negative spread"),
+        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (-1.0,), (0.0,)), "negative moment"),
         (profile(0, (1, 1)), "two profiles"),
     ],
 )

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from fedrouter.errors import AdapterError, ModelError, RunError
-from fedrouter.routing.router import Router, blends
-from fedrouter.routing.types import Blend, Places, Policy
+from fedrouter.routing.router import Router, mixtures
+from fedrouter.routing.types import AdapterMixture, RoutingPolicy, TaskGeometry
 
 TASKS = ("task-00", "task-01", "task-02")
 
 
 def make(variance: float = 2.0) -> Router:
     centroids = np.array([[0, 0], [4, 0], [0, 3]], np.float32)
-    return Router(Places(TASKS, centroids, 4.0, 2.0, variance), "abc")
+    return Router(TaskGeometry(TASKS, centroids, 4.0, 2.0, variance), "abc")
 
 
 def points(*rows: tuple[float, float]) -> NDArray[np.float32]:
@@ -102,9 +102,9 @@ def test_embeddings_that_are_not_finite_are_refused() -> None:
 def test_a_saved_router_is_the_same(tmp_path: Path) -> None:
     make().save(tmp_path)
     loaded = Router.load(tmp_path)
-    assert (loaded.places.tasks, loaded.base_fingerprint) == (TASKS, "abc")
-    assert (loaded.places.mean, loaded.places.deviation, loaded.places.variance) == (4, 2, 2)
-    assert loaded.places.centroids.tobytes() == make().places.centroids.tobytes()
+    assert (loaded.geometry.tasks, loaded.base_fingerprint) == (TASKS, "abc")
+    assert (loaded.geometry.mean, loaded.geometry.deviation, loaded.geometry.variance) == (4, 2, 2)
+    assert loaded.geometry.centroids.tobytes() == make().geometry.centroids.tobytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["router.json", "router.safetensors"]
 
 
@@ -157,7 +157,7 @@ def test_a_header_that_cannot_be_right_is_refused(
 def test_centroids_that_cannot_be_right_are_refused(
     tmp_path: Path, centroids: NDArray[np.float32]
 ) -> None:
-    Router(Places(TASKS, centroids, 1.0, 1.0, 1.0), "abc").save(tmp_path)
+    Router(TaskGeometry(TASKS, centroids, 1.0, 1.0, 1.0), "abc").save(tmp_path)
     with pytest.raises(RunError, match="centroids"):
         Router.load(tmp_path)
 
@@ -171,38 +171,40 @@ def test_a_file_without_centroids_is_refused(tmp_path: Path) -> None:
 
 def test_strangeness_counts_deviations_above_the_mean_of_the_nearest() -> None:
     routes = make().route(points((2, 0), (0, -4)))  # squared distances 4 and 16
-    assert routes.strangeness.tolist() == [0, 6]
+    assert routes.ood_score.tolist() == [0, 6]
 
 
 def test_a_prompt_of_a_known_task_that_is_not_allowed_is_not_strange() -> None:
     routes = make().route(points((4, 0)), allowed=["task-02"])
     assert routes.tasks == ("task-02",)
-    assert routes.strangeness.tolist() == [-2]  # it lies on task-01
+    assert routes.ood_score.tolist() == [-2]  # it lies on task-01
 
 
 def test_closeness_spreads_wider_than_the_probability() -> None:
     routes = make().route(points((1, 0)))
     odds = np.exp([-1 / 8, -9 / 8, -10 / 8])  # the mean squared distance is 4, the variance 2
-    np.testing.assert_allclose(routes.closeness[0], odds / odds.sum())
-    assert routes.confidence[0] > routes.closeness[0, 0]
+    np.testing.assert_allclose(routes.mixture_weights[0], odds / odds.sum())
+    assert routes.confidence[0] > routes.mixture_weights[0, 0]
 
 
-def answers(rows: tuple[float, float], rule: Policy, allowed: list[str] | None = None) -> Blend:
+def answers(
+    rows: tuple[float, float], rule: RoutingPolicy, allowed: list[str] | None = None
+) -> AdapterMixture:
     router = make()
-    [blend] = blends(router.places, router.route(points(rows), allowed), rule, allowed)
-    return blend
+    [mixture] = mixtures(router.geometry, router.route(points(rows), allowed), rule, allowed)
+    return mixture
 
 
 def test_a_mix_weighs_the_nearest_by_closeness() -> None:
-    assert answers((1, 0), Policy()) == (("task-00", 1.0),)
-    [(first, most), (second, rest)] = answers((1, 0), Policy(top_k=2))
+    assert answers((1, 0), RoutingPolicy()) == (("task-00", 1.0),)
+    [(first, most), (second, rest)] = answers((1, 0), RoutingPolicy(top_k=2))
     assert (first, second) == ("task-00", "task-01")
     assert (most, rest) == pytest.approx((1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))))
-    assert len(answers((1, 0), Policy(top_k=9))) == 3
+    assert len(answers((1, 0), RoutingPolicy(top_k=9))) == 3
 
 
 def test_an_adapter_that_hardly_counts_is_left_out_of_a_mix() -> None:
-    assert answers((-100, -100), Policy(top_k=2, threshold=np.inf)) == (("task-00", 1.0),)
+    assert answers((-100, -100), RoutingPolicy(top_k=2, threshold=np.inf)) == (("task-00", 1.0),)
 
 
 def test_a_prompt_from_outside_is_answered_by_the_fallback() -> None:
@@ -212,13 +214,13 @@ def test_a_prompt_from_outside_is_answered_by_the_fallback() -> None:
         ("base", ()),
         ("average", tuple((task, 1 / 3) for task in TASKS)),
     ):
-        rule = Policy(fallback=fallback, threshold=5.9)
+        rule = RoutingPolicy(fallback=fallback, threshold=5.9)
         assert answers(strange, rule) == expected
         assert answers(strange, replace(rule, threshold=6.0)) == (("task-00", 1.0),)
         assert answers(known, rule) == (("task-02", 1.0),)
-    [(first, _), (second, _)] = answers(strange, Policy(fallback="mix"))
+    [(first, _), (second, _)] = answers(strange, RoutingPolicy(fallback="mix"))
     assert (first, second) == ("task-00", "task-01")
-    assert len(answers(strange, Policy(3, "mix"))) == 3
-    assert answers(known, Policy(fallback="mix")) == (("task-02", 1.0),)
+    assert len(answers(strange, RoutingPolicy(3, "mix"))) == 3
+    assert answers(known, RoutingPolicy(fallback="mix")) == (("task-02", 1.0),)
     halves = (("task-00", 0.5), ("task-01", 0.5))
-    assert answers(strange, Policy(1, "average", 1.0), ["task-01", "task-00"]) == halves
+    assert answers(strange, RoutingPolicy(1, "average", 1.0), ["task-01", "task-00"]) == halves

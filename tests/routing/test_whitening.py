@@ -14,11 +14,11 @@ from fedrouter.routing.whitening import (
     LARGEST,
     Located,
     Space,
-    added_up,
     locate,
     projection,
     scatter,
     shrunk,
+    sum_scatters,
 )
 
 D = 6
@@ -30,8 +30,8 @@ def profile(client: int, points: NDArray[np.float64], labels: NDArray[np.int64])
         client,
         found.centroids,
         tuple(found.counts.tolist()),
-        tuple(found.spreads.tolist()),
-        tuple(found.fourths.tolist()),
+        tuple(found.second_moments.tolist()),
+        tuple(found.fourth_moments.tolist()),
         scatter=scatter(points, labels, projection(points.shape[1], 0)),
     )
 
@@ -57,7 +57,7 @@ def place(
     assigned: list[tuple[int, ...]],
     before: NDArray[np.float64],
 ) -> Located:
-    known, scatters = added_up(iter(profiles))
+    known, scatters = sum_scatters(iter(profiles))
     assert all(one.scatter is None for one in known)
     projected = projection(before.shape[1], 0)
     before = before.astype(np.float32)
@@ -153,7 +153,9 @@ def test_held_out_prompts_lie_as_far_from_their_task_as_the_router_expects() -> 
     there = squared(cloud[:200], first)
     again = group(cloud[:200], labels[:200], there)
     told = replace(
-        fitted[0], spreads=tuple(again.spreads.tolist()), fourths=tuple(again.fourths.tolist())
+        fitted[0],
+        second_moments=tuple(again.second_moments.tolist()),
+        fourth_moments=tuple(again.fourth_moments.tolist()),
     )
     found = place("whitened", [told], [(0, 1)], np.zeros((2, 40)))
     new = squared(cloud[200:], found)

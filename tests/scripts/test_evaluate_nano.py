@@ -2,7 +2,7 @@ import pytest
 from support.places import ROOT
 
 from fedrouter.data.rows import Row
-from fedrouter.evaluation.scoring import Answer, Question
+from fedrouter.evaluation.scoring import EvalItem, EvalResult
 
 SCRIPTS = ROOT / "scripts"
 ASKED = "Is it so?\nOPTIONS:\n- yes\n- it is not possible to tell\n- no"
@@ -17,9 +17,9 @@ def evaluate(monkeypatch):
 
 
 def _answered(*texts):
-    questions = [Question(Row(ASKED, "no", str(i)), ()) for i in range(len(texts))]
+    questions = [EvalItem(Row(ASKED, "no", str(i)), ()) for i in range(len(texts))]
     scores = {"loss": 1.0, "rouge1": 0.5, "exact_match": 0.25}
-    return questions, {q: Answer(t, scores) for q, t in zip(questions, texts, strict=True)}
+    return questions, {q: EvalResult(t, scores) for q, t in zip(questions, texts, strict=True)}
 
 
 def test_share_of_valid_labels(evaluate):
@@ -29,7 +29,7 @@ def test_share_of_valid_labels(evaluate):
 
 
 def test_prompts_without_options_have_no_valid_labels(evaluate):
-    question = Question(Row("Write on.", "Yes."), ())
+    question = EvalItem(Row("Write on.", "Yes."), ())
     assert evaluate.share_of_valid_labels([question], {}) is None
 
 

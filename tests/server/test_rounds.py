@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fedrouter.config import load_config
-from fedrouter.protocol.messages import ClientReply, ClientTask, Failure, Update
-from fedrouter.protocol.validation import Expected
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, Update
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.types import TaskProfile
 from fedrouter.server.engine import Traffic
-from fedrouter.server.rounds import Round, rounds
+from fedrouter.server.rounds import FinishedRound, rounds
 from fedrouter.strategies import ServerState, make_strategy
 
 A, B = "m.lora_A.weight", "m.lora_B.weight"
 INITIAL = {A: np.ones((1, 2), np.float32), B: np.zeros((2, 1), np.float32)}
-EXPECTED = Expected({name: array.shape for name, array in INITIAL.items()}, dimension=2)
+EXPECTED = ExpectedArrays({name: array.shape for name, array in INITIAL.items()}, dimension=2)
 CONFIG = load_config(None, ["federation.rounds=2", "clustering.n_global=2"])
 
 
@@ -28,14 +28,14 @@ class Scripted:
     def online(self) -> Sequence[int]:
         return [0, 1, 2]
 
-    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply | Failure]:
+    def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         for task in tasks:
             if task.profile is not None:
                 yield ClientReply(task.client, task.round, self.late)
             else:
                 yield self.trained(task)
 
-    def trained(self, task: ClientTask) -> ClientReply | Failure:
+    def trained(self, task: ClientRequest) -> ClientReply | Failure:
         """Client 1 has diverged."""
         value = np.nan if task.client == 1 else 1.0
         weights = {A: np.full((1, 2), value, np.float32), B: np.ones((2, 1), np.float32)}
@@ -49,7 +49,7 @@ class Scripted:
 class Silent(Scripted):
     """Nobody answers."""
 
-    def trained(self, task: ClientTask) -> Failure:
+    def trained(self, task: ClientRequest) -> Failure:
         return Failure(task.client, task.round, "the node is gone")
 
 
@@ -57,13 +57,13 @@ def profile(client: int, centroid: Sequence[float]) -> TaskProfile:
     return TaskProfile(client, np.array([centroid], np.float32), (2,), (0.5,), (0.5,))
 
 
-def go(engine: Scripted) -> tuple[ServerState, list[Round]]:
+def go(engine: Scripted) -> tuple[ServerState, list[FinishedRound]]:
     method = make_strategy(CONFIG)
     state = method.init([profile(0, [0, 0]), profile(1, [9, 9])], INITIAL, "base")
     return state, list(rounds(method, engine, state, CONFIG, EXPECTED))
 
 
-def reasons(done: Round) -> dict[object, object]:
+def reasons(done: FinishedRound) -> dict[object, object]:
     return {failure["client"]: failure["reason"] for failure in done.record.failures}
 
 

@@ -17,29 +17,29 @@ from safetensors.numpy import load, save
 from fedrouter.config import Config, load_config
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import (
-    Beside,
-    ByName,
     ClientReply,
-    ClientTask,
-    InstanceMix,
+    ClientRequest,
+    FrozenCompanion,
+    InstanceMixture,
     LowestLoss,
-    OneAdapter,
     ProfileOrder,
     Proximal,
-    Routed,
+    RouteByTask,
+    SingleAdapter,
     TrainOrder,
+    TrueTask,
     Update,
 )
 from fedrouter.routing.types import Scatter, TaskProfile
 from fedrouter.strategies import STRATEGIES, ServerState, Strategy, make_strategy
 from fedrouter.strategies.clustered import last_layer, ward
-from fedrouter.types import Weights, only
+from fedrouter.types import AdapterWeights, select_matrices
 
 A = "base_model.model.layers.0.q_proj.lora_A.weight"
 B = "base_model.model.layers.0.q_proj.lora_B.weight"
 
 
-def adapter(a: float, b: float) -> Weights:
+def adapter(a: float, b: float) -> AdapterWeights:
     """An adapter of rank 1 on one module of 2 by 2."""
     return {A: np.full((1, 2), a, np.float32), B: np.full((2, 1), b, np.float32)}
 
@@ -47,7 +47,7 @@ def adapter(a: float, b: float) -> Weights:
 INITIAL = adapter(1, 0)
 
 
-def numbers(weights: Weights) -> tuple[float | None, float | None]:
+def numbers(weights: AdapterWeights) -> tuple[float | None, float | None]:
     """The (equal) numbers of A and those of B; None for a matrix that is missing."""
     return tuple(float(weights[name].flat[0]) if name in weights else None for name in (A, B))
 
@@ -64,49 +64,49 @@ class Toy:
     counts: tuple[int, ...]
     push: float
     names: tuple[str, ...]
-    places: tuple[float, ...]
+    geometry: tuple[float, ...]
     n_local: int = 2
     likes: float = 0.0
-    kept: dict[str, Weights] = field(default_factory=dict)
+    kept: dict[str, AdapterWeights] = field(default_factory=dict)
 
     def profile(self, by_name: bool) -> TaskProfile:
-        centroids = np.array([[place, 0.0] for place in self.places], np.float32)
-        spreads = (1.0,) * len(self.counts)
+        centroids = np.array([[place, 0.0] for place in self.geometry], np.float32)
+        second_moments = (1.0,) * len(self.counts)
         names = self.names if by_name else ()
-        return TaskProfile(self.id, centroids, self.counts, spreads, spreads, names)
+        return TaskProfile(self.id, centroids, self.counts, second_moments, second_moments, names)
 
-    def start(self, task: ClientTask, received: str | None, keep: str | None) -> Weights:
+    def start(self, task: ClientRequest, received: str | None, keep: str | None) -> AdapterWeights:
         return {
             **INITIAL,
             **({} if received is None else task.adapters[received]),
             **({} if keep is None else self.kept.get(keep, {})),
         }
 
-    def chosen(self, task: ClientTask, order: TrainOrder) -> str | None:
+    def chosen(self, task: ClientRequest, order: TrainOrder) -> str | None:
         losses = {
             name: abs(numbers(self.start(task, name, None))[1] - self.likes)
             for name in order.adapters
         }
         return min(losses, key=losses.get, default=None)
 
-    def answer(self, task: ClientTask) -> ClientReply:
+    def answer(self, task: ClientRequest) -> ClientReply:
         updates, kept = [], {}
         for slot, order in enumerate(task.train):
             received = self.chosen(task, order)
             start = self.start(task, received, order.keep)
             trained = {name: array + np.float32(self.push) for name, array in start.items()}
-            result = {**start, **only(trained, order.train_parts)}
+            result = {**start, **select_matrices(trained, order.train_parts)}
             if order.keep is not None:
-                kept[order.keep] = only(result, order.keep_parts)
+                kept[order.keep] = select_matrices(result, order.keep_parts)
             own = order.local_task
             samples = sum(self.counts) if own is None else self.counts[own]
-            sent = only(result, order.send)
+            sent = select_matrices(result, order.send)
             updates.append(Update(slot, received, sent, samples, loss=1.0, tokens=10))
         self.kept |= kept
         profile = task.profile and self.profile(task.profile.by_name)
         return ClientReply(self.id, task.round, profile, updates=tuple(updates))
 
-    def batches(self, task: ClientTask) -> int:
+    def batches(self, task: ClientRequest) -> int:
         return sum(
             order.steps * (self.n_local if order.local_task is None else 1) for order in task.train
         )
@@ -150,7 +150,7 @@ def orders(method: Strategy, state: ServerState, round: int, client: int = 0) ->
     (task,) = method.plan(state, round, [client])
     named = {name for order in task.train for name in order.adapters}
     others = [order.proximal.toward for order in task.train if order.proximal]
-    others += [order.beside.adapter for order in task.train if order.beside]
+    others += [order.companion.adapter for order in task.train if order.companion]
     assert set(task.adapters) == {*named, *others}
     return task.train
 
@@ -158,8 +158,8 @@ def orders(method: Strategy, state: ServerState, round: int, client: int = 0) ->
 def answers_with(method: Strategy, state: ServerState, toy: Toy) -> tuple[float, float]:
     """A and B of the one adapter that a client answers with."""
     rule = method.serve(state, toy.id)
-    assert isinstance(rule, OneAdapter)
-    task = ClientTask(toy.id, 1, adapters={name: state.adapters[name] for name in rule.needs})
+    assert isinstance(rule, SingleAdapter)
+    task = ClientRequest(toy.id, 1, adapters={name: state.adapters[name] for name in rule.needs})
     return numbers(toy.start(task, rule.adapter, rule.keep))
 
 
@@ -245,15 +245,15 @@ def test_feddpa_trains_a_local_adapter_beside_the_global_one_from_round_2(
     assert orders(method, state, 1) == (TrainOrder(("global",), 7),)
     state = go(method, state, toys)
     assert [answers_with(method, state, toy) for toy in toys] == [(3, 2), (3, 2)]
-    beside = Beside("global", 0.4)
+    companion = FrozenCompanion("global", 0.4)
     assert orders(method, state, 2) == (
         TrainOrder(("global",), 4),
-        TrainOrder((), 3, keep="personal", send="", beside=beside),
+        TrainOrder((), 3, keep="personal", send="", companion=companion),
     )
     state = go(method, state, toys, rounds=2)
     assert numbers(state.adapters["global"]) == (7, 6)
     assert [numbers(toy.kept["personal"]) for toy in toys] == [(3, 2), (11, 10)]
-    assert method.serve(state, 0) == InstanceMix("global", "personal", scale=0.5, samples=3)
+    assert method.serve(state, 0) == InstanceMixture("global", "personal", scale=0.5, samples=3)
 
 
 def test_feddpa_f_trains_the_local_adapter_beside_the_finished_global_one(
@@ -262,12 +262,14 @@ def test_feddpa_f_trains_the_local_adapter_beside_the_finished_global_one(
     method = strategy("feddpa-f", "baselines.finetune_rounds=2", "baselines.dpa_scale=0.7")
     state = go(method, begin(method, toys), toys, rounds=4)
     assert [answers_with(method, state, toy) for toy in toys] == [(9, 8), (9, 8)]
-    beside = Beside("global", 0.5)
-    assert orders(method, state, 5) == (TrainOrder((), 7, keep="personal", send="", beside=beside),)
+    companion = FrozenCompanion("global", 0.5)
+    assert orders(method, state, 5) == (
+        TrainOrder((), 7, keep="personal", send="", companion=companion),
+    )
     state = go(method, state, toys, rounds=2)
     assert numbers(state.adapters["global"]) == (9, 8)
     assert [numbers(toy.kept["personal"]) for toy in toys] == [(3, 2), (11, 10)]
-    assert method.serve(state, 1) == InstanceMix("global", "personal", scale=0.7, samples=5)
+    assert method.serve(state, 1) == InstanceMixture("global", "personal", scale=0.7, samples=5)
 
 
 def test_fedsa_shares_a_and_keeps_b(toys: list[Toy]) -> None:
@@ -321,7 +323,7 @@ def test_clustered_places_clients_by_their_last_delta_and_strangers_in_the_large
     state = go(method, begin(method, toys), [*toys, third])
     state = go(method, state, toys[1:])  # client 0 and 2 miss the round of the clustering
     assert state.assignment == {0: ("cluster-00",), 1: ("cluster-01",), 2: ("cluster-01",)}
-    assert method.serve(state, 9) == OneAdapter("cluster-01")
+    assert method.serve(state, 9) == SingleAdapter("cluster-01")
 
 
 def test_clusters_are_formed_late_where_nobody_answered() -> None:
@@ -375,11 +377,11 @@ def test_ifca_deals_every_adapter_to_as_many_clients() -> None:
 
 def test_fedrouter_joins_the_local_tasks_of_different_clients(toys: list[Toy]) -> None:
     state = begin(strategy("fedrouter"), toys)
-    assert state.router.places.tasks == ("task-00", "task-01", "task-02")
-    assert state.router.places.centroids.tolist() == [[0, 0], [10, 0], [20, 0]]
+    assert state.router.geometry.tasks == ("task-00", "task-01", "task-02")
+    assert state.router.geometry.centroids.tolist() == [[0, 0], [10, 0], [20, 0]]
     assert state.assignment == {0: ("task-00", "task-01"), 1: ("task-01", "task-02")}
     assert state.counts == {0: (20, 10), 1: (5, 5)}
-    assert (state.router.places.mean, state.router.places.deviation) == (1, 0)
+    assert (state.router.geometry.mean, state.router.geometry.deviation) == (1, 0)
 
 
 def test_fedrouter_averages_what_the_clients_of_a_task_trained_on_its_samples(
@@ -396,9 +398,9 @@ def test_fedrouter_averages_what_the_clients_of_a_task_trained_on_its_samples(
     found = [numbers(one)[0] for one in state.adapters.values()]
     assert found == pytest.approx([2, shared, 6])
     rule = method.serve(state, 1)
-    assert isinstance(rule, Routed)
-    assert (rule.needs, rule.own) == (state.router.places.tasks, ("task-01", "task-02"))
-    assert rule.places is state.router.places
+    assert isinstance(rule, RouteByTask)
+    assert (rule.needs, rule.own) == (state.router.geometry.tasks, ("task-01", "task-02"))
+    assert rule.geometry is state.router.geometry
 
 
 def test_a_task_that_nobody_returned_keeps_its_adapter(toys: list[Toy]) -> None:
@@ -427,18 +429,18 @@ def test_a_client_that_joins_late_is_profiled_and_then_trains(name: str, toys: l
 
 
 def test_the_oracle_groups_and_routes_by_true_task(toys: list[Toy]) -> None:
-    toys[1].places = (13.0, 2.0)  # nearer to another task: K-means would be misled
+    toys[1].geometry = (13.0, 2.0)  # nearer to another task: K-means would be misled
     method = strategy("oracle")
     state = begin(method, toys)
     assert state.names == {"x": "task-00", "y": "task-01", "z": "task-02"}
     assert state.assignment == {0: ("task-00", "task-01"), 1: ("task-01", "task-02")}
     middle = (10 * 10 + 5 * 13) / 15
-    np.testing.assert_allclose(state.router.places.centroids, [[0, 0], [middle, 0], [2, 0]])
+    np.testing.assert_allclose(state.router.geometry.centroids, [[0, 0], [middle, 0], [2, 0]])
     assert orders(method, state, 1, client=1) == (
         TrainOrder(("task-01",), 7, local_task=0),
         TrainOrder(("task-02",), 7, local_task=1),
     )
-    assert method.serve(state, 0) == ByName(state.names)
+    assert method.serve(state, 0) == TrueTask(state.names)
 
 
 def test_the_oracle_remembers_the_names_that_late_clients_bring(toys: list[Toy]) -> None:
@@ -516,7 +518,9 @@ def same(one: ServerState, other: ServerState) -> bool:
 def answer(rule: object) -> object:
     """A serving rule that compares with ==."""
     return (
-        (rule.needs, rule.own, rule.places.centroids.tolist()) if isinstance(rule, Routed) else rule
+        (rule.needs, rule.own, rule.geometry.centroids.tolist())
+        if isinstance(rule, RouteByTask)
+        else rule
     )
 
 
@@ -590,22 +594,22 @@ def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
     [asked, _] = method.profile([0, 1])
     assert asked.profile == ProfileOrder(scatter=True)
     state = method.init([scattered(toy) for toy in toys], INITIAL, "base")
-    assert state.due == ("place",) * 3
-    [asked, _] = method.exchange(state, [0, 1])
-    assert asked.profile.places.space.shape == (2, 2)
+    assert state.pending == ("place",) * 3
+    [asked, _] = method.auxiliary_requests(state, [0, 1])
+    assert asked.profile.geometry.space.shape == (2, 2)
     # Client 0 now says that all of its samples are of the task at 10; client 1 says nothing.
-    moved = replace(toys[0], counts=(15,), places=(12.0,), names=())
-    after = method.exchanged(state, [ClientReply(0, 0, profile=scattered(moved, tasks=(1,)))])
-    assert after.due == ("place",) * 2
-    assert method.exchanged(state, []) == replace(state, due=())
+    moved = replace(toys[0], counts=(15,), geometry=(12.0,), names=())
+    after = method.apply_auxiliary(state, [ClientReply(0, 0, profile=scattered(moved, tasks=(1,)))])
+    assert after.pending == ("place",) * 2
+    assert method.apply_auxiliary(state, []) == replace(state, pending=())
     assert after.assignment == {0: ("task-01",)}
-    assert after.router.places.centroids[:, 0].tolist() == [0, 12, 20]
-    np.testing.assert_allclose(after.router.places.space, np.eye(2), atol=1e-5)
+    assert after.router.geometry.centroids[:, 0].tolist() == [0, 12, 20]
+    np.testing.assert_allclose(after.router.geometry.space, np.eye(2), atol=1e-5)
     # Its one local task trains the batches of two; client 1 is asked anew, by the places.
     train, ask = method.plan(after, 1, [0, 1])
     assert [order.steps for order in train.train] == [14]
-    assert ask.profile.places.centroids is after.router.places.centroids
-    joined = method.admit(after, scattered(toys[1], tasks=(1, 2)))
+    assert ask.profile.geometry.centroids is after.router.geometry.centroids
+    joined = method.add_client(after, scattered(toys[1], tasks=(1, 2)))
     assert joined.assignment[1] == ("task-01", "task-02")
     assert same(after, ServerState.unpack(0, *after.pack()))
 
@@ -615,5 +619,5 @@ def test_the_oracle_refines_nothing() -> None:
     state = method.init(
         [toy.profile(True) for toy in (Toy(0, (1, 1), 1, ("x", "y"), (0, 10)),)], INITIAL, "b"
     )
-    assert state.due == ()
+    assert state.pending == ()
     assert method.profile([0])[0].profile == ProfileOrder(by_name=True)

@@ -9,19 +9,24 @@ from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 
 from fedrouter.config import load_config
-from fedrouter.protocol.messages import ClientReply, Losses
+from fedrouter.protocol.messages import ClientReply, ComparedLosses
 from fedrouter.routing.history import Event
 from fedrouter.routing.router import Router
-from fedrouter.routing.types import Places, TaskProfile
+from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.strategies import ServerState, make_strategy
-from fedrouter.strategies.fedrouter.merging import absorbed, empty_left_out, interchangeable, merged
-from fedrouter.strategies.fedrouter.task_discovery import Automatic, costs, neighbours
-from fedrouter.types import Weights
+from fedrouter.strategies.fedrouter.merging import (
+    drop_empty,
+    merge_groups,
+    merge_small,
+    merge_tasks,
+)
+from fedrouter.strategies.fedrouter.task_discovery import TaskDiscovery, neighbours, relative_regret
+from fedrouter.types import AdapterWeights
 
 NAMES = ("task-00", "task-01", "task-02")
 
 
-def adapter(number: float) -> Weights:
+def adapter(number: float) -> AdapterWeights:
     return {"a.lora_A.weight": np.full((1, 2), number, np.float32)}
 
 
@@ -32,34 +37,34 @@ def state(round: int = 1) -> ServerState:
         round=round,
         base="base",
         adapters={name: adapter(t) for t, name in enumerate(NAMES)},
-        router=Router(Places(NAMES, centroids, 1.0, 1.0, 1.0), "base"),
+        router=Router(TaskGeometry(NAMES, centroids, 1.0, 1.0, 1.0), "base"),
         assignment={0: NAMES[:2], 1: NAMES[1:]},
         counts={0: (30, 5), 1: (5, 20)},
-        due=("compare",),
+        pending=("compare",),
     )
 
 
-def method(*sets: str) -> Automatic:
+def method(*sets: str) -> TaskDiscovery:
     base = ["data.scenario=all", "federation.rounds=9", "training.steps=5"]
     found = ["clustering.n_local=auto", "clustering.n_global=auto", "clustering.space=raw"]
     strategy = make_strategy(load_config(None, [*base, *found, *sets]))
-    assert isinstance(strategy, Automatic)
+    assert isinstance(strategy, TaskDiscovery)
     return strategy
 
 
-def reply(client: int, *losses: Losses) -> ClientReply:
+def reply(client: int, *losses: ComparedLosses) -> ClientReply:
     return ClientReply(client, 1, losses=losses)
 
 
 def test_costs_are_shares_of_what_the_own_adapter_gives() -> None:
-    found = costs(
+    found = relative_regret(
         state(),
         [
             # The own adapter of task-00 takes 4 off the base model's loss; task-01's takes 3.
-            reply(0, Losses(0, 10, 5.0, {"task-00": 1.0, "task-01": 2.0})),
+            reply(0, ComparedLosses(0, 10, 5.0, {"task-00": 1.0, "task-01": 2.0})),
             # On task-01 two clients tell, with 10 and 30 samples.
-            reply(1, Losses(0, 30, 3.0, {"task-01": 1.0, "task-00": 2.0, "task-02": 0.5})),
-            reply(0, Losses(1, 10, 3.0, {"task-01": 1.0, "task-00": 4.0})),
+            reply(1, ComparedLosses(0, 30, 3.0, {"task-01": 1.0, "task-00": 2.0, "task-02": 0.5})),
+            reply(0, ComparedLosses(1, 10, 3.0, {"task-01": 1.0, "task-00": 4.0})),
         ],
     )
     assert found[0].tolist() == [0, 0.25, np.inf]
@@ -68,19 +73,19 @@ def test_costs_are_shares_of_what_the_own_adapter_gives() -> None:
 
 
 def test_an_adapter_that_gives_nothing_is_replaced_by_a_better_one_only() -> None:
-    told = Losses(0, 10, 1.0, {"task-00": 2.0, "task-01": 1.9, "task-02": 2.1})
-    assert costs(state(), [reply(0, told)])[0].tolist() == [0, 0, np.inf]
+    told = ComparedLosses(0, 10, 1.0, {"task-00": 2.0, "task-01": 1.9, "task-02": 2.1})
+    assert relative_regret(state(), [reply(0, told)])[0].tolist() == [0, 0, np.inf]
 
 
 def test_what_serves_both_ways_is_one_task() -> None:
     both, one_way, unknown = 0.2, 0.9, np.inf
     found = np.array([[0, both, one_way], [0.1, 0, 0.0], [0.0, unknown, 0]])
-    assert interchangeable(found) == [[0, 1], [2]]
+    assert merge_groups(found) == [[0, 1], [2]]
 
 
 def test_what_is_one_with_two_that_differ_goes_to_the_nearer_only() -> None:
     chain = np.array([[0, 0.1, 0.9], [0.1, 0, 0.2], [0.9, 0.2, 0]])
-    assert interchangeable(chain) == [[0, 1], [2]]
+    assert merge_groups(chain) == [[0, 1], [2]]
 
 
 @given(
@@ -89,14 +94,14 @@ def test_what_is_one_with_two_that_differ_goes_to_the_nearer_only() -> None:
     )
 )
 def test_no_group_holds_tasks_that_do_not_serve_each_other(found: np.ndarray) -> None:
-    groups = interchangeable(found)
+    groups = merge_groups(found)
     assert sorted(t for one in groups for t in one) == list(range(len(found)))
     for one in groups:
         assert all(found[t, u] <= 0.25 for t in one for u in one if t != u)
 
 
-def absorb(costs: list[list[float]], *sizes: int) -> list[list[int]]:
-    return absorbed([[t] for t in range(len(sizes))], np.array(costs), sizes)
+def absorb(relative_regret: list[list[float]], *sizes: int) -> list[list[int]]:
+    return merge_small([[t] for t in range(len(sizes))], np.array(relative_regret), sizes)
 
 
 def test_a_small_group_goes_to_a_larger_one_that_serves_it() -> None:
@@ -119,25 +124,25 @@ def test_a_small_group_goes_where_it_is_served_best() -> None:
 def test_merged_tasks_serve_as_they_do_on_average() -> None:
     for other, expected in ((0.3, [[1, 2, 0]]), (0.5, [[0], [1, 2]])):
         found = np.array([[0, 0.1, other], [9, 0, 0], [9, 0, 0]])
-        assert absorbed(interchangeable(found), found, [10, 10, 10]) == expected
+        assert merge_small(merge_groups(found), found, [10, 10, 10]) == expected
 
 
 def test_a_merged_task_is_the_eldest_with_the_mean_of_all() -> None:
-    after = merged(state(), [[0, 1], [2]])
+    after = merge_tasks(state(), [[0, 1], [2]])
     assert list(after.adapters) == ["task-00", "task-02"]
     mean = (30 * 0 + 10 * 1) / 40
     assert after.adapters["task-00"]["a.lora_A.weight"].tolist() == [[mean, mean]]
     assert after.router is not None
-    assert after.router.places.tasks == ("task-00", "task-02")
-    assert after.router.places.centroids.tolist() == [[0.25, 0], [9, 0]]
+    assert after.router.geometry.tasks == ("task-00", "task-02")
+    assert after.router.geometry.centroids.tolist() == [[0.25, 0], [9, 0]]
     assert after.assignment == {0: ("task-00", "task-00"), 1: ("task-00", "task-02")}
     assert after.history == (Event(1, "merged", "task-01", "task-00"),)
     again = ServerState.unpack(1, *after.pack())
-    assert (again.history, again.due) == (after.history, ("compare",))
+    assert (again.history, again.pending) == (after.history, ("compare",))
 
 
 def test_nothing_merged_changes_nothing() -> None:
-    after = merged(state(), [[0], [1], [2]])
+    after = merge_tasks(state(), [[0], [1], [2]])
     assert after.history == ()
     assert after.adapters.keys() == state().adapters.keys()
     assert after.assignment == state().assignment
@@ -154,39 +159,39 @@ def test_a_late_client_brings_new_tasks() -> None:
     assert ask.client == 2
     assert ask.profile is not None
     assert ask.profile.births
-    before = replace(state(), due=())
+    before = replace(state(), pending=())
     after = method().aggregate(before, 2, [ClientReply(2, 2, profile=arrived((1, -1, -1)))])
     assert after.assignment[2] == ("task-01", "task-03", "task-04")
     assert {c: after.assignment[c] for c in (0, 1)} == before.assignment
     assert after.history == (
-        Event(2, "born", "task-03", "task-02"),
-        Event(2, "born", "task-04", "task-03"),
+        Event(2, "created", "task-03", "task-02"),
+        Event(2, "created", "task-04", "task-03"),
     )
     assert after.router is not None
-    assert after.router.places.centroids[:, 0].tolist() == [0, 1, 9, 40, 80]
+    assert after.router.geometry.centroids[:, 0].tolist() == [0, 1, 9, 40, 80]
     for name in NAMES:
         assert after.adapters[name] is before.adapters[name]
     assert after.adapters["task-03"] is before.adapters["task-02"]
     # They train in round 3 and are on trial after it, like the groups of the first round.
     trained = method().aggregate(after, 3, [])
-    assert trained.due == ("compare",)
-    assert method().exchanged(trained, []).due == ("regroup", "place")
-    assert method().aggregate(replace(trained, due=()), 5, []).due == ()
+    assert trained.pending == ("compare",)
+    assert method().apply_auxiliary(trained, []).pending == ("regroup", "place")
+    assert method().aggregate(replace(trained, pending=()), 5, []).pending == ()
 
 
 def test_an_id_is_never_given_twice() -> None:
-    after = merged(replace(state(), due=()), [[0], [1, 2]])
+    after = merge_tasks(replace(state(), pending=()), [[0], [1, 2]])
     assert list(after.adapters) == ["task-00", "task-01"]
-    after = method().admit(after, arrived((0, 1, -1)))
+    after = method().add_client(after, arrived((0, 1, -1)))
     assert after.assignment[2] == ("task-00", "task-01", "task-03")
-    assert after.history[-1] == Event(1, "born", "task-03", "task-01")
-    after = empty_left_out(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
-    assert after.history == (Event(1, "emptied", "task-02"),)
-    assert method().admit(after, arrived((0, 1, -1))).assignment[2][-1] == "task-03"
+    assert after.history[-1] == Event(1, "created", "task-03", "task-01")
+    after = drop_empty(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
+    assert after.history == (Event(1, "removed", "task-02"),)
+    assert method().add_client(after, arrived((0, 1, -1))).assignment[2][-1] == "task-03"
 
 
 def test_a_client_whose_data_changed_is_profiled_anew() -> None:
-    after = method().aggregate(replace(state(), due=()), 2, [ClientReply(1, 2, changed=True)])
+    after = method().aggregate(replace(state(), pending=()), 2, [ClientReply(1, 2, changed=True)])
     assert after.assignment.keys() == after.counts.keys() == {0}
     assert list(after.adapters) == list(NAMES)  # task-02 is served, though nobody holds it
     asked = {task.client: task.profile for task in method().plan(after, 3, [0, 1])}
@@ -197,10 +202,10 @@ def test_a_client_whose_data_changed_is_profiled_anew() -> None:
 
 
 def test_a_group_without_samples_is_no_task() -> None:
-    left = empty_left_out(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
+    left = drop_empty(replace(state(), assignment={0: NAMES[:2]}, counts={0: (30, 5)}))
     assert list(left.adapters) == ["task-00", "task-01"]
     assert left.router is not None
-    assert left.router.places.centroids.tolist() == [[0, 0], [1, 0]]
+    assert left.router.geometry.centroids.tolist() == [[0, 0], [1, 0]]
 
 
 def test_neighbours_are_mutual() -> None:
@@ -209,7 +214,7 @@ def test_neighbours_are_mutual() -> None:
         "task-01": ["task-00", "task-02"],
         "task-02": ["task-00", "task-01"],
     }
-    line = Places(
+    line = TaskGeometry(
         tuple(f"t{i}" for i in range(7)), np.arange(7, dtype=np.float32)[:, None] ** 2, 1, 1, 1
     )
     near = neighbours(replace(state(), router=Router(line, "base")))
@@ -218,69 +223,73 @@ def test_neighbours_are_mutual() -> None:
 
 
 def test_a_group_is_compared_where_most_of_its_samples_are() -> None:
-    tasks = method().exchange(replace(state(), counts={0: (30, 5), 1: (6, 20)}), [0, 1])
+    tasks = method().auxiliary_requests(replace(state(), counts={0: (30, 5), 1: (6, 20)}), [0, 1])
     assert [task.client for task in tasks] == [0, 1]
     asked = {(task.client, one.adapters[0]): one for task in tasks for one in task.compare}
     assert asked.keys() == {(0, "task-00"), (1, "task-01"), (1, "task-02")}
     assert asked[1, "task-02"].local_task == 1
     assert {*asked[1, "task-02"].adapters} == {*NAMES}
     assert all(task.adapters.keys() == {*NAMES} for task in tasks)
-    assert method().exchange(state(), [1])[0].client == 1
+    assert method().auxiliary_requests(state(), [1])[0].client == 1
 
 
 def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
     same = {"task-00": 1.0, "task-01": 1.0, "task-02": 9.0}
     replies = [
-        reply(0, Losses(0, 9, 5.0, same), Losses(1, 9, 5.0, same)),
-        reply(1, Losses(1, 9, 5.0, {"task-02": 1.0, "task-00": 9.0, "task-01": 9.0})),
+        reply(0, ComparedLosses(0, 9, 5.0, same), ComparedLosses(1, 9, 5.0, same)),
+        reply(1, ComparedLosses(1, 9, 5.0, {"task-02": 1.0, "task-00": 9.0, "task-01": 9.0})),
     ]
-    after = method().exchanged(state(), replies)
+    after = method().apply_auxiliary(state(), replies)
     assert list(after.adapters) == ["task-00", "task-02"]
-    assert after.due == ("regroup", "place")
-    [first, second] = method().exchange(after, [0, 1])
+    assert after.pending == ("regroup", "place")
+    [first, second] = method().auxiliary_requests(after, [0, 1])
     assert first.profile is not None
     assert first.profile.adapters == ("task-00",)
     assert second.profile is not None
     assert second.profile.adapters == ("task-00", "task-02")
     assert second.adapters.keys() == {"task-00", "task-02"}
     profile = TaskProfile(0, np.ones((1, 2), np.float32), (35,), (1.0,), (1.0,), tasks=(1,))
-    placed = method().exchanged(after, [ClientReply(0, 1, profile=profile)])
+    placed = method().apply_auxiliary(after, [ClientReply(0, 1, profile=profile)])
     # Client 0 no longer holds task-00; client 1, which did not answer, held both.
     assert list(placed.adapters) == ["task-00", "task-02"]
-    assert placed.due == ("place",)
+    assert placed.pending == ("place",)
     alone = replace(after, assignment={0: ("task-00",)}, counts={0: (35,)})
-    placed = method().exchanged(alone, [ClientReply(0, 1, profile=profile)])
+    placed = method().apply_auxiliary(alone, [ClientReply(0, 1, profile=profile)])
     assert list(placed.adapters) == ["task-02"]
-    later = method().exchanged(replace(alone, round=3), [ClientReply(0, 3, profile=profile)])
+    later = method().apply_auxiliary(replace(alone, round=3), [ClientReply(0, 3, profile=profile)])
     assert list(later.adapters) == ["task-00", "task-02"]
 
 
-@pytest.mark.parametrize(("round", "merges", "due"), [(4, True, ("place",)), (4, False, ())])
+@pytest.mark.parametrize(("round", "merges", "pending"), [(4, True, ("place",)), (4, False, ())])
 def test_later_the_places_follow_a_merge_only(
-    round: int, merges: bool, due: tuple[str, ...]
+    round: int, merges: bool, pending: tuple[str, ...]
 ) -> None:
     loss = 1.0 if merges else 9.0
     replies = [
-        reply(0, Losses(0, 9, 5.0, {"task-00": 1.0, "task-01": loss})),
-        reply(1, Losses(0, 9, 5.0, {"task-01": 1.0, "task-00": loss})),
+        reply(0, ComparedLosses(0, 9, 5.0, {"task-00": 1.0, "task-01": loss})),
+        reply(1, ComparedLosses(0, 9, 5.0, {"task-01": 1.0, "task-00": loss})),
     ]
-    assert method().exchanged(state(round), replies).due == due
+    assert method().apply_auxiliary(state(round), replies).pending == pending
 
 
 def test_tasks_are_compared_after_rounds_that_are_powers_of_two() -> None:
-    due = [bool(method().aggregate(replace(state(), due=()), r, []).due) for r in range(1, 10)]
-    assert due == [True, True, False, True, False, False, False, False, False]
+    pending = [
+        bool(method().aggregate(replace(state(), pending=()), r, []).pending) for r in range(1, 10)
+    ]
+    assert pending == [True, True, False, True, False, False, False, False, False]
 
 
-@pytest.mark.parametrize(("event", "due"), [(3, False), (4, True), (6, True)])
-def test_tasks_are_compared_again_only_where_some_came_or_merged(event: int, due: bool) -> None:
+@pytest.mark.parametrize(("event", "pending"), [(3, False), (4, True), (6, True)])
+def test_tasks_are_compared_again_only_where_some_came_or_merged(event: int, pending: bool) -> None:
     merged_then = (Event(event, "merged", "task-03", "task-00"),)
-    before = replace(state(), due=(), history=merged_then)
-    assert bool(method().aggregate(before, 8, []).due) == due
+    before = replace(state(), pending=(), history=merged_then)
+    assert bool(method().aggregate(before, 8, []).pending) == pending
 
 
 def test_the_last_round_is_followed_by_no_comparison() -> None:
-    assert method("federation.rounds=4").aggregate(replace(state(), due=()), 4, []).due == ()
+    assert (
+        method("federation.rounds=4").aggregate(replace(state(), pending=()), 4, []).pending == ()
+    )
 
 
 @pytest.mark.parametrize(("clients", "groups"), [(1, 1), (5, 5), (99, 16)])

@@ -17,7 +17,7 @@ from fedrouter.model.base_model import BaseModel
 from fedrouter.model.losses import Batch, row_losses
 from fedrouter.model.prompt_format import Example
 from fedrouter.training.trainer import TrainJob, TrainResult, batches, train
-from fedrouter.types import Parts, Weights, only
+from fedrouter.types import AdapterWeights, LoraMatrices, select_matrices
 
 SPEC = LoraSpec(rank=2, alpha=4, dropout=0.1)
 NO_DROPOUT = LoraSpec(rank=2, alpha=4, dropout=0.0)
@@ -72,8 +72,8 @@ def adapted(base: BaseModel, adapters: Sequence[tuple[float, dict[str, Tensor]]]
 def by_hand(base: BaseModel, job: TrainJob) -> tuple[dict[str, np.ndarray], float]:
     """Train one job sample by sample with plain autograd; its weights and mean data loss."""
     trained = {name: torch.tensor(array) for name, array in job.weights.items()}
-    chosen = [tensor.requires_grad_() for tensor in only(trained, job.parts).values()]
-    constant = {name: torch.tensor(array) for name, array in (job.beside or {}).items()}
+    chosen = [tensor.requires_grad_() for tensor in select_matrices(trained, job.parts).values()]
+    constant = {name: torch.tensor(array) for name, array in (job.companion or {}).items()}
     adapters = [(job.share, trained), *([(1 - job.share, constant)] if constant else [])]
     optimiser = torch.optim.AdamW(chosen, lr=job.lr, weight_decay=0.0)
     data_losses = []
@@ -110,19 +110,21 @@ def check_by_hand(base: BaseModel, one: TrainJob) -> TrainResult:
 
 @pytest.mark.parametrize("parts", ["AB", "A", "B"])
 def test_only_the_asked_matrices_are_trained(
-    tiny_base: BaseModel, examples: list[Example], parts: Parts
+    tiny_base: BaseModel, examples: list[Example], parts: LoraMatrices
 ) -> None:
     start = random_weights(tiny_base, 1)
     one = replace(job(tiny_base, examples, 1), weights=start, parts=parts, max_grad_norm=0.1)
     result = check_by_hand(tiny_base, one)
     for name, array in start.items():
-        assert np.array_equal(result.weights[name], array) == (name not in only(start, parts))
+        assert np.array_equal(result.weights[name], array) == (
+            name not in select_matrices(start, parts)
+        )
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.1, 100.0])
 @pytest.mark.parametrize("parts", ["AB", "B"])
 def test_the_proximal_term_is_part_of_the_clipped_loss(
-    tiny_base: BaseModel, examples: list[Example], parts: Parts, max_grad_norm: float
+    tiny_base: BaseModel, examples: list[Example], parts: LoraMatrices, max_grad_norm: float
 ) -> None:
     start = random_weights(tiny_base, 1)
     changes = {"weights": start, "parts": parts, "max_grad_norm": max_grad_norm}
@@ -133,7 +135,7 @@ def test_the_proximal_term_is_part_of_the_clipped_loss(
     assert distance(held.weights, one.anchor) < distance(free.weights, one.anchor)
 
 
-def distance(weights: Weights, other: Weights | None) -> float:
+def distance(weights: AdapterWeights, other: AdapterWeights | None) -> float:
     """Squared, over all tensors."""
     assert other is not None
     return sum(float(np.square(array - other[name]).sum()) for name, array in weights.items())
@@ -153,9 +155,12 @@ def test_what_an_anchor_lacks_is_held_to_where_it_starts(
 ) -> None:
     start, anchor = random_weights(tiny_base, 1), random_weights(tiny_base, 2)
     whole = replace(
-        job(tiny_base, examples, 1), weights=start, anchor={**anchor, **only(start, "A")}, mu=0.5
+        job(tiny_base, examples, 1),
+        weights=start,
+        anchor={**anchor, **select_matrices(start, "A")},
+        mu=0.5,
     )
-    part = replace(whole, anchor=only(anchor, "B"))
+    part = replace(whole, anchor=select_matrices(anchor, "B"))
     one, other = train(tiny_base, SPEC, [whole, part], 1)
     assert_same(one, other, atol=0)
 
@@ -165,8 +170,8 @@ def test_training_beside_a_constant_adapter(
     tiny_base: BaseModel, examples: list[Example], share: float
 ) -> None:
     plain = replace(job(tiny_base, examples, 1), weights=random_weights(tiny_base, 1))
-    beside = random_weights(tiny_base, 2)
-    result = check_by_hand(tiny_base, replace(plain, beside=beside, share=share))
+    companion = random_weights(tiny_base, 2)
+    result = check_by_hand(tiny_base, replace(plain, companion=companion, share=share))
     if share == 0:
         assert_same(result, TrainResult(plain.weights, result.loss, result.tokens), atol=0)
     if share == 1:
@@ -177,7 +182,7 @@ def test_training_beside_a_constant_adapter(
 def test_both_adapters_see_the_same_dropout(tiny_base: BaseModel, examples: list[Example]) -> None:
     plain = replace(job(tiny_base, examples, 1, steps=1), weights=random_weights(tiny_base, 1))
     halves, whole = train(
-        tiny_base, SPEC, [replace(plain, beside=plain.weights, share=0.5), plain], 1
+        tiny_base, SPEC, [replace(plain, companion=plain.weights, share=0.5), plain], 1
     )
     assert halves.loss == pytest.approx(whole.loss, abs=1e-6)
 
@@ -185,7 +190,7 @@ def test_both_adapters_see_the_same_dropout(tiny_base: BaseModel, examples: list
 def test_a_constant_adapter_must_be_complete(tiny_base: BaseModel, examples: list[Example]) -> None:
     one = job(tiny_base, examples, 1)
     with pytest.raises(AdapterError, match="is missing"):
-        list(train(tiny_base, SPEC, [replace(one, beside=only(one.weights, "A"))], 1))
+        list(train(tiny_base, SPEC, [replace(one, companion=select_matrices(one.weights, "A"))], 1))
 
 
 KINDS_OF_JOBS = st.fixed_dictionaries(
@@ -211,7 +216,7 @@ def test_fusion_changes_nothing_whatever_the_jobs_are(
             parts=kind["parts"],
             anchor=random_weights(tiny_base, 10 + i) if kind["anchored"] else None,
             mu=kind["mu"],
-            beside=None if kind["share"] is None else random_weights(tiny_base, 20 + i),
+            companion=None if kind["share"] is None else random_weights(tiny_base, 20 + i),
             share=kind["share"] or 1.0,
         )
         for i, kind in enumerate(kinds)

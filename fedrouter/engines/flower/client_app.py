@@ -25,12 +25,12 @@ from flwr.clientapp import ClientApp
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client
 from fedrouter.config import Config, DataConfig, parse_config
-from fedrouter.data.client_data import Holding, deal, sample_test
+from fedrouter.data.client_data import ClientData, deal, sample_test
 from fedrouter.data.loading import load_splits
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import ConfigError, FedRouterError
-from fedrouter.evaluation.shared_model import Resident
-from fedrouter.protocol.codec import pack_reply, unpack_task
+from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.protocol.codec import pack_reply, unpack_request
 from fedrouter.strategies import STRATEGIES
 from fedrouter.training.trainer import train
 
@@ -70,13 +70,13 @@ def client_id(node: NodeConfig) -> int:
 def _answer(message: Message, node: NodeConfig) -> RecordDict:
     texts, arrays = from_records(message.content)
     config = node_config(parse_config(texts["config"]), node)
-    resident = _resident(config.model.model_dump_json(), config.engine.device)
-    client = _client(config, texts, node, resident)
-    work = client.prepare(unpack_task(texts["task"], arrays))
-    spec = LoraSpec.from_config(config.adapter).resolved(resident.base.model)
-    results = list(train(resident.base, spec, work.jobs, int(config.engine.fuse)))
+    shared_model = _shared_model(config.model.model_dump_json(), config.engine.device)
+    client = _client(config, texts, node, shared_model)
+    work = client.prepare(unpack_request(texts["task"], arrays))
+    spec = LoraSpec.from_config(config.adapter).resolved(shared_model.base.model)
+    results = list(train(shared_model.base, spec, work.jobs, int(config.engine.fuse)))
     header, out = pack_reply(client.finish(work, results), config.federation.transport)
-    return to_records({"reply": header, "base": resident.base.fingerprint}, out)
+    return to_records({"reply": header, "base": shared_model.base.fingerprint}, out)
 
 
 def node_config(config: Config, node: NodeConfig) -> Config:
@@ -99,7 +99,7 @@ def node_config(config: Config, node: NodeConfig) -> Config:
 
 
 def _client(
-    config: Config, texts: Mapping[str, str], node: NodeConfig, resident: Resident
+    config: Config, texts: Mapping[str, str], node: NodeConfig, shared_model: SharedModel
 ) -> Client:
     id = client_id(node)
     key = hashlib.sha256(texts["config"].encode()).hexdigest()[:16]
@@ -107,29 +107,29 @@ def _client(
     return Client(
         id,
         _holding(config.model_dump_json(), id, own="client-id" in node),
-        resident=resident,
-        spec=LoraSpec.from_config(config.adapter).resolved(resident.base.model),
+        shared_model=shared_model,
+        spec=LoraSpec.from_config(config.adapter).resolved(shared_model.base.model),
         config=config,
         folder=folder,
     )
 
 
 @lru_cache(maxsize=1)
-def _resident(model: str, device: str) -> Resident:
+def _shared_model(model: str, device: str) -> SharedModel:
     """The base model of this process, which all clients that run in it share."""
     from fedrouter.config import ModelConfig
 
-    return Resident.load(ModelConfig.model_validate_json(model), device)
+    return SharedModel.load(ModelConfig.model_validate_json(model), device)
 
 
 @lru_cache(maxsize=64)
-def _holding(config_json: str, id: int, own: bool) -> Holding:
+def _holding(config_json: str, id: int, own: bool) -> ClientData:
     """The rows of a client: its own file's, or its share of the run's."""
     config = Config.model_validate_json(config_json)
     splits = load_splits(config.data, config.seed)
     if own:
         test = sample_test(splits.test, config.evaluation.samples, config.seed)
-        return Holding(splits.train, test)
+        return ClientData(splits.train, test)
     return deal(config, splits, STRATEGIES[config.strategy].pooled)[id]
 
 

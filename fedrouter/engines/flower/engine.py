@@ -14,8 +14,8 @@ from flwr.serverapp import Grid
 from fedrouter.config import Config, dump_config
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import MessageError
-from fedrouter.protocol.codec import pack_task, unpack_reply
-from fedrouter.protocol.messages import ClientReply, ClientTask, Failure
+from fedrouter.protocol.codec import pack_request, unpack_reply
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
 from fedrouter.server.engine import Traffic
 
 POLL_S = 0.2
@@ -78,12 +78,12 @@ class FlowerEngine:
                 return sorted(here)
             time.sleep(POLL_S)
 
-    def run(self, tasks: Sequence[ClientTask]) -> Iterator[ClientReply | Failure]:
+    def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         """The replies in the order of the tasks, each as soon as those before it are there."""
         nodes = {client: node for node, client in self._clients.items()}
         messages = []
         for task in tasks:
-            header, arrays = pack_task(task, self._config.federation.transport)
+            header, arrays = pack_request(task, self._config.federation.transport)
             self.traffic.down += sum(array.nbytes for array in arrays.values())
             content = to_records({**self._texts, "task": header}, arrays)
             messages.append(
@@ -141,7 +141,7 @@ class FlowerEngine:
         self._grid.push_messages(messages)
         return [message.metadata.message_id for message in messages]
 
-    def _answer(self, task: ClientTask, message: Message | None) -> ClientReply | Failure:
+    def _answer(self, task: ClientRequest, message: Message | None) -> ClientReply | Failure:
         """The reply in a message, decoded; why there is none, without a word of the client's."""
         if message is None:
             reason = f"no reply within federation.timeout_s = {self._config.federation.timeout_s:g}"

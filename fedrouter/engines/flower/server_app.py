@@ -19,9 +19,9 @@ from fedrouter.data.loading import load_splits
 from fedrouter.data.rows import Row
 from fedrouter.engines.flower.engine import FlowerEngine
 from fedrouter.errors import DataError
-from fedrouter.evaluation.shared_model import Resident
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
-from fedrouter.server.server import Costs, Server
+from fedrouter.server.server import ResourceUsage, Server
 from fedrouter.storage.run_folder import RunFolder, is_run
 
 
@@ -67,15 +67,17 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
         asked = load_config(Path(config) if config else None, overrides)
         made = resolve(asked, {row.task for row in _rows(asked.data, asked.seed)})
         folder = RunFolder.create(output, dump_config(made))
-    resident = Resident.load(made.model, made.engine.device)
+    shared_model = SharedModel.load(made.model, made.engine.device)
     engine = FlowerEngine(
         grid,
         made,
-        fingerprint=resident.base.fingerprint,
+        fingerprint=shared_model.base.fingerprint,
         folder=str((output / "clients").resolve()),
     )
-    spec = LoraSpec.from_config(made.adapter).resolved(resident.base.model)
-    server = Server(made, resident, spec, engine, costs=Costs(), progress=PrintedProgress())
+    spec = LoraSpec.from_config(made.adapter).resolved(shared_model.base.model)
+    server = Server(
+        made, shared_model, spec, engine, costs=ResourceUsage(), progress=PrintedProgress()
+    )
     server.execute(folder)
     print(f"fedrouter: finished; run folder: {output}", flush=True)
 

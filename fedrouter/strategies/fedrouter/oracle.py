@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from fedrouter.config import Config
-from fedrouter.protocol.messages import ByName, ProfileOrder, Serving
+from fedrouter.protocol.messages import ProfileOrder, Serving, TrueTask
 from fedrouter.routing.clustering import GlobalTasks
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedrouter.paper import FedRouter
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 
 class Oracle(FedRouter):
@@ -32,7 +32,7 @@ class Oracle(FedRouter):
         return ProfileOrder(by_name=True)
 
     def init(
-        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
         """One global task for each true task, in order of their names."""
         profiles = list(profiles)
@@ -59,10 +59,10 @@ class Oracle(FedRouter):
             },
         )
 
-    def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
+    def add_client(self, state: ServerState, profile: TaskProfile) -> ServerState:
         """The local tasks of a client that has joined go to their true tasks; a true task that was
         in no profile before shares the adapter of the nearest."""
-        state = super().admit(state, profile)
+        state = super().add_client(state, profile)
         nearest = dict(zip(profile.names, state.assignment[profile.client], strict=True))
         names = {**nearest, **state.names}
         tasks = tuple(names[name] for name in profile.names)
@@ -70,4 +70,4 @@ class Oracle(FedRouter):
 
     def serve(self, state: ServerState, client: int) -> Serving:
         """The adapter of the prompt's true task."""
-        return ByName(state.names)
+        return TrueTask(state.names)

@@ -16,19 +16,25 @@ import numpy as np
 from fedrouter.config import Config
 from fedrouter.protocol.messages import (
     ClientReply,
-    ClientTask,
+    ClientRequest,
     ProfileOrder,
-    Routed,
+    RouteByTask,
     Serving,
     TrainOrder,
 )
 from fedrouter.routing.clustering import GlobalTasks, join, squared_distances
 from fedrouter.routing.router import Router, policy
-from fedrouter.routing.types import Places, TaskProfile
-from fedrouter.routing.whitening import Total, added_up, locate, moments, projection
+from fedrouter.routing.types import TaskGeometry, TaskProfile
+from fedrouter.routing.whitening import (
+    ScatterSum,
+    distance_moments,
+    locate,
+    projection,
+    sum_scatters,
+)
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies.base import ServerState, Strategy, forget, noting
-from fedrouter.types import Weights
+from fedrouter.types import AdapterWeights
 
 EXCHANGES = 3  # of profiles; the first gives most (docs/routing.md)
 PLACE = "place"  # the exchange in which clients group their samples by the tasks as they lie
@@ -48,15 +54,15 @@ class FedRouter(Strategy):
         """How the clients are to find their local tasks."""
         return ProfileOrder(scatter=self.scatters)
 
-    def profile(self, clients: Sequence[int]) -> list[ClientTask]:
+    def profile(self, clients: Sequence[int]) -> list[ClientRequest]:
         """Step 0, on the clients: embed the prompts, K-means them into local tasks."""
-        return [ClientTask(client, round=0, profile=self.asks) for client in clients]
+        return [ClientRequest(client, round=0, profile=self.asks) for client in clients]
 
     def init(
-        self, profiles: Iterable[TaskProfile], initial: Weights, base_fingerprint: str
+        self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
         """Step 0, on the server: every global task gets an adapter, which starts as `initial`."""
-        profiles, scatters = added_up(profiles)
+        profiles, scatters = sum_scatters(profiles)
         joined = self.join(profiles)
         tasks = tuple(f"task-{t:02d}" for t in range(len(joined.centroids)))
         apart = np.concatenate(
@@ -65,63 +71,65 @@ class FedRouter(Strategy):
                 for p in profiles
             ]
         )
-        places = Places(tasks, joined.centroids, *moments(profiles, apart.astype(np.float64)))
+        geometry = TaskGeometry(
+            tasks, joined.centroids, *distance_moments(profiles, apart.astype(np.float64))
+        )
         state = ServerState(
             round=0,
             base=base_fingerprint,
             adapters=dict.fromkeys(tasks, initial),
-            router=Router(places, base_fingerprint),
+            router=Router(geometry, base_fingerprint),
             assignment={
                 client: tuple(tasks[t] for t in found)
                 for client, found in joined.assignment.items()
             },
             counts={profile.client: profile.counts for profile in profiles},
-            due=(PLACE,) * self.exchanges,
+            pending=(PLACE,) * self.exchanges,
         )
         return self._located(state, profiles, scatters) if self.exchanges else state
 
-    def exchange(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
+    def auxiliary_requests(self, state: ServerState, clients: Sequence[int]) -> list[ClientRequest]:
         """Step 0, refined: group the samples by the tasks as they now lie."""
         order = self.placing(state)
-        return [ClientTask(client, state.round, profile=order) for client in clients]
+        return [ClientRequest(client, state.round, profile=order) for client in clients]
 
     def placing(self, state: ServerState) -> ProfileOrder:
         """How the clients are to do that."""
         assert state.router is not None
-        return ProfileOrder(places=state.router.places, scatter=self.scatters)
+        return ProfileOrder(geometry=state.router.geometry, scatter=self.scatters)
 
-    def exchanged(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
+    def apply_auxiliary(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
         """Step 0, refined: the tasks where the groups lie. A client that did not answer is asked
         anew when it takes part."""
-        profiles, scatters = added_up(r.profile for r in replies if r.profile is not None)
+        profiles, scatters = sum_scatters(r.profile for r in replies if r.profile is not None)
         if not profiles:
-            return replace(state, due=())
-        state = replace(state, assignment={}, counts={}, due=state.due[1:])
+            return replace(state, pending=())
+        state = replace(state, assignment={}, counts={}, pending=state.pending[1:])
         for profile in profiles:
-            state = self.admit(state, profile)
+            state = self.add_client(state, profile)
         return self._located(state, profiles, scatters)
 
     def _located(
-        self, state: ServerState, profiles: Sequence[TaskProfile], scatters: Total
+        self, state: ServerState, profiles: Sequence[TaskProfile], scatters: ScatterSum
     ) -> ServerState:
         """The state with the router where the samples of the assigned local tasks lie."""
         assert state.router is not None
-        places = state.router.places
-        number = {task: t for t, task in enumerate(places.tasks)}
+        geometry = state.router.geometry
+        number = {task: t for t, task in enumerate(geometry.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
-        projected = projection(places.centroids.shape[1], self.config.seed)
+        projected = projection(geometry.centroids.shape[1], self.config.seed)
         found = locate(
-            self.space, profiles, scatters, assigned, before=places.centroids, projected=projected
+            self.space, profiles, scatters, assigned, before=geometry.centroids, projected=projected
         )
-        located = Places(
-            tasks=places.tasks,
+        located = TaskGeometry(
+            tasks=geometry.tasks,
             centroids=found.centroids,
             mean=found.mean,
             deviation=found.deviation,
             variance=found.variance,
             space=found.space,
         )
-        return replace(state, router=replace(state.router, places=located))
+        return replace(state, router=replace(state.router, geometry=located))
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
         """Step 0, on the server: K-means all local centroids c_ij into global tasks g_t;
@@ -149,13 +157,13 @@ class FedRouter(Strategy):
     def arrival(self, state: ServerState) -> ProfileOrder:
         """How a client that joins late is to find its local tasks."""
         assert state.router is not None
-        return ProfileOrder(places=state.router.places) if self.exchanges else self.asks
+        return ProfileOrder(geometry=state.router.geometry) if self.exchanges else self.asks
 
-    def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientTask]:
+    def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientRequest]:
         """Step 1; a client that has joined since is asked for its profile first."""
         asks = self.arrival(state)
         known = super().plan(state, round, [c for c in clients if c in state.assignment])
-        new = [ClientTask(c, round, profile=asks) for c in clients if c not in state.assignment]
+        new = [ClientRequest(c, round, profile=asks) for c in clients if c not in state.assignment]
         return sorted([*known, *new], key=lambda task: task.client)
 
     def aggregate(
@@ -174,17 +182,17 @@ class FedRouter(Strategy):
 
         state = forget(super().aggregate(state, round, noting(replies, note)), changed)
         for profile in profiles:
-            state = self.admit(state, profile)
+            state = self.add_client(state, profile)
         return state
 
-    def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
+    def add_client(self, state: ServerState, profile: TaskProfile) -> ServerState:
         """The state with a client that has joined: its local tasks go to the nearest tasks, where
         they are not grouped by them already."""
         assert state.router is not None
-        places = state.router.places
-        distances = squared_distances(profile.centroids, places.centroids, places.space)
+        geometry = state.router.geometry
+        distances = squared_distances(profile.centroids, geometry.centroids, geometry.space)
         nearest = profile.tasks or distances.argmin(axis=1)
-        tasks = tuple(places.tasks[t] for t in nearest)
+        tasks = tuple(geometry.tasks[t] for t in nearest)
         return replace(
             state,
             assignment={**state.assignment, profile.client: tasks},
@@ -195,6 +203,6 @@ class FedRouter(Strategy):
         """Step 3: the nearest centroid, among all tasks or the client's own; a client whose tasks
         are unknown has all for its own."""
         assert state.router is not None
-        places = state.router.places
-        own = state.own_tasks(client) or places.tasks
-        return Routed(places, own, policy(self.config.router))
+        geometry = state.router.geometry
+        own = state.own_tasks(client) or geometry.tasks
+        return RouteByTask(geometry, own, policy(self.config.router))

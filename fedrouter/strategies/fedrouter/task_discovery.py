@@ -9,7 +9,7 @@ their own (forward passes only), and the server merges what is interchangeable, 
 and as well served by another's adapter.
 After rounds 1 and 2 clients also put every sample to the task, of the nearest few, whose adapter
 serves it clearly better, response included; from there the tasks' places are refined as ever
-(`FedRouter.exchange`).
+(`FedRouter.auxiliary_requests`).
 
 A client that comes later, or whose data changed, may bring samples that lie outside all tasks. They
 make new tasks, which are on trial in the same way after their first round.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fedrouter.config import Config
 from fedrouter.protocol.messages import (
     ClientReply,
-    ClientTask,
+    ClientRequest,
     Comparison,
     ProfileOrder,
     TrainOrder,
@@ -35,11 +35,11 @@ from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedrouter.merging import (
-    absorbed,
-    born,
-    empty_left_out,
-    interchangeable,
-    merged,
+    create_task,
+    drop_empty,
+    merge_groups,
+    merge_small,
+    merge_tasks,
     sizes,
 )
 from fedrouter.strategies.fedrouter.paper import PLACE, FedRouter
@@ -53,7 +53,7 @@ SETTLED = 4  # after this round, tasks are compared again only if there are new 
 REGROUPS = 2  # the last round after which samples are put where adapters serve them best
 
 
-class Automatic(FedRouter):
+class TaskDiscovery(FedRouter):
     """FedRouter that finds the number of tasks as it trains them."""
 
     def __init__(self, config: Config) -> None:
@@ -86,51 +86,51 @@ class Automatic(FedRouter):
         unsettled = round <= SETTLED or any(event.round >= round // 2 for event in state.history)
         compared = (doubled and unsettled) or _young(state)
         last = round == self.config.federation.rounds
-        return replace(state, due=(COMPARE,)) if compared and not last else state
+        return replace(state, pending=(COMPARE,)) if compared and not last else state
 
     def arrival(self, state: ServerState) -> ProfileOrder:
         """A client that joins late may bring new tasks."""
         assert state.router is not None
-        return ProfileOrder(places=state.router.places, births=True)
+        return ProfileOrder(geometry=state.router.geometry, births=True)
 
-    def admit(self, state: ServerState, profile: TaskProfile) -> ServerState:
+    def add_client(self, state: ServerState, profile: TaskProfile) -> ServerState:
         """The state with a client that has joined, and with the tasks that it brought."""
         new = [j for j, task in enumerate(profile.tasks) if task < 0]
         known = tuple(max(task, 0) for task in profile.tasks)
-        state = super().admit(state, replace(profile, tasks=known))
+        state = super().add_client(state, replace(profile, tasks=known))
         for local_task in new:
-            state = born(state, profile.client, local_task, profile.centroids[local_task])
+            state = create_task(state, profile.client, local_task, profile.centroids[local_task])
         return state
 
-    def exchange(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
-        """What the first of `state.due` asks."""
-        kind = state.due[0]
+    def auxiliary_requests(self, state: ServerState, clients: Sequence[int]) -> list[ClientRequest]:
+        """What the first of `state.pending` asks."""
+        kind = state.pending[0]
         known = [client for client in clients if client in state.assignment]
         if kind == COMPARE:
             return self._compare(state, known)
         if kind == REGROUP:
             return [self._regroup(state, client) for client in known]
-        return super().exchange(state, clients)
+        return super().auxiliary_requests(state, clients)
 
-    def exchanged(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
+    def apply_auxiliary(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
         """Merge tasks, or refine where they lie. On trial, a group that its clients have no samples
         of any more is no task; later, a task that nobody holds stays."""
-        if state.due[0] != COMPARE:
-            after = super().exchanged(state, replies)
+        if state.pending[0] != COMPARE:
+            after = super().apply_auxiliary(state, replies)
             silent = state.assignment.keys() - after.assignment.keys()
             told = {task for client in silent for task in state.assignment[client]}
-            return empty_left_out(after, told) if state.round <= REGROUPS else after
+            return drop_empty(after, told) if state.round <= REGROUPS else after
         number = len(state.adapters)
-        found = costs(state, replies)
-        groups = interchangeable(found)
+        found = relative_regret(state, replies)
+        groups = merge_groups(found)
         if state.round >= REGROUPS:  # an adapter of one round knows little more than the form
             samples = sizes(state)
-            groups = absorbed(groups, found, [samples[task] for task in state.adapters])
-        state = merged(state, groups)
+            groups = merge_small(groups, found, [samples[task] for task in state.adapters])
+        state = merge_tasks(state, groups)
         fewer = len(state.adapters) < number
         trial = state.round <= REGROUPS or _young(state)
-        due = (REGROUP, PLACE) if trial else (PLACE,) if fewer else ()
-        return replace(state, due=due)
+        pending = (REGROUP, PLACE) if trial else (PLACE,) if fewer else ()
+        return replace(state, pending=pending)
 
     def placing(self, state: ServerState) -> ProfileOrder:
         """Step 0, refined; of the first groups, more than there are tasks, a client holds those
@@ -138,13 +138,13 @@ class Automatic(FedRouter):
         least = LEAST if state.round < REGROUPS else 1
         return replace(super().placing(state), least=least)
 
-    def _regroup(self, state: ServerState, client: int) -> ClientTask:
+    def _regroup(self, state: ServerState, client: int) -> ClientRequest:
         own = state.own_tasks(client)
         order = replace(super().placing(state), adapters=own)
         adapters = {task: state.adapters[task] for task in own}
-        return ClientTask(client, state.round, profile=order, adapters=adapters)
+        return ClientRequest(client, state.round, profile=order, adapters=adapters)
 
-    def _compare(self, state: ServerState, clients: Sequence[int]) -> list[ClientTask]:
+    def _compare(self, state: ServerState, clients: Sequence[int]) -> list[ClientRequest]:
         """Every group's losses with its own adapter and those of its neighbours, on samples of the
         client that has most of the group."""
         near = neighbours(state)
@@ -157,7 +157,7 @@ class Automatic(FedRouter):
                 local_task = state.assignment[client].index(task)
                 asked[client].append(Comparison(local_task, (task, *others)))
         return [
-            ClientTask(
+            ClientRequest(
                 client,
                 state.round,
                 compare=tuple(comparisons),
@@ -172,32 +172,34 @@ class Automatic(FedRouter):
 
 def _young(state: ServerState) -> bool:
     """Whether a task has trained for its first round."""
-    return any(event.kind == "born" and event.round == state.round - 1 for event in state.history)
+    return any(
+        event.kind == "created" and event.round == state.round - 1 for event in state.history
+    )
 
 
 def neighbours(state: ServerState) -> dict[str, list[str]]:
     """Each task's nearest others, and those whose nearest it is."""
     assert state.router is not None
-    places = state.router.places
-    distances = squared_distances(places.centroids, places.centroids, places.space)
+    geometry = state.router.geometry
+    distances = squared_distances(geometry.centroids, geometry.centroids, geometry.space)
     np.fill_diagonal(distances, np.inf)
     number = min(NEIGHBOURS, len(distances) - 1)
     near = np.zeros(distances.shape, bool)
     np.put_along_axis(near, distances.argsort(axis=1)[:, :number], True, axis=1)
     return {
-        task: [places.tasks[u] for u in np.flatnonzero(row)]
-        for task, row in zip(places.tasks, near | near.T, strict=True)
+        task: [geometry.tasks[u] for u in np.flatnonzero(row)]
+        for task, row in zip(geometry.tasks, near | near.T, strict=True)
     }
 
 
-def costs(state: ServerState, replies: Iterable[ClientReply]) -> NDArray[np.float64]:
+def relative_regret(state: ServerState, replies: Iterable[ClientReply]) -> NDArray[np.float64]:
     """What another task's adapter costs each task, shape (T, T), of what its own one gives:
 
     C[t, u] = sum (L_u - L_t) / sum max(0, L - L_t) over the samples of t that clients told of, with
     L_u the loss with the adapter of u and L that of the base model; infinity where no client told.
     """
     assert state.router is not None
-    names = state.router.places.tasks
+    names = state.router.geometry.tasks
     gains = np.zeros(len(names))
     losses, told = np.zeros((2, len(names), len(names)))
     for reply in replies:
