@@ -63,7 +63,7 @@ def found(shared_model: SharedModel, config: Config) -> tuple[float, float, floa
         held = [
             (row, state.assignment[client.id][label])
             for client in clients.values()
-            for label, row in zip(client.labels(), client.rows.train, strict=True)
+            for label, row in zip(client.store.labels(), client.data.train, strict=True)
         ]
     rows, tasks = zip(*held, strict=True)
     true = [row.task or "" for row in rows]

@@ -3,14 +3,15 @@
 ::
 
     client-003/labels.safetensors               the local task of every training row
-    client-003/personal/round-0007.safetensors  an adapter it kept after a round
+    client-003/personal/round-0007.safetensors  an adapter that the client kept after a round
 
-A client reads what it kept before the round it works on, so that a round that is done again, after
-a crash of the server, starts from what it started from the first time.
+A client reads what it kept before the current round, so that a round that is repeated after a crash
+of the server starts from the same weights as the first time.
 """
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,59 +27,59 @@ from fedrouter.types import AdapterWeights, FloatArray
 VERSIONS = 3  # the server falls back by two checkpoints at most
 
 
-class ClientFolder:
-    """The folder of client `id` in `root`; made when something is first written."""
+class ClientStore:
+    """The folder of one client, created when something is first written.
 
-    def __init__(self, root: Path, id: int) -> None:
+    Args:
+        root: the folder of all clients of this machine.
+        id: the client's id.
+        rows: its training rows, to notice when they are no longer those that were profiled.
+    """
+
+    def __init__(self, root: Path, id: int, rows: Sequence[Row]) -> None:
         self.id = id
         self.path = root / f"client-{id:03d}"
+        self._rows = rows
 
-    def write_labels(self, labels: NDArray[np.int64], rows: Sequence[Row]) -> None:
-        """Store the local task of every training row."""
+    @cached_property
+    def fingerprint(self) -> NDArray[np.uint8]:
+        """A SHA-256 digest, 32 bytes, of the rows' texts."""
+        texts = [(row.instruction, row.response) for row in self._rows]
+        return np.frombuffer(hashlib.sha256(repr(texts).encode()).digest(), np.uint8)
+
+    @property
+    def profiled(self) -> bool:
+        """Whether the client has computed its local tasks."""
+        return self._labels.exists()
+
+    def write_labels(self, labels: NDArray[np.int64]) -> None:
+        """Store the local task of every training row, shape (rows,)."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_tensors(
-            self.path / "labels.safetensors", {"labels": labels, "rows": _fingerprint(rows)}
-        )
+        write_tensors(self._labels, {"labels": labels, "rows": self.fingerprint})
 
-    def labels(self, rows: Sequence[Row]) -> NDArray[np.int64]:
+    def labels(self) -> NDArray[np.int64]:
         """The local task of each training row, as `write_labels` stored it.
 
         Raises:
-            DataError: there is no (undamaged) profile, or the rows are not those of the profile.
+            DataError: there is no readable profile, or it was made with other rows.
         """
-        path = self.path / "labels.safetensors"
         try:
-            stored = load_file(path)
+            stored = load_file(self._labels)
             labels: NDArray[np.int64] = stored["labels"]
-            same = np.array_equal(stored["rows"], _fingerprint(rows))
+            same = np.array_equal(stored["rows"], self.fingerprint)
         except (OSError, SafetensorError, KeyError) as error:
             raise DataError(
-                f"{path}: no readable profile of client {self.id}; start a new run"
+                f"{self._labels}: no readable profile of client {self.id}; start a new run"
             ) from error
         if not same:
             raise DataError(
                 f"client {self.id} was profiled with {len(labels)} samples and now has "
-                f"{len(rows)}, or others; give it the data it had"
+                f"{len(self._rows)}, or others; give it the data it had"
             )
         return labels
 
-    @property
-    def profiled(self) -> bool:
-        """Whether the client has found its local tasks."""
-        return (self.path / "labels.safetensors").exists()
-
-    def changed(self, rows: Sequence[Row]) -> bool:
-        """Whether the client has found its local tasks in other rows than these."""
-        if not self.profiled:
-            return False
-        try:
-            self.labels(rows)
-        except DataError:
-            return True
-        return False
-
     def keep(self, name: str, round: int, weights: AdapterWeights) -> None:
-        """Keep weights under a name after a round; the last few rounds' are kept."""
+        """Store weights under a name after a round; the last few rounds' are retained."""
         folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / _file(round), weights)
@@ -86,10 +87,10 @@ class ClientFolder:
             old.unlink()
 
     def kept(self, name: str | None, round: int) -> dict[str, FloatArray]:
-        """What was kept under a name before `round`, the latest of it; nothing where nothing was.
+        """The weights last stored under a name before `round`; empty if there are none.
 
         Raises:
-            DataError: it is damaged.
+            DataError: they are damaged.
         """
         if name is None:
             return {}
@@ -104,11 +105,9 @@ class ClientFolder:
                 "go on from the one before"
             ) from error
 
-
-def _fingerprint(rows: Sequence[Row]) -> NDArray[np.uint8]:
-    """32 bytes that differ where the rows' texts do."""
-    texts = [(row.instruction, row.response) for row in rows]
-    return np.frombuffer(hashlib.sha256(repr(texts).encode()).digest(), np.uint8)
+    @property
+    def _labels(self) -> Path:
+        return self.path / "labels.safetensors"
 
 
 def _file(round: int) -> str:

@@ -7,11 +7,11 @@ from itertools import islice, tee
 import numpy as np
 
 from fedrouter.adapters.lora import LoraSpec
-from fedrouter.client.client import Client, PreparedTask
+from fedrouter.client.client import Client, PreparedRequest
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.codec import places_out
 from fedrouter.protocol.compression import TransportDtype, compression_for, decode, encode
-from fedrouter.protocol.messages import ClientReply, ClientRequest, RouteByTask
+from fedrouter.protocol.messages import ClientReply, ClientRequest, OrderWithGeometry, RouteByTask
 from fedrouter.routing.types import TaskGeometry
 from fedrouter.server.engine import Traffic
 from fedrouter.training.trainer import train
@@ -61,22 +61,22 @@ class InProcessEngine:
         Tasks are prepared as far ahead as the fusion needs, so that memory does not grow with them.
         """
         under_way, ahead = tee(self._prepare(task) for task in tasks)
-        jobs = (job for work in ahead for job in work.jobs)
+        jobs = (job for prepared in ahead for job in prepared.jobs)
         results = train(self.base, self.spec, jobs, self.fuse)
-        for work in under_way:
-            client = self.clients[work.task.client]
-            reply = client.finish(work, list(islice(results, len(work.jobs))))
+        for prepared in under_way:
+            client = self.clients[prepared.request.client]
+            reply = client.finish(prepared, list(islice(results, len(prepared.jobs))))
             self.progress(1)
             yield self._send_up(reply)
 
-    def _prepare(self, task: ClientRequest) -> PreparedTask:
+    def _prepare(self, task: ClientRequest) -> PreparedRequest:
         adapters, transport = {}, compression_for(task, self.transport)
         for name, weights in task.adapters.items():
             adapters[name], size = _travel(weights, transport)
             self.traffic.down += size
         if task.evaluate is not None and isinstance(task.evaluate.serving, RouteByTask):
             self.traffic.down += places_bytes(task.evaluate.serving.geometry)
-        if task.profile is not None and task.profile.geometry is not None:
+        if isinstance(task.profile, OrderWithGeometry):
             self.traffic.down += places_bytes(task.profile.geometry)
         return self.clients[task.client].prepare(replace(task, adapters=adapters))
 

@@ -16,15 +16,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedrouter.errors import MessageError
 from fedrouter.protocol.compression import Encoded, TransportDtype, compression_for, decode, encode
 from fedrouter.protocol.messages import (
+    AssignToNearest,
     ClientReply,
     ClientRequest,
+    ClusterPrompts,
     ComparedLosses,
     Comparison,
+    DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
+    GroupByLabel,
     InstanceMixture,
     LowestLoss,
-    ProfileOrder,
+    ReassignByLoss,
     RouteByTask,
     Scope,
     Serving,
@@ -90,11 +94,10 @@ class _ServingHeader(_Header):
 class _ProfileOrderHeader(_Header):
     """`ProfileOrder` without its arrays."""
 
-    by_name: bool
-    adapters: tuple[Name, ...]
-    least: Annotated[int, Field(ge=1)]
-    births: bool
-    scatter: bool
+    kind: Literal[
+        "ClusterPrompts", "GroupByLabel", "AssignToNearest", "DetectNewTasks", "ReassignByLoss"
+    ]
+    fields: dict[str, Any]
     geometry: _PlacesHeader | None
 
 
@@ -160,14 +163,12 @@ def pack_request(
         evaluate = _EvaluateHeader(serving=_serving_out(rule), scopes=task.evaluate.scopes)
     order, profile = task.profile, None
     if order is not None:
-        arrays |= {} if order.geometry is None else places_out("profile", order.geometry)
+        geometry = getattr(order, "geometry", None)
+        arrays |= {} if geometry is None else places_out("profile", geometry)
         profile = _ProfileOrderHeader(
-            by_name=order.by_name,
-            adapters=order.adapters,
-            least=order.least,
-            births=order.births,
-            scatter=order.scatter,
-            geometry=None if order.geometry is None else _placed(order.geometry),
+            kind=type(order).__name__,  # type: ignore[arg-type]
+            fields={name: value for name, value in vars(order).items() if name != "geometry"},
+            geometry=None if geometry is None else _placed(geometry),
         )
     header = _TaskHeader(
         client=task.client,
@@ -202,14 +203,13 @@ def unpack_request(header: str, arrays: Arrays) -> ClientRequest:
     if found.profile is not None:
         told = found.profile
         geometry = None if told.geometry is None else _places_in("profile", left, told.geometry)
-        profile = ProfileOrder(
-            by_name=told.by_name,
-            geometry=geometry,
-            adapters=told.adapters,
-            least=told.least,
-            births=told.births,
-            scatter=told.scatter,
-        )
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in told.fields.items()}
+        if geometry is not None:
+            fields["geometry"] = geometry
+        try:
+            profile = _ORDERS[told.kind](**fields)
+        except TypeError:
+            raise MessageError("a message's header is malformed: profile") from None
     _nothing_left(left)
     return ClientRequest(
         client=found.client,
@@ -372,6 +372,10 @@ def _weights_in(
     return decode(Encoded(transport, tensors, scales))
 
 
+_ORDERS: Mapping[str, Any] = {
+    kind.__name__: kind
+    for kind in (ClusterPrompts, GroupByLabel, AssignToNearest, DetectNewTasks, ReassignByLoss)
+}
 _FIELDS: Mapping[type, Any] = {
     SingleAdapter: "one_adapter",
     TrueTask: "by_name",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
-from fedrouter.protocol.messages import ClientRequest
+from fedrouter.protocol.messages import ClientRequest, ReassignByLoss
 from fedrouter.types import AdapterWeights, FloatArray
 
 TransportDtype = Literal["fp32", "fp16", "int8"]
@@ -40,7 +40,7 @@ class Encoded:
 def compression_for(task: ClientRequest, configured: TransportDtype) -> TransportDtype:
     """How the adapters of a task travel: in int8 where they are only tried on samples, neither
     trained nor served, else as configured."""
-    tried = bool(task.compare) or (task.profile is not None and bool(task.profile.adapters))
+    tried = bool(task.compare) or isinstance(task.profile, ReassignByLoss)
     return "int8" if tried else configured
 
 

@@ -12,27 +12,74 @@ from fedrouter.types import AdapterWeights, LoraMatrices
 
 
 @dataclass(frozen=True)
-class ProfileOrder:
-    """Ask a client for its profile.
+class ClusterPrompts:
+    """Profile: K-means the embeddings of the training prompts into local tasks (paper, step 0).
 
     Attributes:
-        by_name: group the samples by their true task's name instead of clustering them (oracle).
-        places: group them by the nearest global task (of the client's most frequent ones, as many
-            as it has local tasks) instead.
-        adapters: with `geometry`: only a sample of them, each by the one of these tasks whose
-            adapter serves it best; the local tasks stay as they are.
-        least: with `geometry`, where n_local is open: the samples of a task that a client needs to
-            hold it, if they are not an eighth of its own; the others' go to the nearest it holds.
-        births: with `geometry`: cluster them first; a cluster outside all tasks is a new one.
-        scatter: send the scatter too.
+        scatter: send the scatter around the local centroids too.
     """
 
-    by_name: bool = False
-    geometry: TaskGeometry | None = None
-    adapters: tuple[str, ...] = ()
-    least: int = 1
-    births: bool = False
     scatter: bool = False
+
+
+@dataclass(frozen=True)
+class GroupByLabel:
+    """Profile: group the samples by the true task that they name (the oracle)."""
+
+
+@dataclass(frozen=True)
+class AssignToNearest:
+    """Profile: assign each sample to the nearest global task among those that the client keeps.
+
+    A client keeps its `n_local` most frequent tasks. If n_local is "auto", it keeps every task of
+    which it has at least min(`min_samples`, n / 8) of its n samples.
+
+    Attributes:
+        geometry: where the global tasks lie.
+        min_samples: see above.
+        scatter: send the scatter around the local centroids too.
+    """
+
+    geometry: TaskGeometry
+    min_samples: int = 1
+    scatter: bool = False
+
+
+@dataclass(frozen=True)
+class DetectNewTasks:
+    """Profile: cluster the samples, and assign each cluster to the nearest global task or, if it
+    lies outside all of them, report it as a new task.
+
+    Attributes:
+        geometry: where the global tasks lie.
+    """
+
+    geometry: TaskGeometry
+
+
+@dataclass(frozen=True)
+class ReassignByLoss:
+    """Profile: assign some of the samples to the task, of the nearest few, whose adapter has the
+    lowest loss on them. The client's local tasks stay as they are.
+
+    Attributes:
+        geometry: where the global tasks lie.
+        adapters: the tasks to choose from, keys of `ClientRequest.adapters`.
+        scatter: send the scatter around the local centroids too.
+    """
+
+    geometry: TaskGeometry
+    adapters: tuple[str, ...]
+    scatter: bool = False
+
+
+OrderWithGeometry = AssignToNearest | DetectNewTasks | ReassignByLoss
+ProfileOrder = ClusterPrompts | GroupByLabel | OrderWithGeometry
+
+
+def asks_scatter(order: ProfileOrder) -> bool:
+    """Whether the profile is to have a scatter."""
+    return isinstance(order, ClusterPrompts | AssignToNearest | ReassignByLoss) and order.scatter
 
 
 @dataclass(frozen=True)

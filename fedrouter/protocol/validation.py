@@ -13,10 +13,14 @@ from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import (
     ClientReply,
     ClientRequest,
+    DetectNewTasks,
     EvaluationReport,
+    GroupByLabel,
+    OrderWithGeometry,
     ProfileOrder,
     TrainOrder,
     Update,
+    asks_scatter,
 )
 from fedrouter.routing.clustering import check_profile
 from fedrouter.routing.types import TaskProfile
@@ -90,15 +94,16 @@ def _check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimen
     check_profile(profile, dimension)
     _check_tasks(order, profile)
     _check_scatter(order, profile, min(dimension, LARGEST))
-    if len(profile.names) != (len(profile.counts) if order.by_name else 0):
+    if len(profile.names) != (len(profile.counts) if isinstance(order, GroupByLabel) else 0):
         raise MessageError("the profile names not each of its local tasks, or names unasked")
     _check_labels(profile.names)
 
 
 def _check_tasks(order: ProfileOrder, profile: TaskProfile) -> None:
-    number = 0 if order.geometry is None else len(order.geometry.centroids)
-    expected = len(profile.counts) if order.geometry is not None else 0
-    new = -1 if order.births else None
+    placed = isinstance(order, OrderWithGeometry)
+    number = len(order.geometry.centroids) if isinstance(order, OrderWithGeometry) else 0
+    expected = len(profile.counts) if placed else 0
+    new = -1 if isinstance(order, DetectNewTasks) else None
     known = [task for task in profile.tasks if task != new]
     distinct = len(profile.tasks) == expected and len(known) == len(set(known))
     if not distinct or not all(0 <= t < number for t in known):
@@ -107,7 +112,7 @@ def _check_tasks(order: ProfileOrder, profile: TaskProfile) -> None:
 
 def _check_scatter(order: ProfileOrder, profile: TaskProfile, size: int) -> None:
     found = profile.scatter
-    if (found is not None) != order.scatter:
+    if (found is not None) != asks_scatter(order):
         raise MessageError("the profile lacks its scatter, or has one unasked")
     if found is None:
         return

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.client.store import ClientFolder
+from fedrouter.client.store import ClientStore
 from fedrouter.config import Config, load_config
 from fedrouter.data.client_data import ClientData, deal
 from fedrouter.data.loading import load_splits
@@ -83,5 +83,5 @@ def _found(run: RunFolder, dealt: Sequence[ClientData]) -> list[str]:
     return [
         assignment[str(client)][label]
         for client, holding in enumerate(dealt)
-        for label in ClientFolder(run.path / "clients", client).labels(holding.train)
+        for label in ClientStore(run.path / "clients", client, holding.train).labels()
     ]

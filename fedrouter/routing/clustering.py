@@ -24,7 +24,6 @@ from fedrouter.types import FloatArray
 
 RESTARTS = 10  # K-means runs from different starts, of which the tightest is kept
 SAMPLE = 20_000  # points on which the starts are tried
-MERGE_THRESHOLD = 0.25  # of what an adapter gives, another one may lack and still serve as well
 BLOCK = 1024  # rows per block of distances: bounds the memory, and fits a cache
 
 

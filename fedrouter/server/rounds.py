@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fedrouter.config import Config
 from fedrouter.errors import MessageError
@@ -56,7 +57,7 @@ class FinishedRound:
 
 
 def rounds(
-    strategy: Strategy,
+    strategy: Strategy[Any],
     engine: Engine,
     state: ServerState,
     config: Config,
@@ -110,7 +111,7 @@ def rounds(
 
 
 def exchanges(
-    strategy: Strategy,
+    strategy: Strategy[Any],
     engine: Engine,
     state: ServerState,
     expected: ExpectedArrays,
@@ -153,7 +154,7 @@ def evaluation_is_due(config: Config, round: int) -> bool:
 
 
 def with_evaluation(
-    task: ClientRequest, strategy: Strategy, state: ServerState, scopes: tuple[Scope, ...]
+    task: ClientRequest, strategy: Strategy[Any], state: ServerState, scopes: tuple[Scope, ...]
 ) -> ClientRequest:
     """The task, with the order to evaluate `state` first; as it is where the client has none of
     the method's adapters yet."""

@@ -29,7 +29,7 @@ from fedrouter.server.rounds import (
 )
 from fedrouter.server.summary import routing_table, score_table, task_table
 from fedrouter.storage.run_folder import RunFolder
-from fedrouter.strategies import ServerState, make_strategy
+from fedrouter.strategies import ServerState, Strategy, TaskState, make_strategy
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Server:
         progress: Progress | None = None,
     ) -> None:
         self.config = config
-        self.strategy = make_strategy(config)
+        self.strategy: Strategy[Any] = make_strategy(config)
         self.engine = engine
         self._shared_model = shared_model
         self._spec = spec
@@ -131,7 +131,8 @@ class Server:
             if tasks:
                 self._progress.phase("profile", len(tasks))
             profiles = self._profiles(tasks)
-            state = self.strategy.init(profiles, self._initial, self._shared_model.base.fingerprint)
+            fingerprint = self._shared_model.base.fingerprint
+            state: ServerState = self.strategy.init(profiles, self._initial, fingerprint)
         self._checkpoint(folder, state)
         return state
 
@@ -167,7 +168,8 @@ class Server:
         self._usage = ResourceUsage(**meta["costs"])
         self._usage.add("load", load_seconds)
         self.engine.traffic = Traffic(**meta["traffic"])
-        return ServerState.unpack(checkpoint.round, checkpoint.arrays, meta["state"])
+        state_type = self.strategy.state_type
+        return state_type.unpack(checkpoint.round, checkpoint.arrays, meta["state"])
 
     def _note(self, folder: RunFolder, done: FinishedRound) -> None:
         """Record a finished round: its line in metrics.jsonl and its checkpoint."""
@@ -200,6 +202,7 @@ class Server:
         with folder.writing():
             self._save(folder, state)
         traffic = asdict(self.engine.traffic)
+        history = state.history if isinstance(state, TaskState) else ()
         with self._usage.clock("evaluate"):
             evaluation = self._evaluate(state)
         summary = {
@@ -210,7 +213,7 @@ class Server:
             "clients": self.config.federation.clients,
             "base_fingerprint": state.base,
             "tasks": task_table(state, evaluation),
-            "history": [asdict(event) for event in state.history],
+            "history": [asdict(event) for event in history],
             "metrics": score_table(evaluation.values()),
             "routing": routing_table(state, evaluation),
             "bytes": traffic,
@@ -229,7 +232,7 @@ class Server:
                 whole = {**self._initial, **weights}
                 target = folder.path / "tasks" / name
                 write_adapter(target, whole, self._spec, self._shared_model.base.name)
-        if state.router is not None:
+        if isinstance(state, TaskState):
             state.router.save(folder.path)
 
     def _evaluate(self, state: ServerState) -> Mapping[int, EvaluationReport]:
@@ -240,7 +243,7 @@ class Server:
         tasks = [
             with_evaluation(ClientRequest(client, round), self.strategy, state, scopes)
             for client in self.engine.online()
-            if state.router is None or client in state.assignment
+            if not isinstance(state, TaskState) or client in state.assignment
         ]
         self._progress.phase("evaluate", len(tasks))
         replies = CheckedReplies(self.engine, tasks, self._expected)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedrouter.evaluation.metrics import ari, majority, mean, nmi, pooled, purity, routing_accuracy
 from fedrouter.protocol.messages import EvaluationReport, LabelScores
-from fedrouter.strategies import ServerState
+from fedrouter.strategies import ServerState, TaskState
 
 SCOPES = ("local", "global", "base")
 Counts = Mapping[str, Mapping[str, int]]  # task -> true task -> number
@@ -57,7 +57,7 @@ def task_table(
 ) -> list[dict[str, Any]]:
     """One entry for each global task: its clients, its number of training samples, and the number
     of each true task among them (empty where rows name none). Empty where nothing is routed."""
-    if state.router is None:
+    if not isinstance(state, TaskState):
         return []
     trained = _trained(state, evaluation)
     return [
@@ -72,7 +72,7 @@ def task_table(
             ),
             "true_tasks": {k: n for k, n in trained.get(task, {}).items() if k},
         }
-        for task in state.router.geometry.tasks
+        for task in state.geometry.tasks
     ]
 
 
@@ -93,7 +93,9 @@ def _by_scope(evaluation: Sequence[EvaluationReport], label: str) -> dict[str, d
 
 
 def _trained(state: ServerState, evaluation: Mapping[int, EvaluationReport]) -> Counts:
-    """Global task -> true task -> number of training rows, over the clients that told."""
+    """Global task -> true task -> number of training rows, over the clients that reported."""
+    if not isinstance(state, TaskState):
+        return {}
     return _sum(
         {task: labels}
         for client, one in sorted(evaluation.items())

@@ -7,7 +7,8 @@ every cluster has an adapter, which starts as the average of all and is averaged
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +19,50 @@ from fedrouter.strategies.base import SHARED, ServerState, Strategy, cluster_nam
 from fedrouter.types import AdapterWeights, FloatArray, select_matrices
 
 
-class Clustered(Strategy):
+@dataclass(frozen=True, kw_only=True)
+class ClusteredState(ServerState):
+    """The clusters, or what they are to be formed from.
+
+    Attributes:
+        deltas: until the clusters are formed: client -> delta_k of the last round it answered.
+        clusters: afterwards: client -> the adapter of its cluster.
+    """
+
+    deltas: Mapping[int, FloatArray] = field(default_factory=dict)
+    clusters: Mapping[int, str] = field(default_factory=dict)
+
+    def pack(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+        """The state as named arrays and JSON, for a checkpoint; the round is left out."""
+        arrays, meta = super().pack()
+        arrays |= {f"deltas/{client}": delta for client, delta in self.deltas.items()}
+        meta["clusters"] = {str(client): cluster for client, cluster in self.clusters.items()}
+        return arrays, meta
+
+    @classmethod
+    def _fields(cls, arrays: Mapping[str, FloatArray], meta: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **super()._fields(arrays, meta),
+            "deltas": {
+                int(name.removeprefix("deltas/")): array
+                for name, array in arrays.items()
+                if name.startswith("deltas/")
+            },
+            "clusters": {int(client): cluster for client, cluster in meta["clusters"].items()},
+        }
+
+
+class Clustered(Strategy[ClusteredState]):
     """K is `baselines.clusters`; t0 is `baselines.cluster_round`, by default a quarter of the
     rounds and at least 1.
 
     A client that missed round t0 is placed by the last delta it sent before; one that sent none
-    goes to the largest cluster. Until it clusters, the state remembers the deltas in `arrays`, by
-    client. The clusters are formed later where nobody answered up to t0.
+    goes to the largest cluster. The clusters are formed later where nobody answered up to t0.
 
     Raises:
         ConfigError: no round is left to train the clusters in.
     """
+
+    state_type = ClusteredState
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -41,47 +75,47 @@ class Clustered(Strategy):
                 "or more, or baselines.cluster_round lower"
             )
 
-    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
+    def orders(self, state: ClusteredState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """The adapter of the client's cluster, on all of its samples."""
         return (TrainOrder((adapter_of(state, client),), self.config.training.steps),)
 
-    def serve(self, state: ServerState, client: int) -> Serving:
+    def serve(self, state: ClusteredState, client: int) -> Serving:
         """The adapter of the client's cluster."""
         return SingleAdapter(adapter_of(state, client))
 
     def aggregate(
-        self, state: ServerState, round: int, replies: Iterable[ClientReply]
-    ) -> ServerState:
+        self, state: ClusteredState, round: int, replies: Iterable[ClientReply]
+    ) -> ClusteredState:
         """The means; up to round t0 deltas are remembered, and in t0 the clusters are formed."""
         if SHARED not in state.adapters:
             return super().aggregate(state, round, replies)
         before = last_layer(state.adapters[SHARED])
-        deltas = dict(state.arrays)
+        deltas = dict(state.deltas)
 
         def note(reply: ClientReply) -> None:
             for update in reply.updates:
-                deltas[str(reply.client)] = last_layer(update.weights) - before
+                deltas[reply.client] = last_layer(update.weights) - before
 
         state = super().aggregate(state, round, noting(replies, note))
         if round < self.cluster_round or not deltas:
-            return replace(state, arrays=deltas)
+            return replace(state, deltas=deltas)
         labels = ward(deltas, self.config.baselines.clusters)
         names = cluster_names(max(labels.values()) + 1)
         return replace(
             state,
             adapters=dict.fromkeys(names, state.adapters[SHARED]),
-            assignment={int(client): (names[label],) for client, label in labels.items()},
-            arrays={},
+            clusters={client: names[label] for client, label in labels.items()},
+            deltas={},
         )
 
 
-def adapter_of(state: ServerState, client: int) -> str:
+def adapter_of(state: ClusteredState, client: int) -> str:
     """The adapter that a client trains: the shared one, its cluster's, or the largest cluster's."""
     if SHARED in state.adapters:
         return SHARED
-    sizes = Counter(cluster for (cluster,) in state.assignment.values())
+    sizes = Counter(state.clusters.values())
     largest = max(sorted(sizes), key=lambda cluster: sizes[cluster])
-    return state.assignment.get(client, (largest,))[0]
+    return state.clusters.get(client, largest)
 
 
 def last_layer(weights: AdapterWeights) -> FloatArray:
@@ -96,7 +130,7 @@ def _layer(name: str) -> int:
     return next((int(part) for part in name.split(".") if part.isdigit()), -1)
 
 
-def ward(deltas: Mapping[str, FloatArray], number: int) -> dict[str, int]:
+def ward(deltas: Mapping[int, FloatArray], number: int) -> dict[int, int]:
     """The cluster of each client, numbered from 0 by first appearance in order of id.
 
     Args:
@@ -105,7 +139,7 @@ def ward(deltas: Mapping[str, FloatArray], number: int) -> dict[str, int]:
     """
     from sklearn.cluster import AgglomerativeClustering
 
-    clients = sorted(deltas, key=int)
+    clients = sorted(deltas)
     if len(clients) <= number:
         return {client: i for i, client in enumerate(clients)}
     vectors = np.stack([deltas[client] for client in clients]).astype(np.float64)

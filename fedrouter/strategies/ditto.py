@@ -5,7 +5,7 @@ from fedrouter.protocol.messages import Proximal, Serving, SingleAdapter, TrainO
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy, split_steps
 
 
-class Ditto(Strategy):
+class Ditto(Strategy[ServerState]):
     """FedAvg's adapter w, and beside it for each client k a v_k that minimises
     F_k(v) + lambda / 2 * ||v - w||^2, lambda = `baselines.ditto_lambda`, and lives on with k.
 

@@ -4,7 +4,7 @@ from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState, Strategy
 
 
-class FedAvg(Strategy):
+class FedAvg(Strategy[ServerState]):
     """A and B of one adapter are averaged with the clients' shares of the samples."""
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:

@@ -9,7 +9,7 @@ from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy
 from fedrouter.types import AdapterWeights, select_matrices
 
 
-class FedSA(Strategy):
+class FedSA(Strategy[ServerState]):
     """Both matrices are trained; A is averaged, B stays with the client."""
 
     personalised = True

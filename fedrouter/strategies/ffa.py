@@ -8,7 +8,7 @@ from fedrouter.strategies.base import SHARED, ServerState, Strategy
 from fedrouter.types import AdapterWeights, select_matrices
 
 
-class FFA(Strategy):
+class FFA(Strategy[ServerState]):
     """A stays at its first value, the same everywhere, so that the mean of the B is the mean of the
     products B A. Only B is trained and travels; clients derive A themselves."""
 

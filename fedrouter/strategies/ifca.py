@@ -10,7 +10,7 @@ from fedrouter.strategies.base import ServerState, Strategy, cluster_names
 from fedrouter.types import AdapterWeights
 
 
-class IFCA(Strategy):
+class IFCA(Strategy[ServerState]):
     """K = `baselines.clusters` adapters; a client trains the one that fits its data best.
 
     LoRA's B starts at zero, so that at first all K compute the same and no loss can tell them

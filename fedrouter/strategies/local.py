@@ -8,7 +8,7 @@ from fedrouter.strategies.base import PERSONAL, ServerState, Strategy
 from fedrouter.types import AdapterWeights
 
 
-class Local(Strategy):
+class Local(Strategy[ServerState]):
     """A client trains an adapter of its own and sends nothing."""
 
     personalised = True

@@ -8,7 +8,7 @@ import torch
 from support.toys import toy_rows
 
 from fedrouter.adapters.lora import LoraSpec, initial_weights
-from fedrouter.client.adapter_choice import AdapterContext, choose
+from fedrouter.client.adapter_choice import choose
 from fedrouter.client.client import Client
 from fedrouter.config import load_config
 from fedrouter.data.client_data import ClientData
@@ -20,21 +20,26 @@ from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.compression import TransportDtype, decode, encode
 from fedrouter.protocol.messages import (
+    AssignToNearest,
     ClientReply,
     ClientRequest,
+    ClusterPrompts,
     Comparison,
+    DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
+    GroupByLabel,
     InstanceMixture,
     LowestLoss,
     ProfileOrder,
+    ReassignByLoss,
     RouteByTask,
     Serving,
     SingleAdapter,
     TrainOrder,
     TrueTask,
 )
-from fedrouter.routing.types import TaskGeometry
+from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.types import AdapterWeights, select_matrices
 
 SPEC = LoraSpec(rank=2, alpha=4, dropout=0.0)
@@ -54,6 +59,13 @@ def client_of(
     )
 
 
+def profiled(client: Client, order: ProfileOrder) -> TaskProfile:
+    """What the client answers to an order to profile its data."""
+    profile = client.prepare(ClientRequest(client.id, 0, order)).reply.profile
+    assert profile is not None
+    return profile
+
+
 @pytest.fixture
 def client(tiny_base: BaseModel, tmp_path: Path) -> Client:
     return client_of(tiny_base, tmp_path)
@@ -65,7 +77,7 @@ def adapter(tiny_base: BaseModel) -> AdapterWeights:
 
 
 def test_the_profile_is_the_means_of_the_true_tasks(client: Client, tiny_base: BaseModel) -> None:
-    profile = client.profile(ProfileOrder())  # counts the task names: 2
+    profile = profiled(client, ClusterPrompts())  # counts the task names: 2
     assert profile.client == 3
     assert profile.counts == (6, 6)
     for number, task in enumerate(("colour", "strip")):
@@ -73,32 +85,32 @@ def test_the_profile_is_the_means_of_the_true_tasks(client: Client, tiny_base: B
         np.testing.assert_allclose(profile.centroids[number], points.mean(axis=0), atol=1e-5)
         spread = np.square(points - points.mean(axis=0)).sum(axis=1).mean()
         assert profile.second_moments[number] == pytest.approx(spread, rel=1e-4)
-    assert client.labels().tolist() == [0, 1] * 6
+    assert client.store.labels().tolist() == [0, 1] * 6
 
 
 def test_rows_without_names_make_two_local_tasks(tiny_base: BaseModel, tmp_path: Path) -> None:
     rows = [Row(row.instruction, row.response) for row in ROWS]
-    assert len(client_of(tiny_base, tmp_path, rows).profile(ProfileOrder()).counts) == 2
+    assert len(profiled(client_of(tiny_base, tmp_path, rows), ClusterPrompts()).counts) == 2
     three = client_of(tiny_base, tmp_path, rows, 0, "clustering.n_local=3")
-    assert len(three.profile(ProfileOrder()).counts) == 3
+    assert len(profiled(three, ClusterPrompts()).counts) == 3
     with pytest.raises(DataError, match="do not name their task"):
-        three.profile(ProfileOrder(by_name=True))
+        profiled(three, GroupByLabel())
 
 
 def test_the_oracles_profile_groups_by_name(client: Client) -> None:
-    profile = client.profile(ProfileOrder(by_name=True))
+    profile = profiled(client, GroupByLabel())
     assert profile.names == ("colour", "strip")
     assert profile.counts == (6, 6)
-    assert client.labels().tolist() == [0, 1] * 6
+    assert client.store.labels().tolist() == [0, 1] * 6
 
 
 def test_a_job_trains_on_its_local_task_only(client: Client, adapter: AdapterWeights) -> None:
-    client.profile(ProfileOrder())
+    profiled(client, ClusterPrompts())
     orders = (TrainOrder(("a",), 4, local_task=1), TrainOrder(("a",), 4))
     task = ClientRequest(3, round=1, train=orders, adapters={"a": adapter}, lr=0.1)
     one, global_test = client.prepare(task).jobs
     strips = [row for row in ROWS if row.task == "strip"]
-    assert one.examples == client.base.prompts.examples(strips)
+    assert one.examples == client._shared_model.base.prompts.examples(strips)
     assert len(global_test.examples) == 12
     assert (one.steps, global_test.steps, one.lr, one.batch_size) == (4, 8, 0.1, 2)
     assert one.seed != global_test.seed
@@ -107,7 +119,7 @@ def test_a_job_trains_on_its_local_task_only(client: Client, adapter: AdapterWei
 def test_a_client_whose_rows_changed_says_so_and_nothing_else(
     client: Client, tiny_base: BaseModel, tmp_path: Path, adapter: AdapterWeights
 ) -> None:
-    client.profile(ProfileOrder())
+    profiled(client, ClusterPrompts())
     others = [replace(row, response=f"{row.response}!") for row in ROWS]
     changed = client_of(tiny_base, tmp_path, others)
     orders = (TrainOrder(("a",), 4, local_task=1),)
@@ -120,7 +132,7 @@ def test_a_client_whose_rows_changed_says_so_and_nothing_else(
         assert changed.finish(work, []) == ClientReply(3, 1, changed=True)
     # What is not about local tasks it does as ever, and a new profile makes all well.
     assert changed.prepare(ClientRequest(3, 1, train=(TrainOrder((), 4),))).jobs
-    changed.profile(ProfileOrder())
+    profiled(changed, ClusterPrompts())
     assert (
         len(changed.prepare(ClientRequest(3, 1, train=orders, adapters={"a": adapter})).jobs) == 1
     )
@@ -136,21 +148,21 @@ def test_a_late_client_names_the_task_that_it_knows_and_the_one_that_is_new(
     tiny_base: BaseModel, tmp_path: Path
 ) -> None:
     client = found_client(tiny_base, tmp_path)
-    points = tiny_base.embed([row.instruction for row in client.rows.train])
-    names = np.array([row.task for row in client.rows.train])
+    points = tiny_base.embed([row.instruction for row in client.data.train])
+    names = np.array([row.task for row in client.data.train])
     colour, strip = (points[names == name].mean(axis=0) for name in ("colour", "strip"))
     mean = float(np.square(points[names == "colour"] - colour).sum(axis=1).mean())
     geometry = TaskGeometry(
         ("task-00", "task-01"), np.stack([colour + 100, colour]), mean, mean / 2, 1.0
     )
-    profile = client.profile(ProfileOrder(geometry=geometry, births=True))
+    profile = profiled(client, DetectNewTasks(geometry))
     assert set(profile.tasks) == {1, -1}
     known = profile.counts[profile.tasks.index(1)]
     assert 20 <= known <= 24
     assert sum(profile.counts) == 48
-    assert client.labels().max() == len(profile.tasks) - 1
+    assert client.store.labels().max() == len(profile.tasks) - 1
     both = replace(geometry, centroids=np.stack([strip, colour]), mean=10 * mean)
-    assert client.profile(ProfileOrder(geometry=both, births=True)).tasks == (0, 1)
+    assert profiled(client, DetectNewTasks(both)).tasks == (0, 1)
 
 
 @pytest.mark.parametrize(("steps", "goes"), [(0, 0), (25, 1)])
@@ -158,10 +170,10 @@ def test_a_sample_leaves_its_nearest_task_for_an_adapter_that_serves_it_clearly_
     tiny_base: BaseModel, tmp_path: Path, adapter: AdapterWeights, steps: int, goes: int
 ) -> None:
     client = found_client(tiny_base, tmp_path)
-    points = tiny_base.embed([row.instruction for row in client.rows.train])
+    points = tiny_base.embed([row.instruction for row in client.data.train])
     middle = points.mean(axis=0)
-    client.profile(ProfileOrder())
-    on = client.labels() == 0
+    profiled(client, ClusterPrompts())
+    on = client.store.labels() == 0
 
     def trained(steps: int) -> AdapterWeights:
         order = TrainOrder(("a",), steps=steps, local_task=0)
@@ -170,20 +182,18 @@ def test_a_sample_leaves_its_nearest_task_for_an_adapter_that_serves_it_clearly_
     task = ClientRequest(
         3,
         1,
-        ProfileOrder(
-            geometry=TaskGeometry(
-                ("a", "b", "c"), np.stack([middle + 9, middle, middle]), 1.0, 1.0, 1.0
-            ),
+        ReassignByLoss(
+            TaskGeometry(("a", "b", "c"), np.stack([middle + 9, middle, middle]), 1.0, 1.0, 1.0),
             adapters=("a", "b"),
         ),
         adapters={"a": trained(30), "b": trained(steps)},
     )
-    before = client.labels()
+    before = client.store.labels()
     profile = client.prepare(task).reply.profile
     assert profile is not None
     assert set(profile.tasks) <= {0, 1}  # the adapter of "c" was not offered
     assert profile.counts[profile.tasks.index(goes)] > 0.9 * on.sum()
-    np.testing.assert_array_equal(client.labels(), before)
+    np.testing.assert_array_equal(client.store.labels(), before)
 
 
 @pytest.mark.parametrize(("rows", "groups"), [(12, 3), (64, 4), (200, 8)])
@@ -192,7 +202,7 @@ def test_local_tasks_to_begin_with_where_their_number_is_to_be_found(
 ) -> None:
     held = toy_rows(rows)[:rows]
     client = client_of(tiny_base, tmp_path, held, 3, "clustering.n_local=auto")
-    assert len(client.profile(ProfileOrder()).counts) == groups
+    assert len(profiled(client, ClusterPrompts()).counts) == groups
 
 
 @pytest.mark.parametrize(("least", "held"), [(1, (0, 1)), (4, (0,)), (99, (0,))])
@@ -205,7 +215,7 @@ def test_a_client_holds_the_tasks_of_which_it_has_enough_samples(
     points = tiny_base.embed([row.instruction for row in rows])
     centroids = np.stack([points[:24].mean(axis=0), points[24:].mean(axis=0)])
     geometry = TaskGeometry(("a", "b"), centroids, 1.0, 1.0, 1.0)
-    profile = client.profile(ProfileOrder(geometry=geometry, least=least))
+    profile = profiled(client, AssignToNearest(geometry, least))
     assert profile.tasks == held
     assert sum(profile.counts) == 27
 
@@ -213,7 +223,7 @@ def test_a_client_holds_the_tasks_of_which_it_has_enough_samples(
 def test_a_comparison_gives_mean_losses_on_samples_of_the_local_task(
     client: Client, tiny_base: BaseModel, adapter: AdapterWeights
 ) -> None:
-    client.profile(ProfileOrder())
+    profiled(client, ClusterPrompts())
     trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20, local_task=0), a=adapter)
     task = ClientRequest(
         3,
@@ -230,13 +240,13 @@ def test_a_comparison_gives_mean_losses_on_samples_of_the_local_task(
 def test_rows_that_changed_since_the_profile_are_refused(
     client: Client, tiny_base: BaseModel, tmp_path: Path
 ) -> None:
-    client.profile(ProfileOrder())
+    profiled(client, ClusterPrompts())
     changed = client_of(tiny_base, tmp_path, ROWS[:-1])
     with pytest.raises(DataError, match="profiled with 12 samples and now has 11"):
-        changed.labels()
+        changed.store.labels()
     stranger = client_of(tiny_base, tmp_path, id=4)
     with pytest.raises(DataError, match="no readable profile of client 4"):
-        stranger.labels()
+        stranger.store.labels()
 
 
 def engine(base: BaseModel, client: Client, transport: TransportDtype) -> InProcessEngine:
@@ -248,7 +258,7 @@ def test_the_engine_rounds_as_the_transport_does(
     client: Client, tiny_base: BaseModel, adapter: AdapterWeights, transport: TransportDtype
 ) -> None:
     profiled = engine(tiny_base, client, transport)
-    [reply] = profiled.run([ClientRequest(3, round=0, profile=ProfileOrder())])
+    [reply] = profiled.run([ClientRequest(3, round=0, profile=ClusterPrompts())])
     assert reply.profile is not None
     assert profiled.traffic.up == reply.profile.centroids.nbytes
     order = TrainOrder(("a",), 1, local_task=0)
@@ -270,7 +280,7 @@ def test_replies_come_in_the_order_of_the_tasks(
 ) -> None:
     clients = {id: client_of(tiny_base, tmp_path, id=id) for id in range(3)}
     run = InProcessEngine(tiny_base, SPEC, clients, transport="fp32", fuse=2)
-    list(run.run([ClientRequest(id, 0, profile=ProfileOrder()) for id in clients]))
+    list(run.run([ClientRequest(id, 0, profile=ClusterPrompts()) for id in clients]))
     tasks = [
         ClientRequest(
             id,
@@ -342,7 +352,7 @@ def test_an_order_with_several_adapters_takes_the_one_of_lowest_loss(
 def test_steps_count_for_each_local_task(client: Client, adapter: AdapterWeights) -> None:
     task = ClientRequest(3, 1, train=(TrainOrder(("a",), 3),), adapters={"a": adapter}, lr=0.1)
     [job] = client.prepare(task).jobs
-    assert (client.n_local, job.steps) == (2, 6)
+    assert (client.context(task).n_local, job.steps) == (2, 6)
 
 
 def serve(
@@ -381,7 +391,7 @@ def test_a_kept_adapter_answers(client: Client, tiny_base: BaseModel) -> None:
 def test_a_router_offers_only_the_own_tasks_locally(
     client: Client, tiny_base: BaseModel, adapter: AdapterWeights
 ) -> None:
-    profile = client.profile(ProfileOrder())
+    profile = profiled(client, ClusterPrompts())
     trained, _ = train(client, tiny_base, 1, TrainOrder(("a",), steps=20), a=adapter)
     rule = RouteByTask(
         TaskGeometry(("colour", "strip"), profile.centroids, 1.0, 1.0, 1.0), own=("strip",)
@@ -415,14 +425,7 @@ def test_the_kept_adapters_weight_is_the_mean_cosine_to_local_samples(
     client: Client, tiny_base: BaseModel, adapter: AdapterWeights
 ) -> None:
     train(client, tiny_base, 1, TrainOrder((), steps=1, keep=KEEP, send=""))
-    context = AdapterContext(
-        client._shared_model,
-        SPEC,
-        ClientRequest(3, 2, adapters={"a": adapter}),
-        client._folder,
-        ROWS,
-        0,
-    )
+    context = client.context(ClientRequest(3, 2, adapters={"a": adapter}))
     rule = InstanceMixture("a", KEEP, scale=0.5, samples=12)
     chosen = choose(rule, context, ROWS[:1], "local")
     points = tiny_base.embed([row.instruction for row in ROWS], pooling="last")
@@ -441,10 +444,10 @@ def test_samples_go_to_the_nearest_of_the_most_frequent_tasks(
     # Task 2 is nearest to a single sample; the client holds two tasks, so that it gives it up.
     centroids = np.stack([strip, np.zeros_like(strip) + 1e3, points[0], colour])
     geometry = TaskGeometry(tuple("abcd"), centroids, 1.0, 1.0, 1.0)
-    profile = client.profile(ProfileOrder(geometry=geometry, scatter=True))
+    profile = profiled(client, AssignToNearest(geometry, scatter=True))
     assert profile.tasks == (0, 3)
     assert profile.counts == (6, 6)
-    assert client.labels().tolist() == [1, 0] * 6
+    assert client.store.labels().tolist() == [1, 0] * 6
     np.testing.assert_allclose(profile.centroids, [strip, colour], atol=1e-5)
     assert profile.scatter is not None
     diagonal = np.triu_indices(points.shape[1])

@@ -16,7 +16,7 @@ from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.protocol.messages import ClientReply
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.rounds import rounds
-from fedrouter.strategies import ServerState, make_strategy
+from fedrouter.strategies import TaskState, make_strategy
 
 SETS = [
     "seed=1",
@@ -56,12 +56,12 @@ class Growing(InProcessEngine):
         )
 
 
-def names_of(state: ServerState, engine: Growing) -> dict[str, set[str | None]]:
+def names_of(state: TaskState, engine: Growing) -> dict[str, set[str | None]]:
     """The true tasks among the training rows of each global task that someone holds."""
     found: dict[str, set[str | None]] = {}
     for id, own in state.assignment.items():
         client = engine.clients[id]
-        for label, row in zip(client.labels(), client.rows.train, strict=True):
+        for label, row in zip(client.store.labels(), client.data.train, strict=True):
             found.setdefault(own[label], set()).add(row.task)
     return found
 
@@ -87,7 +87,7 @@ def test_a_new_task_is_born_and_a_client_that_drifts_is_profiled_anew(
     replies = engine.run(strategy.profile(engine.online()))
     profiles = [reply.profile for reply in replies if isinstance(reply, ClientReply)]
     state = strategy.init(filter(None, profiles), initial, shared_model.base.fingerprint)
-    seen: list[ServerState] = []
+    seen: list[TaskState] = []
     for done in rounds(strategy, engine, state, config, expected):
         seen.append(done.state)
         if done.state.round == 4:

@@ -18,6 +18,7 @@ from fedrouter.protocol.codec import (
 )
 from fedrouter.protocol.compression import TransportDtype
 from fedrouter.protocol.messages import (
+    AssignToNearest,
     ClientReply,
     ClientRequest,
     ComparedLosses,
@@ -25,11 +26,12 @@ from fedrouter.protocol.messages import (
     EvaluateOrder,
     EvaluationReport,
     FrozenCompanion,
+    GroupByLabel,
     InstanceMixture,
     LabelScores,
     LowestLoss,
-    ProfileOrder,
     Proximal,
+    ReassignByLoss,
     RouteByTask,
     Serving,
     SingleAdapter,
@@ -98,7 +100,7 @@ def same(one: Any, other: Any) -> bool:
 def test_a_task_comes_back_whole(rule: Serving) -> None:
     adapters = {"global": WEIGHTS, "task-00": {A: WEIGHTS[A]}}
     order = EvaluateOrder(rule, ("local", "base"))
-    task = ClientRequest(3, 7, ProfileOrder(by_name=True), (), order, ORDERS, adapters, lr=5e-4)
+    task = ClientRequest(3, 7, GroupByLabel(), (), order, ORDERS, adapters, lr=5e-4)
     assert same(unpack_request(*pack_request(task, "fp32")), task)
 
 
@@ -111,9 +113,9 @@ def test_an_order_to_compare_comes_back_with_adapters_as_int8() -> None:
     assert same(unpack_request(header, arrays), task)
 
 
-@pytest.mark.parametrize("geometry", [None, PLACES, MAPPED, FOLDED])
+@pytest.mark.parametrize("geometry", [PLACES, MAPPED, FOLDED])
 def test_an_order_to_profile_comes_back_whole(geometry: TaskGeometry | None) -> None:
-    task = ClientRequest(3, 0, ProfileOrder(geometry=geometry, adapters=("task-01",), scatter=True))
+    task = ClientRequest(3, 0, ReassignByLoss(geometry, ("task-01",), scatter=True))
     assert same(unpack_request(*pack_request(task, "fp16")), task)
 
 
@@ -129,14 +131,14 @@ def test_an_order_to_profile_comes_back_whole(geometry: TaskGeometry | None) -> 
 def test_places_that_do_not_fit_are_refused(
     geometry: TaskGeometry, name: str, shape: tuple[int, ...], reason: str
 ) -> None:
-    header, arrays = pack_request(ClientRequest(3, 0, ProfileOrder(geometry=geometry)), "fp16")
+    header, arrays = pack_request(ClientRequest(3, 0, AssignToNearest(geometry)), "fp16")
     bad = {**arrays, f"profile/{name}": np.ones(shape, np.float32)}
     with pytest.raises(MessageError, match=reason):
         unpack_request(header, bad)
 
 
 def test_half_of_a_symmetric_space_travels() -> None:
-    _, arrays = pack_request(ClientRequest(3, 0, ProfileOrder(geometry=FOLDED)), "fp16")
+    _, arrays = pack_request(ClientRequest(3, 0, AssignToNearest(FOLDED)), "fp16")
     assert arrays["profile/space"].tolist() == [1, -2, 3]
 
 

@@ -7,7 +7,14 @@ from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
 from fedrouter.protocol.compression import Encoded, TransportDtype, compression_for, decode, encode
-from fedrouter.protocol.messages import ClientRequest, Comparison, ProfileOrder, TrainOrder
+from fedrouter.protocol.messages import (
+    ClientRequest,
+    ClusterPrompts,
+    Comparison,
+    ReassignByLoss,
+    TrainOrder,
+)
+from fedrouter.routing.types import TaskGeometry
 
 FLOATS = st.floats(-60000, 60000, width=32).map(lambda x: x if abs(x) > 1e-30 else 0.0)
 MATRICES = arrays(np.float32, st.tuples(st.integers(0, 3), st.integers(1, 4)), elements=FLOATS)
@@ -32,11 +39,14 @@ def test_int8_has_a_scale_for_each_rank() -> None:
     assert decode(encoded)["b"].tolist() == tall["b"].tolist()
 
 
+GEOMETRY = TaskGeometry(("a",), np.ones((1, 2), np.float32), 1.0, 1.0, 1.0)
+
+
 def test_adapters_that_are_only_tried_travel_as_int8() -> None:
     compare = ClientRequest(0, 1, compare=(Comparison(0, ("a",)),))
-    regroup = ClientRequest(0, 1, profile=ProfileOrder(adapters=("a",)))
+    regroup = ClientRequest(0, 1, profile=ReassignByLoss(GEOMETRY, ("a",)))
     train = ClientRequest(0, 1, train=(TrainOrder(("a",), 1),))
-    place = ClientRequest(0, 1, profile=ProfileOrder())
+    place = ClientRequest(0, 1, profile=ClusterPrompts())
     assert [compression_for(task, "fp16") for task in (compare, regroup, train, place)] == [
         "int8",
         "int8",

@@ -6,14 +6,17 @@ import pytest
 
 from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import (
+    AssignToNearest,
     ClientReply,
     ClientRequest,
+    ClusterPrompts,
     ComparedLosses,
     Comparison,
+    DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
+    GroupByLabel,
     LabelScores,
-    ProfileOrder,
     SingleAdapter,
     TrainOrder,
     Update,
@@ -94,7 +97,7 @@ PROFILE = TaskProfile(1, np.ones((1, 2), np.float32), (3,), (0.5,), (0.5,))
     ],
 )
 def test_a_bad_profile_is_refused(profile: TaskProfile | None, reason: str) -> None:
-    task = ClientRequest(1, 0, profile=ProfileOrder())
+    task = ClientRequest(1, 0, profile=ClusterPrompts())
     check_reply(task, ClientReply(1, 0, profile=PROFILE), EXPECTED)
     with pytest.raises(MessageError, match=reason):
         check_reply(task, ClientReply(1, 0, profile=profile), EXPECTED)
@@ -105,14 +108,14 @@ def test_a_bad_profile_is_refused(profile: TaskProfile | None, reason: str) -> N
     [((), "names not each"), (("x", "y"), "names not each"), (("x" * 1000,), "too long")],
 )
 def test_a_profile_by_name_names_each_local_task(names: tuple[str, ...], reason: str) -> None:
-    task = ClientRequest(1, 0, profile=ProfileOrder(by_name=True))
+    task = ClientRequest(1, 0, profile=GroupByLabel())
     check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=("x",))), EXPECTED)
     with pytest.raises(MessageError, match=reason):
         check_reply(task, ClientReply(1, 0, profile=replace(PROFILE, names=names)), EXPECTED)
 
 
-PLACED = ProfileOrder(
-    geometry=TaskGeometry(tuple("abc"), np.ones((3, 2), np.float32), 1.0, 1.0, 1.0), scatter=True
+PLACED = AssignToNearest(
+    TaskGeometry(tuple("abc"), np.ones((3, 2), np.float32), 1.0, 1.0, 1.0), scatter=True
 )
 SCATTER = Scatter(np.ones(3, np.float32), 1.0)
 
@@ -137,7 +140,7 @@ def test_a_refined_profile(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(MessageError, match=reason):
         check_reply(task, ClientReply(1, 0, profile=replace(good, **changes)), EXPECTED)
     with pytest.raises(MessageError, match=r"names not one|unasked"):
-        asked = ClientRequest(1, 0, profile=ProfileOrder())
+        asked = ClientRequest(1, 0, profile=ClusterPrompts())
         check_reply(asked, ClientReply(1, 0, profile=good), EXPECTED)
 
 
@@ -150,7 +153,7 @@ def test_new_tasks_are_named_where_they_may_be() -> None:
         fourth_moments=(0.5,) * 3,
         tasks=(-1, 2, -1),
     )
-    may = ClientRequest(1, 0, profile=replace(PLACED, births=True, scatter=False))
+    may = ClientRequest(1, 0, profile=DetectNewTasks(PLACED.geometry))
     check_reply(may, ClientReply(1, 0, profile=two), EXPECTED)
     for wrong in ((-1, -2, 0), (-1, 2, 2), (-1, 3, 0)):
         with pytest.raises(MessageError, match="names not one global task"):

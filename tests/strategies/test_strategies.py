@@ -19,10 +19,11 @@ from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import (
     ClientReply,
     ClientRequest,
+    ClusterPrompts,
     FrozenCompanion,
+    GroupByLabel,
     InstanceMixture,
     LowestLoss,
-    ProfileOrder,
     Proximal,
     RouteByTask,
     SingleAdapter,
@@ -31,7 +32,7 @@ from fedrouter.protocol.messages import (
     Update,
 )
 from fedrouter.routing.types import Scatter, TaskProfile
-from fedrouter.strategies import STRATEGIES, ServerState, Strategy, make_strategy
+from fedrouter.strategies import STRATEGIES, ServerState, Strategy, TaskState, make_strategy
 from fedrouter.strategies.clustered import last_layer, ward
 from fedrouter.types import AdapterWeights, select_matrices
 
@@ -64,13 +65,13 @@ class Toy:
     counts: tuple[int, ...]
     push: float
     names: tuple[str, ...]
-    geometry: tuple[float, ...]
+    places: tuple[float, ...]
     n_local: int = 2
     likes: float = 0.0
     kept: dict[str, AdapterWeights] = field(default_factory=dict)
 
     def profile(self, by_name: bool) -> TaskProfile:
-        centroids = np.array([[place, 0.0] for place in self.geometry], np.float32)
+        centroids = np.array([[place, 0.0] for place in self.places], np.float32)
         second_moments = (1.0,) * len(self.counts)
         names = self.names if by_name else ()
         return TaskProfile(self.id, centroids, self.counts, second_moments, second_moments, names)
@@ -103,7 +104,7 @@ class Toy:
             sent = select_matrices(result, order.send)
             updates.append(Update(slot, received, sent, samples, loss=1.0, tokens=10))
         self.kept |= kept
-        profile = task.profile and self.profile(task.profile.by_name)
+        profile = task.profile and self.profile(isinstance(task.profile, GroupByLabel))
         return ClientReply(self.id, task.round, profile, updates=tuple(updates))
 
     def batches(self, task: ClientRequest) -> int:
@@ -300,14 +301,14 @@ def test_clustered_parts_clients_that_move_apart(toys: list[Toy]) -> None:
     method = strategy("clustered", "baselines.clusters=2", "baselines.cluster_round=2")
     state = go(method, begin(method, toys), toys)
     assert numbers(state.adapters["global"]) == (0.5, -0.5)
-    assert {client: delta.tolist() for client, delta in state.arrays.items()} == {
-        "0": [1, 1],
-        "1": [-5, -5],
+    assert {client: delta.tolist() for client, delta in state.deltas.items()} == {
+        0: [1, 1],
+        1: [-5, -5],
     }
     state = go(method, state, toys)
-    assert state.assignment == {0: ("cluster-00",), 1: ("cluster-01",)}
+    assert state.clusters == {0: "cluster-00", 1: "cluster-01"}
     assert [numbers(one) for one in state.adapters.values()] == [(0, -1), (0, -1)]
-    assert state.arrays == {}
+    assert state.deltas == {}
     state = go(method, state, toys)
     assert orders(method, state, 4, client=1) == (TrainOrder(("cluster-01",), 7),)
     assert [numbers(one) for one in state.adapters.values()] == [(1, 0), (-5, -6)]
@@ -322,7 +323,7 @@ def test_clustered_places_clients_by_their_last_delta_and_strangers_in_the_large
     method = strategy("clustered", "baselines.clusters=2", "baselines.cluster_round=2")
     state = go(method, begin(method, toys), [*toys, third])
     state = go(method, state, toys[1:])  # client 0 and 2 miss the round of the clustering
-    assert state.assignment == {0: ("cluster-00",), 1: ("cluster-01",), 2: ("cluster-01",)}
+    assert state.clusters == {0: "cluster-00", 1: "cluster-01", 2: "cluster-01"}
     assert method.serve(state, 9) == SingleAdapter("cluster-01")
 
 
@@ -417,7 +418,7 @@ def test_a_client_that_joins_late_is_profiled_and_then_trains(name: str, toys: l
     method = strategy(name)
     state = go(method, begin(method, toys), toys)
     asked = method.plan(state, 2, [0, 2])
-    assert [task.profile for task in asked] == [None, method.asks]
+    assert [task.profile for task in asked] == [None, method.profile_order()]
     assert asked[1].train == ()
     state = go(method, state, [*toys, late])
     assert state.assignment[2] == ("task-02", "task-00")
@@ -429,10 +430,10 @@ def test_a_client_that_joins_late_is_profiled_and_then_trains(name: str, toys: l
 
 
 def test_the_oracle_groups_and_routes_by_true_task(toys: list[Toy]) -> None:
-    toys[1].geometry = (13.0, 2.0)  # nearer to another task: K-means would be misled
+    toys[1].places = (13.0, 2.0)  # nearer to another task: K-means would be misled
     method = strategy("oracle")
     state = begin(method, toys)
-    assert state.names == {"x": "task-00", "y": "task-01", "z": "task-02"}
+    assert state.labels == {"x": "task-00", "y": "task-01", "z": "task-02"}
     assert state.assignment == {0: ("task-00", "task-01"), 1: ("task-01", "task-02")}
     middle = (10 * 10 + 5 * 13) / 15
     np.testing.assert_allclose(state.router.geometry.centroids, [[0, 0], [middle, 0], [2, 0]])
@@ -440,7 +441,7 @@ def test_the_oracle_groups_and_routes_by_true_task(toys: list[Toy]) -> None:
         TrainOrder(("task-01",), 7, local_task=0),
         TrainOrder(("task-02",), 7, local_task=1),
     )
-    assert method.serve(state, 0) == TrueTask(state.names)
+    assert method.serve(state, 0) == TrueTask(state.labels)
 
 
 def test_the_oracle_remembers_the_names_that_late_clients_bring(toys: list[Toy]) -> None:
@@ -448,7 +449,7 @@ def test_the_oracle_remembers_the_names_that_late_clients_bring(toys: list[Toy])
     late = Toy(2, (4, 3), 2.0, ("z", "w"), (0.0, 11.0))
     state = go(method, begin(method, toys), [*toys, late])
     assert state.assignment[2] == ("task-02", "task-01")  # z by name, w by its place
-    assert state.names["w"] == "task-01"
+    assert state.labels["w"] == "task-01"
 
 
 def test_the_oracle_keeps_the_budget_of_n_local_tasks(toys: list[Toy]) -> None:
@@ -491,7 +492,7 @@ def test_every_method_trains_as_many_batches(name: str, steps: int) -> None:
 
 def packed_and_unpacked(state: ServerState) -> ServerState:
     arrays, meta = state.pack()
-    return ServerState.unpack(state.round, load(save(dict(arrays))), meta)
+    return type(state).unpack(state.round, load(save(dict(arrays))), meta)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -592,26 +593,26 @@ def scattered(toy: Toy, tasks: tuple[int, ...] = ()) -> TaskProfile:
 def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
     method = strategy("fedrouter", "clustering.space=whitened")
     [asked, _] = method.profile([0, 1])
-    assert asked.profile == ProfileOrder(scatter=True)
+    assert asked.profile == ClusterPrompts(scatter=True)
     state = method.init([scattered(toy) for toy in toys], INITIAL, "base")
-    assert state.pending == ("place",) * 3
+    assert state.pending == ("assign",) * 3
     [asked, _] = method.auxiliary_requests(state, [0, 1])
     assert asked.profile.geometry.space.shape == (2, 2)
     # Client 0 now says that all of its samples are of the task at 10; client 1 says nothing.
-    moved = replace(toys[0], counts=(15,), geometry=(12.0,), names=())
+    moved = replace(toys[0], counts=(15,), places=(12.0,), names=())
     after = method.apply_auxiliary(state, [ClientReply(0, 0, profile=scattered(moved, tasks=(1,)))])
-    assert after.pending == ("place",) * 2
+    assert after.pending == ("assign",) * 2
     assert method.apply_auxiliary(state, []) == replace(state, pending=())
     assert after.assignment == {0: ("task-01",)}
-    assert after.router.geometry.centroids[:, 0].tolist() == [0, 12, 20]
-    np.testing.assert_allclose(after.router.geometry.space, np.eye(2), atol=1e-5)
+    assert after.geometry.centroids[:, 0].tolist() == [0, 12, 20]
+    np.testing.assert_allclose(after.geometry.space, np.eye(2), atol=1e-5)
     # Its one local task trains the batches of two; client 1 is asked anew, by the places.
     train, ask = method.plan(after, 1, [0, 1])
     assert [order.steps for order in train.train] == [14]
-    assert ask.profile.geometry.centroids is after.router.geometry.centroids
+    assert ask.profile.geometry.centroids is after.geometry.centroids
     joined = method.add_client(after, scattered(toys[1], tasks=(1, 2)))
     assert joined.assignment[1] == ("task-01", "task-02")
-    assert same(after, ServerState.unpack(0, *after.pack()))
+    assert same(after, TaskState.unpack(0, *after.pack()))
 
 
 def test_the_oracle_refines_nothing() -> None:
@@ -620,4 +621,4 @@ def test_the_oracle_refines_nothing() -> None:
         [toy.profile(True) for toy in (Toy(0, (1, 1), 1, ("x", "y"), (0, 10)),)], INITIAL, "b"
     )
     assert state.pending == ()
-    assert method.profile([0])[0].profile == ProfileOrder(by_name=True)
+    assert method.profile([0])[0].profile == GroupByLabel()

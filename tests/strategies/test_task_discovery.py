@@ -9,11 +9,11 @@ from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 
 from fedrouter.config import load_config
-from fedrouter.protocol.messages import ClientReply, ComparedLosses
+from fedrouter.protocol.messages import ClientReply, ComparedLosses, DetectNewTasks
 from fedrouter.routing.history import Event
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
-from fedrouter.strategies import ServerState, make_strategy
+from fedrouter.strategies import TaskState, make_strategy
 from fedrouter.strategies.fedrouter.merging import (
     drop_empty,
     merge_groups,
@@ -30,10 +30,10 @@ def adapter(number: float) -> AdapterWeights:
     return {"a.lora_A.weight": np.full((1, 2), number, np.float32)}
 
 
-def state(round: int = 1) -> ServerState:
+def state(round: int = 1) -> TaskState:
     """Three tasks on a line; client 0 holds the first two, client 1 the last two."""
     centroids = np.array([[0, 0], [1, 0], [9, 0]], np.float32)
-    return ServerState(
+    return TaskState(
         round=round,
         base="base",
         adapters={name: adapter(t) for t, name in enumerate(NAMES)},
@@ -137,7 +137,7 @@ def test_a_merged_task_is_the_eldest_with_the_mean_of_all() -> None:
     assert after.router.geometry.centroids.tolist() == [[0.25, 0], [9, 0]]
     assert after.assignment == {0: ("task-00", "task-00"), 1: ("task-00", "task-02")}
     assert after.history == (Event(1, "merged", "task-01", "task-00"),)
-    again = ServerState.unpack(1, *after.pack())
+    again = TaskState.unpack(1, *after.pack())
     assert (again.history, again.pending) == (after.history, ("compare",))
 
 
@@ -157,8 +157,7 @@ def arrived(tasks: tuple[int, ...]) -> TaskProfile:
 def test_a_late_client_brings_new_tasks() -> None:
     [ask] = [task for task in method().plan(state(), 2, [0, 1, 2]) if task.profile]
     assert ask.client == 2
-    assert ask.profile is not None
-    assert ask.profile.births
+    assert isinstance(ask.profile, DetectNewTasks)
     before = replace(state(), pending=())
     after = method().aggregate(before, 2, [ClientReply(2, 2, profile=arrived((1, -1, -1)))])
     assert after.assignment[2] == ("task-01", "task-03", "task-04")
@@ -175,7 +174,7 @@ def test_a_late_client_brings_new_tasks() -> None:
     # They train in round 3 and are on trial after it, like the groups of the first round.
     trained = method().aggregate(after, 3, [])
     assert trained.pending == ("compare",)
-    assert method().apply_auxiliary(trained, []).pending == ("regroup", "place")
+    assert method().apply_auxiliary(trained, []).pending == ("reassign", "assign")
     assert method().aggregate(replace(trained, pending=()), 5, []).pending == ()
 
 
@@ -241,7 +240,7 @@ def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
     ]
     after = method().apply_auxiliary(state(), replies)
     assert list(after.adapters) == ["task-00", "task-02"]
-    assert after.pending == ("regroup", "place")
+    assert after.pending == ("reassign", "assign")
     [first, second] = method().auxiliary_requests(after, [0, 1])
     assert first.profile is not None
     assert first.profile.adapters == ("task-00",)
@@ -252,7 +251,7 @@ def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
     placed = method().apply_auxiliary(after, [ClientReply(0, 1, profile=profile)])
     # Client 0 no longer holds task-00; client 1, which did not answer, held both.
     assert list(placed.adapters) == ["task-00", "task-02"]
-    assert placed.pending == ("place",)
+    assert placed.pending == ("assign",)
     alone = replace(after, assignment={0: ("task-00",)}, counts={0: (35,)})
     placed = method().apply_auxiliary(alone, [ClientReply(0, 1, profile=profile)])
     assert list(placed.adapters) == ["task-02"]
@@ -260,7 +259,7 @@ def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
     assert list(later.adapters) == ["task-00", "task-02"]
 
 
-@pytest.mark.parametrize(("round", "merges", "pending"), [(4, True, ("place",)), (4, False, ())])
+@pytest.mark.parametrize(("round", "merges", "pending"), [(4, True, ("assign",)), (4, False, ())])
 def test_later_the_places_follow_a_merge_only(
     round: int, merges: bool, pending: tuple[str, ...]
 ) -> None:
@@ -303,8 +302,8 @@ def test_there_are_at_most_half_as_many_groups_as_local_ones(clients: int, group
 
 
 def test_a_client_holds_groups_on_trial_that_it_has_enough_of() -> None:
-    assert method().placing(state(1)).least == 8
-    assert method().placing(state(2)).least == 1
+    assert method().assign_order(state(1)).min_samples == 8
+    assert method().assign_order(state(2)).min_samples == 1
 
 
 def test_groups_on_trial_share_the_steps_of_tasks() -> None:

@@ -1,40 +1,39 @@
-"""Which tasks are one; and what becomes of the server's state when tasks merge or are born."""
+"""Which tasks are one, and how the server's state changes when tasks merge, come and go."""
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.routing.clustering import MERGE_THRESHOLD, squared_distances
+from fedrouter.routing.clustering import squared_distances
 from fedrouter.routing.history import Event
+from fedrouter.routing.search import SEARCH
 from fedrouter.strategies.aggregation import WeightedMean
-from fedrouter.strategies.base import ServerState
+from fedrouter.strategies.fedrouter.state import TaskState
 from fedrouter.types import FloatArray
 
-MEMORISABLE = 100  # samples that an adapter may learn by heart
-NEVER = 1e9  # a cost at which nothing is merged
+NEVER = 1e9  # a regret at which nothing is merged
 
 
-def merge_groups(relative_regret: NDArray[np.float64]) -> list[list[int]]:
+def merge_groups(regret: NDArray[np.float64]) -> list[list[int]]:
     """Tasks in groups, in each of which every adapter serves every other task.
 
-    Complete linkage on the larger of C[t, u] and C[u, t], cut at 0.25: what does not serve both
-    ways is not merged, nor is what nobody compared.
+    Complete linkage on max(R[t, u], R[u, t]), cut at `TaskSearch.merge_threshold`: two tasks are
+    not merged if either adapter fails the other task, or if nobody compared them.
 
     Args:
-        costs: C, shape (T, T): see `automatic.relative_regret`.
+        regret: R, shape (T, T), as from `task_discovery.relative_regret`.
     """
     from sklearn.cluster import AgglomerativeClustering
 
-    if len(relative_regret) < 2:
-        return [[t] for t in range(len(relative_regret))]
-    apart = np.maximum(relative_regret, relative_regret.T).clip(max=NEVER)
+    if len(regret) < 2:
+        return [[t] for t in range(len(regret))]
+    apart = np.maximum(regret, regret.T).clip(max=NEVER)
     np.fill_diagonal(apart, 0)
     linkage = AgglomerativeClustering(
         n_clusters=None,
-        distance_threshold=MERGE_THRESHOLD,
+        distance_threshold=SEARCH.merge_threshold,
         metric="precomputed",
         linkage="complete",
     )
@@ -43,44 +42,44 @@ def merge_groups(relative_regret: NDArray[np.float64]) -> list[list[int]]:
 
 
 def merge_small(
-    groups: list[list[int]], relative_regret: NDArray[np.float64], sizes: Sequence[int]
+    groups: list[list[int]], regret: NDArray[np.float64], sizes: Sequence[int]
 ) -> list[list[int]]:
-    """The same groups, after the small have gone to larger ones whose adapters serve them.
+    """The groups after small ones were merged into larger ones whose adapters serve them.
 
-    A group of a few samples learns them by heart. Its adapter serves nobody else, and still it is
-    no task of its own where another one's serves it as well. From the smallest on, each of less
-    than 100 samples goes to the group of at least twice as many that serves it best, if one does:
-    each of its members for a mean cost of at most 0.25, over the adapters that were compared.
+    An adapter can memorise a small group, and then serves no other task, although another task's
+    adapter may serve the group as well as its own. In ascending order of size, each group of fewer
+    than `TaskSearch.memorisable` samples is merged into the group of at least twice its size that
+    serves it best, if the mean regret of each of its tasks, over the adapters that were compared,
+    is at most `TaskSearch.merge_threshold`.
 
     Args:
-        groups: of tasks that are one already.
-        costs: C, shape (T, T): see `automatic.relative_regret`.
-        sizes: samples of each of the T tasks.
+        groups: tasks that are one already.
+        regret: R, shape (T, T), as from `task_discovery.relative_regret`.
+        sizes: the number of samples of each of the T tasks.
     """
 
     def samples(group: list[int]) -> int:
         return sum(sizes[t] for t in group)
 
-    def cost(small: list[int], large: list[int]) -> float:
-        served = np.ma.masked_invalid(relative_regret[np.ix_(small, large)]).mean(axis=1)
+    def mean_regret(small: list[int], large: list[int]) -> float:
+        served = np.ma.masked_invalid(regret[np.ix_(small, large)]).mean(axis=1)
         return float(np.ma.filled(served, np.inf).max())
 
     left = dict(enumerate(groups))
     for g in sorted(left, key=lambda g: samples(groups[g])):
         own = samples(left[g])
-        larger = [h for h in left if own < MEMORISABLE and samples(left[h]) >= 2 * own]
-        best = min(larger, key=lambda h: cost(left[g], groups[h]), default=g)
-        if best != g and cost(left[g], groups[best]) <= MERGE_THRESHOLD:
+        small = own < SEARCH.memorisable
+        larger = [h for h in left if small and samples(left[h]) >= 2 * own]
+        best = min(larger, key=lambda h: mean_regret(left[g], groups[h]), default=g)
+        if best != g and mean_regret(left[g], groups[best]) <= SEARCH.merge_threshold:
             left[best] = left[best] + left.pop(g)
     return list(left.values())
 
 
-def merge_tasks(state: ServerState, groups: Sequence[Sequence[int]]) -> ServerState:
-    """The state in which each group of tasks is one: the eldest, whose adapter and centroid are the
-    means of all, weighted by samples."""
-    assert state.router is not None
-    geometry = state.router.geometry
-    weight = sizes(state)
+def merge_tasks(state: TaskState, groups: Sequence[Sequence[int]]) -> TaskState:
+    """The state in which each group of tasks is one: the task of the lowest id, whose adapter and
+    centroid are the means over the group, weighted by samples."""
+    geometry, sizes = state.geometry, state.sizes()
     into: dict[str, str] = {}
     adapters, centroids = dict(state.adapters), geometry.centroids.copy()
     for group in groups:
@@ -88,10 +87,10 @@ def merge_tasks(state: ServerState, groups: Sequence[Sequence[int]]) -> ServerSt
         eldest = min(names)
         mean = WeightedMean()
         for name in names:
-            mean.add(adapters.pop(name), max(1, weight[name]))
+            mean.add(adapters.pop(name), max(1, sizes[name]))
             into[name] = eldest
         adapters[eldest] = mean.result()
-        shares = [max(1, weight[name]) for name in names]
+        shares = [max(1, sizes[name]) for name in names]
         centroids[geometry.tasks.index(eldest)] = np.average(
             geometry.centroids[list(group)], axis=0, weights=shares
         )
@@ -101,24 +100,28 @@ def merge_tasks(state: ServerState, groups: Sequence[Sequence[int]]) -> ServerSt
         if name != eldest
     )
     state = replace(
-        state,
-        router=replace(state.router, geometry=replace(geometry, centroids=centroids)),
+        state.with_geometry(replace(geometry, centroids=centroids)),
+        adapters=adapters,
         assignment={
             client: tuple(into[task] for task in tasks)
             for client, tasks in state.assignment.items()
         },
         history=state.history + events,
     )
-    return _only(replace(state, adapters=adapters), sorted(adapters))
+    return _select(state, adapters)
 
 
-def create_task(
-    state: ServerState, client: int, local_task: int, centroid: FloatArray
-) -> ServerState:
-    """The state with a new task, of one local task of a client. Its adapter is a copy of the
-    nearest task's."""
-    assert state.router is not None
-    geometry = state.router.geometry
+def create_task(state: TaskState, client: int, local_task: int, centroid: FloatArray) -> TaskState:
+    """The state with a new task, made of one local task of a client. Its adapter starts as a copy
+    of the nearest task's.
+
+    Args:
+        state: the state before.
+        client: the client's id.
+        local_task: the index of its local task.
+        centroid: of that local task, shape (d,).
+    """
+    geometry = state.geometry
     distances = squared_distances(centroid[None], geometry.centroids, geometry.space)
     nearest = geometry.tasks[int(distances.argmin())]
     ever = [*state.adapters, *(event.task for event in state.history)]
@@ -131,41 +134,28 @@ def create_task(
     own = list(state.assignment[client])
     own[local_task] = name
     return replace(
-        state,
-        router=replace(state.router, geometry=wider),
+        state.with_geometry(wider),
         adapters={**state.adapters, name: state.adapters[nearest]},
         assignment={**state.assignment, client: tuple(own)},
         history=(*state.history, Event(state.round, "created", name, nearest)),
     )
 
 
-def drop_empty(state: ServerState, but: Collection[str] = ()) -> ServerState:
-    """The state without the tasks that no client has samples of, `but` some."""
-    weight = sizes(state)
-    kept = [task for task in state.adapters if weight[task] or task in but]
+def drop_empty(state: TaskState, keep: Collection[str] = ()) -> TaskState:
+    """The state without the tasks that no client has samples of, except those in `keep`."""
+    sizes = state.sizes()
+    kept = [task for task in state.adapters if sizes[task] or task in keep]
     gone = [task for task in state.adapters if task not in kept]
     events = tuple(Event(state.round, "removed", task) for task in gone)
-    return replace(_only(state, kept), history=state.history + events)
+    return replace(_select(state, kept), history=state.history + events)
 
 
-def sizes(state: ServerState) -> Counter[str]:
-    """How many training samples each task has."""
-    weight: Counter[str] = Counter()
-    for client, tasks in state.assignment.items():
-        for task, count in zip(tasks, state.counts[client], strict=True):
-            weight[task] += count
-    return weight
-
-
-def _only(state: ServerState, names: Sequence[str]) -> ServerState:
+def _select(state: TaskState, names: Collection[str]) -> TaskState:
     """The state with these tasks and no others, in order of their names."""
-    assert state.router is not None
-    geometry = state.router.geometry
+    geometry = state.geometry
     kept = [t for t, task in enumerate(geometry.tasks) if task in names]
     tasks = tuple(geometry.tasks[t] for t in kept)
     left = replace(geometry, tasks=tasks, centroids=geometry.centroids[kept])
     return replace(
-        state,
-        adapters={task: state.adapters[task] for task in tasks},
-        router=replace(state.router, geometry=left),
+        state.with_geometry(left), adapters={task: state.adapters[task] for task in tasks}
     )

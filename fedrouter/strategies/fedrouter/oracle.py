@@ -5,40 +5,34 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrouter.config import Config
-from fedrouter.protocol.messages import ProfileOrder, Serving, TrueTask
+from fedrouter.protocol.messages import GroupByLabel, ProfileOrder, Serving, TrueTask
 from fedrouter.routing.clustering import GlobalTasks
 from fedrouter.routing.types import TaskProfile
-from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedrouter.paper import FedRouter
+from fedrouter.strategies.fedrouter.state import TaskState
 from fedrouter.types import AdapterWeights
 
 
 class Oracle(FedRouter):
-    """What FedRouter would reach if it found and routed to the true tasks: an upper bound.
+    """What FedRouter would reach if it found the true tasks and routed to them: an upper bound.
 
-    It keeps a router too, whose centroids are the means of the true tasks' samples.
+    It has a router too, whose centroids are the means of the true tasks' samples.
     """
 
     reference = True
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.exchanges = 0  # nothing is left to find
-
-    @property
-    def asks(self) -> ProfileOrder:
-        """The true tasks."""
-        return ProfileOrder(by_name=True)
+    def profile_order(self) -> ProfileOrder:
+        """Step 0, on the clients: group the samples by true task."""
+        return GroupByLabel()
 
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
-    ) -> ServerState:
-        """One global task for each true task, in order of their names."""
+    ) -> TaskState:
+        """Step 0, on the server: one global task for each true task, in order of their names."""
         profiles = list(profiles)
         state = super().init(profiles, initial, base_fingerprint)
         names = sorted({name for profile in profiles for name in profile.names})
-        return replace(state, names=dict(zip(names, state.adapters, strict=True)))
+        return replace(state, labels=dict(zip(names, state.adapters, strict=True)))
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
         """Local tasks of one name make a global task; g_t = sum n_ij c_ij / sum n_ij over them."""
@@ -59,15 +53,16 @@ class Oracle(FedRouter):
             },
         )
 
-    def add_client(self, state: ServerState, profile: TaskProfile) -> ServerState:
+    def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
         """The local tasks of a client that has joined go to their true tasks; a true task that was
         in no profile before shares the adapter of the nearest."""
         state = super().add_client(state, profile)
         nearest = dict(zip(profile.names, state.assignment[profile.client], strict=True))
-        names = {**nearest, **state.names}
-        tasks = tuple(names[name] for name in profile.names)
-        return replace(state, names=names, assignment={**state.assignment, profile.client: tasks})
+        labels = {**nearest, **state.labels}
+        tasks = tuple(labels[name] for name in profile.names)
+        assignment = {**state.assignment, profile.client: tasks}
+        return replace(state, labels=labels, assignment=assignment)
 
-    def serve(self, state: ServerState, client: int) -> Serving:
-        """The adapter of the prompt's true task."""
-        return TrueTask(state.names)
+    def serve(self, state: TaskState, client: int) -> Serving:
+        """Step 3: the adapter of the prompt's true task."""
+        return TrueTask(state.labels)

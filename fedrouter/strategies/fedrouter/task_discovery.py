@@ -1,74 +1,71 @@
-"""FedRouter where nobody says how many tasks there are (`clustering.n_global = "auto"`).
+"""FedRouter that finds the number of tasks (`clustering.n_global = "auto"`; beyond the paper).
 
-Geometry does not tell: a task may fall into many clumps of prompts. What can tell is utility: two
-groups of prompts are one task when the adapter of each serves the other as well as its own does.
+Distances between embeddings do not give the number: a task may consist of many clusters of
+prompts. What gives it is utility: two clusters belong to one task if the adapter of each serves the
+other as well as its own.
 
-So there are more groups than tasks to begin with. After rounds 1, 2, 4, 8, ... (in the end only as
-long as tasks still merge) clients report the losses of neighbouring groups' adapters on samples of
-their own (forward passes only), and the server merges what is interchangeable, and what is small
-and as well served by another's adapter.
-After rounds 1 and 2 clients also put every sample to the task, of the nearest few, whose adapter
-serves it clearly better, response included; from there the tasks' places are refined as ever
-(`FedRouter.auxiliary_requests`).
+Training therefore starts with more tasks than there are. After rounds 1, 2, 4, 8, ... clients
+report the losses of neighbouring tasks' adapters on some of their samples (forward passes only).
+The server merges tasks whose adapters are interchangeable, and small tasks that another adapter
+serves as well. After rounds 1 and 2, clients also reassign samples to whichever of the nearest
+tasks' adapters serves them clearly better, responses included; then the geometry is refined as in
+`RefinedFedRouter`.
 
-A client that comes later, or whose data changed, may bring samples that lie outside all tasks. They
-make new tasks, which are on trial in the same way after their first round.
+A client that joins late, or whose data changed, may have samples outside all tasks. They become new
+tasks, which are compared in the same way after their first round.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.config import Config
 from fedrouter.protocol.messages import (
+    AssignToNearest,
     ClientReply,
     ClientRequest,
     Comparison,
+    DetectNewTasks,
     ProfileOrder,
+    ReassignByLoss,
     TrainOrder,
 )
 from fedrouter.routing.clustering import GlobalTasks, join, squared_distances
+from fedrouter.routing.search import SEARCH
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import derive_seed
-from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedrouter.merging import (
     create_task,
     drop_empty,
     merge_groups,
     merge_small,
     merge_tasks,
-    sizes,
 )
-from fedrouter.strategies.fedrouter.paper import PLACE, FedRouter
+from fedrouter.strategies.fedrouter.refined import ASSIGN, RefinedFedRouter
+from fedrouter.strategies.fedrouter.state import TaskState
 
 COMPARE = "compare"  # the exchange in which clients report losses
-REGROUP = "regroup"  # the one in which they put samples where adapters serve them best
-TRIAL_TASKS = 16  # groups to begin with
-LEAST = 8  # samples that a client needs to hold one of them
-NEIGHBOURS = 3  # groups that a group is compared with
-SETTLED = 4  # after this round, tasks are compared again only if there are new ones
-REGROUPS = 2  # the last round after which samples are put where adapters serve them best
+REASSIGN = "reassign"  # the exchange in which clients reassign samples by loss
 
 
-class TaskDiscovery(FedRouter):
-    """FedRouter that finds the number of tasks as it trains them."""
+class TaskDiscovery(RefinedFedRouter):
+    """FedRouter that merges and creates tasks while it trains them."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.exchanges = 1  # the groups need not be right yet
+    refinements: ClassVar[int] = 1  # the first tasks are provisional
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
-        """More groups than tasks, each of two or more local ones on average."""
+        """Step 0: more global tasks than there are true ones, each of two or more local tasks on
+        average."""
         local = sum(len(profile.counts) for profile in profiles)
-        number = max(1, min(TRIAL_TASKS, local // 2))
+        number = max(1, min(SEARCH.max_initial_tasks, local // 2))
         return join(profiles, number, derive_seed(self.config.seed, "join"))
 
-    def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """Step 1; in the first round, of about two groups a task, each takes half the steps; stray
-        samples in a task of others take no more steps than they are."""
+    def orders(self, state: TaskState, round: int, client: int) -> tuple[TrainOrder, ...]:
+        """Step 1. In the first round, with about two clusters for each task, each gets half of the
+        steps; a local task never gets more steps than it has samples."""
         counts, share = state.counts[client], 2 if round == 1 else 1
         return tuple(
             replace(order, steps=min(max(1, order.steps // share), counts[order.local_task]))
@@ -76,25 +73,23 @@ class TaskDiscovery(FedRouter):
             if order.local_task is not None
         )
 
-    def aggregate(
-        self, state: ServerState, round: int, replies: Iterable[ClientReply]
-    ) -> ServerState:
-        """Step 2; tasks are compared after rounds 1, 2, 4, 8, ... but the last; from 8 on only if
-        some came or merged since half as many rounds."""
+    def aggregate(self, state: TaskState, round: int, replies: Iterable[ClientReply]) -> TaskState:
+        """Step 2. Tasks are compared after rounds 1, 2, 4, 8, ... except the last; from round 8 on
+        only if some were created or merged since half as many rounds."""
         state = super().aggregate(state, round, replies)
-        doubled = round & (round - 1) == 0
-        unsettled = round <= SETTLED or any(event.round >= round // 2 for event in state.history)
-        compared = (doubled and unsettled) or _young(state)
+        power_of_two = round & (round - 1) == 0
+        recent = any(event.round >= round // 2 for event in state.history)
+        unsettled = round <= SEARCH.settled_round or recent
+        compared = (power_of_two and unsettled) or _has_new_tasks(state)
         last = round == self.config.federation.rounds
         return replace(state, pending=(COMPARE,)) if compared and not last else state
 
-    def arrival(self, state: ServerState) -> ProfileOrder:
+    def late_join_order(self, state: TaskState) -> ProfileOrder:
         """A client that joins late may bring new tasks."""
-        assert state.router is not None
-        return ProfileOrder(geometry=state.router.geometry, births=True)
+        return DetectNewTasks(state.geometry)
 
-    def add_client(self, state: ServerState, profile: TaskProfile) -> ServerState:
-        """The state with a client that has joined, and with the tasks that it brought."""
+    def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
+        """The state with one client more, and with the tasks that it brings."""
         new = [j for j, task in enumerate(profile.tasks) if task < 0]
         known = tuple(max(task, 0) for task in profile.tasks)
         state = super().add_client(state, replace(profile, tasks=known))
@@ -102,88 +97,86 @@ class TaskDiscovery(FedRouter):
             state = create_task(state, profile.client, local_task, profile.centroids[local_task])
         return state
 
-    def auxiliary_requests(self, state: ServerState, clients: Sequence[int]) -> list[ClientRequest]:
-        """What the first of `state.pending` asks."""
-        kind = state.pending[0]
+    def auxiliary_requests(self, state: TaskState, clients: Sequence[int]) -> list[ClientRequest]:
+        """The requests of the first pending exchange."""
         known = [client for client in clients if client in state.assignment]
-        if kind == COMPARE:
-            return self._compare(state, known)
-        if kind == REGROUP:
-            return [self._regroup(state, client) for client in known]
+        if state.pending[0] == COMPARE:
+            return compare_requests(state, known)
+        if state.pending[0] == REASSIGN:
+            return [self._reassign_request(state, client) for client in known]
         return super().auxiliary_requests(state, clients)
 
-    def apply_auxiliary(self, state: ServerState, replies: Iterable[ClientReply]) -> ServerState:
-        """Merge tasks, or refine where they lie. On trial, a group that its clients have no samples
-        of any more is no task; later, a task that nobody holds stays."""
-        if state.pending[0] != COMPARE:
-            after = super().apply_auxiliary(state, replies)
-            silent = state.assignment.keys() - after.assignment.keys()
-            told = {task for client in silent for task in state.assignment[client]}
-            return drop_empty(after, told) if state.round <= REGROUPS else after
-        number = len(state.adapters)
-        found = relative_regret(state, replies)
-        groups = merge_groups(found)
-        if state.round >= REGROUPS:  # an adapter of one round knows little more than the form
-            samples = sizes(state)
-            groups = merge_small(groups, found, [samples[task] for task in state.adapters])
-        state = merge_tasks(state, groups)
-        fewer = len(state.adapters) < number
-        trial = state.round <= REGROUPS or _young(state)
-        pending = (REGROUP, PLACE) if trial else (PLACE,) if fewer else ()
-        return replace(state, pending=pending)
+    def apply_auxiliary(self, state: TaskState, replies: Iterable[ClientReply]) -> TaskState:
+        """Merge tasks, or re-estimate where they lie.
 
-    def placing(self, state: ServerState) -> ProfileOrder:
-        """Step 0, refined; of the first groups, more than there are tasks, a client holds those
-        that it has enough samples of to tell by."""
-        least = LEAST if state.round < REGROUPS else 1
-        return replace(super().placing(state), least=least)
+        A task that no client has samples of is removed in the first rounds; later it stays.
+        """
+        if state.pending[0] == COMPARE:
+            return self._apply_comparison(state, replies)
+        after = super().apply_auxiliary(state, replies)
+        if state.round > SEARCH.reassign_rounds:
+            return after
+        silent = state.assignment.keys() - after.assignment.keys()
+        return drop_empty(after, {task for client in silent for task in state.assignment[client]})
 
-    def _regroup(self, state: ServerState, client: int) -> ClientRequest:
+    def assign_order(self, state: TaskState) -> ProfileOrder:
+        """As in `RefinedFedRouter`; of the first tasks, which are more than there are true ones, a
+        client keeps only those that it has enough samples of to compare adapters on."""
+        first = state.round < SEARCH.reassign_rounds
+        min_samples = SEARCH.min_initial_samples if first else 1
+        return AssignToNearest(state.geometry, min_samples, self.scatter)
+
+    def _apply_comparison(self, state: TaskState, replies: Iterable[ClientReply]) -> TaskState:
+        regret = relative_regret(state, replies)
+        groups = merge_groups(regret)
+        # After one round an adapter has learnt little more than the form of the answers.
+        if state.round >= SEARCH.reassign_rounds:
+            sizes = state.sizes()
+            groups = merge_small(groups, regret, [sizes[task] for task in state.adapters])
+        after = merge_tasks(state, groups)
+        if state.round <= SEARCH.reassign_rounds or _has_new_tasks(after):
+            return replace(after, pending=(REASSIGN, ASSIGN))
+        merged = len(after.adapters) < len(state.adapters)
+        return replace(after, pending=(ASSIGN,) if merged else ())
+
+    def _reassign_request(self, state: TaskState, client: int) -> ClientRequest:
         own = state.own_tasks(client)
-        order = replace(super().placing(state), adapters=own)
+        order = ReassignByLoss(state.geometry, own, self.scatter)
         adapters = {task: state.adapters[task] for task in own}
         return ClientRequest(client, state.round, profile=order, adapters=adapters)
 
-    def _compare(self, state: ServerState, clients: Sequence[int]) -> list[ClientRequest]:
-        """Every group's losses with its own adapter and those of its neighbours, on samples of the
-        client that has most of the group."""
-        near = neighbours(state)
-        asked: defaultdict[int, list[Comparison]] = defaultdict(list)
-        for task, others in near.items():
-            holders = [client for client in clients if task in state.assignment[client]]
-            count = {c: state.counts[c][state.assignment[c].index(task)] for c in holders}
-            if holders:
-                client = min(holders, key=lambda c: (-count[c], c))
-                local_task = state.assignment[client].index(task)
-                asked[client].append(Comparison(local_task, (task, *others)))
-        return [
-            ClientRequest(
-                client,
-                state.round,
-                compare=tuple(comparisons),
-                adapters={
-                    task: state.adapters[task]
-                    for task in sorted({name for one in comparisons for name in one.adapters})
-                },
-            )
-            for client, comparisons in sorted(asked.items())
-        ]
+
+def compare_requests(state: TaskState, clients: Sequence[int]) -> list[ClientRequest]:
+    """Ask for every task's losses with its own adapter and those of its neighbours, on samples of
+    the client that has most of the task."""
+    comparisons: defaultdict[int, list[Comparison]] = defaultdict(list)
+    for task, others in neighbours(state).items():
+        holders = [client for client in clients if task in state.assignment[client]]
+        count = {c: state.counts[c][state.assignment[c].index(task)] for c in holders}
+        if holders:
+            client = min(holders, key=lambda c: (-count[c], c))
+            local_task = state.assignment[client].index(task)
+            comparisons[client].append(Comparison(local_task, (task, *others)))
+    return [
+        ClientRequest(
+            client,
+            state.round,
+            compare=tuple(orders),
+            adapters={
+                task: state.adapters[task]
+                for task in sorted({name for order in orders for name in order.adapters})
+            },
+        )
+        for client, orders in sorted(comparisons.items())
+    ]
 
 
-def _young(state: ServerState) -> bool:
-    """Whether a task has trained for its first round."""
-    return any(
-        event.kind == "created" and event.round == state.round - 1 for event in state.history
-    )
-
-
-def neighbours(state: ServerState) -> dict[str, list[str]]:
-    """Each task's nearest others, and those whose nearest it is."""
-    assert state.router is not None
-    geometry = state.router.geometry
+def neighbours(state: TaskState) -> dict[str, list[str]]:
+    """Each task's nearest other tasks, and those that have it among their nearest."""
+    geometry = state.geometry
     distances = squared_distances(geometry.centroids, geometry.centroids, geometry.space)
     np.fill_diagonal(distances, np.inf)
-    number = min(NEIGHBOURS, len(distances) - 1)
+    number = min(SEARCH.neighbours, len(distances) - 1)
     near = np.zeros(distances.shape, bool)
     np.put_along_axis(near, distances.argsort(axis=1)[:, :number], True, axis=1)
     return {
@@ -192,24 +185,31 @@ def neighbours(state: ServerState) -> dict[str, list[str]]:
     }
 
 
-def relative_regret(state: ServerState, replies: Iterable[ClientReply]) -> NDArray[np.float64]:
-    """What another task's adapter costs each task, shape (T, T), of what its own one gives:
+def relative_regret(state: TaskState, replies: Iterable[ClientReply]) -> NDArray[np.float64]:
+    """R[t, u]: the increase of task t's loss under adapter u, relative to the improvement of its
+    own adapter over the base model; shape (T, T).
 
-    C[t, u] = sum (L_u - L_t) / sum max(0, L - L_t) over the samples of t that clients told of, with
-    L_u the loss with the adapter of u and L that of the base model; infinity where no client told.
+    R[t, u] = sum (L_u - L_t) / sum max(0, L - L_t) over the samples of t that clients reported on,
+    with L_u the loss with the adapter of u and L that of the base model; at least 0, and infinity
+    if no client reported.
     """
-    assert state.router is not None
-    names = state.router.geometry.tasks
+    names = state.geometry.tasks
     gains = np.zeros(len(names))
-    losses, told = np.zeros((2, len(names), len(names)))
+    increases, reported = np.zeros((2, len(names), len(names)))
     for reply in replies:
         for one in reply.losses:
             task = state.assignment[reply.client][one.local_task]
             t, own = names.index(task), one.adapters[task]
             gains[t] += one.samples * max(0.0, one.base - own)
             for other, loss in one.adapters.items():
-                losses[t, names.index(other)] += one.samples * (loss - own)
-                told[t, names.index(other)] = 1
+                increases[t, names.index(other)] += one.samples * (loss - own)
+                reported[t, names.index(other)] = 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(losses <= 0, 0.0, losses / gains[:, None])
-    return np.where(told > 0, relative, np.inf)
+        relative = np.where(increases <= 0, 0.0, increases / gains[:, None])
+    return np.where(reported > 0, relative, np.inf)
+
+
+def _has_new_tasks(state: TaskState) -> bool:
+    """Whether a task has just been trained for its first round."""
+    created = (event for event in state.history if event.kind == "created")
+    return any(event.round == state.round - 1 for event in created)

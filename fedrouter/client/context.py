@@ -1,0 +1,139 @@
+"""What a client works with while it answers one request."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrouter.adapters.lora import LoraSpec
+from fedrouter.client.store import ClientStore
+from fedrouter.config import AUTO, Config
+from fedrouter.data.client_data import ClientData
+from fedrouter.data.rows import Row
+from fedrouter.evaluation.multi_adapter import MultiAdapterModel
+from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.model.base_model import BaseModel
+from fedrouter.protocol.messages import ClientRequest
+from fedrouter.routing.types import AdapterMixture
+from fedrouter.seeding import generator
+from fedrouter.types import AdapterWeights, FloatArray
+
+UNLABELLED_LOCAL_TASKS = 2  # local tasks if neither the configuration nor the rows give a number
+LOSS_ROWS = 64  # training rows on which adapters are compared by their loss
+
+
+class RequestContext:
+    """A client's data, its store and the adapters of one request, on the shared base model.
+
+    Args:
+        request: what the server asked, with the adapters that it sent.
+        data: the client's rows.
+        store: what the client keeps between requests.
+        shared_model: the base model, shared with other clients of this process.
+        spec: the adapters' shape.
+        config: the run's configuration.
+    """
+
+    def __init__(
+        self,
+        request: ClientRequest,
+        *,
+        data: ClientData,
+        store: ClientStore,
+        shared_model: SharedModel,
+        spec: LoraSpec,
+        config: Config,
+    ) -> None:
+        self.request = request
+        self.data = data
+        self.store = store
+        self.shared_model = shared_model
+        self.spec = spec
+        self.config = config
+        self._labels: NDArray[np.int64] | None = None
+        self._lowest: dict[tuple[str, ...], str] = {}
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model."""
+        return self.shared_model.base
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The local task of every training row, read once; raises as `ClientStore.labels`."""
+        if self._labels is None:
+            self._labels = self.store.labels()
+        return self._labels
+
+    def write_labels(self, labels: NDArray[np.int64]) -> None:
+        """Store the local task of every training row."""
+        self.store.write_labels(labels)
+        self._labels = labels
+
+    @property
+    def n_local(self) -> int:
+        """The number of local tasks: `clustering.n_local`, else the number of task names among the
+        rows."""
+        configured = self.config.clustering.n_local
+        if isinstance(configured, int):
+            return configured
+        names = {row.task for row in self.data.train}
+        return UNLABELLED_LOCAL_TASKS if None in names else len(names)
+
+    @property
+    def finds_n_local(self) -> bool:
+        """Whether the number of local tasks is to be found (`clustering.n_local = "auto"`)."""
+        return self.config.clustering.n_local == AUTO
+
+    def embed(self, rows: Sequence[Row]) -> FloatArray:
+        """The embeddings of the rows' instructions, shape (n, d)."""
+        return self.base.embed([row.instruction for row in rows])
+
+    def sample(self, purpose: str, number: int) -> Sequence[Row]:
+        """Random training rows, the same in every round."""
+        draws = generator(self.config.seed, purpose, self.request.client)
+        rows = self.data.train
+        return [rows[i] for i in draws.permutation(len(rows))[:number]]
+
+    def assemble(self, adapter: str | None, keep: str | None = None) -> AdapterWeights:
+        """The run's initial adapter, overlaid with a received one and with what the client kept,
+        tensor by tensor."""
+        received = {} if adapter is None else self.request.adapters[adapter]
+        kept = self.store.kept(keep, self.request.round)
+        return {**self.shared_model.initial(self.spec, self.config.seed), **received, **kept}
+
+    def lowest_loss(self, adapters: tuple[str, ...]) -> str | None:
+        """The received adapter with the lowest loss on (at most 64 of) the training rows; None if
+        there is none to choose from."""
+        if len(adapters) < 2:
+            return next(iter(adapters), None)
+        if adapters not in self._lowest:
+            rows = self.sample("lowest loss", LOSS_ROWS)
+            losses = self.losses(rows, adapters, np.ones((len(rows), len(adapters)), bool))
+            self._lowest[adapters] = adapters[int(losses.sum(axis=0).argmin())]
+        return self._lowest[adapters]
+
+    def losses(
+        self, rows: Sequence[Row], adapters: Sequence[str | None], wanted: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """The loss of each row with each received adapter.
+
+        Args:
+            rows: n rows.
+            adapters: m names of received adapters; None: the base model alone.
+            wanted: shape (n, m): which losses to compute.
+
+        Returns:
+            Shape (n, m); infinity where it is not `wanted`.
+        """
+        loaded = {name: self.assemble(name) for name in adapters if name is not None}
+        mixtures: list[AdapterMixture] = [
+            () if name is None else ((name, 1.0),) for name in adapters
+        ]
+        losses = np.full(wanted.shape, np.inf)
+        pairs = np.argwhere(wanted)
+        with MultiAdapterModel(self.base, self.spec, loaded) as multi_adapter:
+            losses[wanted] = multi_adapter.losses(
+                [rows[i] for i, _ in pairs], [mixtures[a] for _, a in pairs]
+            )
+        return losses

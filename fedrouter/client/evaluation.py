@@ -1,0 +1,98 @@
+"""The client's half of evaluation: answers to its test rows, scores, and losses of adapters."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedrouter.client.adapter_choice import RoutedRows, choose
+from fedrouter.client.context import RequestContext
+from fedrouter.data.rows import Row
+from fedrouter.errors import DataError
+from fedrouter.evaluation.metrics import scores_by_label
+from fedrouter.evaluation.scoring import EvalItem
+from fedrouter.protocol.messages import (
+    ComparedLosses,
+    Comparison,
+    EvaluateOrder,
+    EvaluationReport,
+    LabelScores,
+    Scope,
+)
+from fedrouter.routing.search import SEARCH
+from fedrouter.seeding import generator
+
+
+def evaluate(order: EvaluateOrder, context: RequestContext) -> EvaluationReport:
+    """Answer and score the test rows of each scope."""
+    data = context.data
+    widest = data.global_test or data.test
+    rows: dict[Scope, Sequence[Row]] = {
+        "local": data.test,
+        "global": data.global_test,
+        "base": widest,
+    }
+    chosen = {
+        scope: _choose(order, context, rows[scope], scope) for scope in order.scopes if rows[scope]
+    }
+    routed = chosen.get("global") or choose(order.serving, context, widest, "global")
+    return EvaluationReport(
+        scores={scope: _scores(which, context, rows[scope]) for scope, which in chosen.items()},
+        routed=_contingency(routed.tasks, widest),
+        found=count_labels(context),
+    )
+
+
+def _choose(
+    order: EvaluateOrder, context: RequestContext, rows: Sequence[Row], scope: Scope
+) -> RoutedRows:
+    """The adapters that answer `rows` in a scope; none in scope "base"."""
+    if scope == "base":
+        return RoutedRows({}, [()] * len(rows))
+    return choose(order.serving, context, rows, scope)
+
+
+def _scores(
+    chosen: RoutedRows, context: RequestContext, rows: Sequence[Row]
+) -> dict[str, LabelScores]:
+    items = [EvalItem(row, mixture) for row, mixture in zip(rows, chosen.mixtures, strict=True)]
+    limit = context.config.evaluation.max_new_tokens
+    results = context.shared_model.answers(context.spec, chosen.adapters, items, limit)
+    return scores_by_label([row.task or "" for row in rows], [one.scores for one in results])
+
+
+def compare_adapters(order: Comparison, context: RequestContext) -> ComparedLosses:
+    """Mean losses of the base model and of some adapters, on samples of a local task."""
+    request, seed = context.request, context.config.seed
+    own = np.flatnonzero(context.labels == order.local_task)
+    draws = generator(seed, "compare", request.round, request.client, order.local_task)
+    chosen = draws.permutation(own)[: SEARCH.comparison_samples]
+    rows = [context.data.train[i] for i in chosen]
+    adapters = (None, *order.adapters)
+    losses = context.losses(rows, adapters, np.ones((len(rows), len(adapters)), bool))
+    base, *others = losses.mean(axis=0).tolist()
+    by_adapter = dict(zip(order.adapters, others, strict=True))
+    return ComparedLosses(order.local_task, len(rows), base, by_adapter)
+
+
+def count_labels(context: RequestContext) -> tuple[dict[str, int], ...]:
+    """For each local task, the number of its training rows that name each true task; empty if the
+    client has no local tasks, or if its rows changed since."""
+    if not context.store.profiled:
+        return ()
+    try:
+        labels = context.labels
+    except DataError:
+        return ()
+    counts = [Counter[str]() for _ in range(labels.max() + 1)]
+    for label, row in zip(labels, context.data.train, strict=True):
+        counts[label][row.task or ""] += 1
+    return tuple(dict(count) for count in counts)
+
+
+def _contingency(tasks: Sequence[str], rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """task -> label -> number of rows; `tasks` may be empty."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for task, row in zip(tasks, rows, strict=bool(tasks)):
+        counts[task][row.task or ""] += 1
+    return {task: dict(labels) for task, labels in sorted(counts.items())}

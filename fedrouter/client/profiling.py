@@ -1,0 +1,194 @@
+"""The client's half of step 0: samples into local tasks, one function for each kind of order."""
+
+from dataclasses import dataclass
+from functools import singledispatch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrouter.client.context import RequestContext
+from fedrouter.errors import DataError, MessageError
+from fedrouter.protocol.messages import (
+    AssignToNearest,
+    ClusterPrompts,
+    DetectNewTasks,
+    GroupByLabel,
+    ProfileOrder,
+    ReassignByLoss,
+    asks_scatter,
+)
+from fedrouter.routing.clustering import Clusters, cluster, group, squared_distances
+from fedrouter.routing.search import SEARCH
+from fedrouter.routing.types import Scatter, TaskProfile
+from fedrouter.routing.whitening import projection, scatter
+from fedrouter.seeding import derive_seed
+from fedrouter.types import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """Samples in local tasks.
+
+    Attributes:
+        points: the samples' embeddings, float32, shape (n, d).
+        clusters: their local tasks.
+        tasks: the global task of each local task, -1 for a new one; empty if the order has none.
+        names: the true task of each local task; empty unless the order groups by label.
+    """
+
+    points: FloatArray
+    clusters: Clusters
+    tasks: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+def profile(order: ProfileOrder, context: RequestContext) -> TaskProfile:
+    """Group the samples as the order says, store their labels, and describe the local tasks.
+
+    Raises:
+        DataError: the order groups by label, and some rows name no task.
+    """
+    grouping = group_samples(order, context)
+    if not isinstance(order, ReassignByLoss):
+        context.write_labels(grouping.clusters.labels)
+    clusters = grouping.clusters
+    return TaskProfile(
+        client=context.request.client,
+        centroids=clusters.centroids,
+        counts=tuple(clusters.counts.tolist()),
+        second_moments=tuple(clusters.second_moments.tolist()),
+        fourth_moments=tuple(clusters.fourth_moments.tolist()),
+        names=grouping.names,
+        tasks=grouping.tasks,
+        scatter=_scatter(order, grouping, context),
+    )
+
+
+@singledispatch
+def group_samples(order: ProfileOrder, context: RequestContext) -> Grouping:
+    """Group the client's training samples into local tasks as the order says."""
+    raise MessageError(f"unknown profile order {type(order).__name__}")
+
+
+@group_samples.register
+def cluster_prompts(order: ClusterPrompts, context: RequestContext) -> Grouping:
+    """K-means the embeddings into local tasks: n_local of them or, where their number is to be
+    found, one for every 16 samples, at least 3 and at most 8."""
+    points = context.embed(context.data.train)
+    return Grouping(points, _kmeans(points, context))
+
+
+@group_samples.register
+def group_by_label(order: GroupByLabel, context: RequestContext) -> Grouping:
+    """One local task for each true task that the rows name, in order of first appearance."""
+    labels = [row.task for row in context.data.train]
+    if None in labels:
+        raise DataError(
+            f"the rows of client {context.request.client} do not name their task, as strategy "
+            "'oracle' needs; set data.columns.task, or choose another strategy"
+        )
+    names = tuple(str(label) for label in dict.fromkeys(labels))
+    points = context.embed(context.data.train)
+    clusters = group(points, np.array([names.index(str(label)) for label in labels]))
+    return Grouping(points, clusters, names=names)
+
+
+@group_samples.register
+def assign_to_nearest(order: AssignToNearest, context: RequestContext) -> Grouping:
+    """The nearest global task for each sample, among those that the client keeps."""
+    geometry, points = order.geometry, context.embed(context.data.train)
+    distances = squared_distances(points, geometry.centroids, geometry.space)
+    counts = np.bincount(distances.argmin(axis=1), minlength=len(geometry.tasks))
+    own = kept_tasks(counts, order.min_samples, None if context.finds_n_local else context.n_local)
+    nearest = own[distances[:, own].argmin(axis=1)]
+    tasks, labels = np.unique(nearest, return_inverse=True)
+    squared = distances[np.arange(len(points)), nearest]
+    return Grouping(points, group(points, labels, squared), tuple(tasks.tolist()))
+
+
+@group_samples.register
+def detect_new_tasks(order: DetectNewTasks, context: RequestContext) -> Grouping:
+    """Cluster the samples; a cluster far from every global task becomes a new task, returned as -1.
+
+    A cluster of at least 8 samples is far if its mean squared distance to the nearest task exceeds
+    the in-distribution mean by one standard deviation of single samples (nearly three standard
+    deviations of a mean of 8).
+    """
+    geometry, points = order.geometry, context.embed(context.data.train)
+    clusters = _kmeans(points, context)
+    distances = squared_distances(points, geometry.centroids, geometry.space)
+    means = np.stack(
+        [distances[clusters.labels == j].mean(axis=0) for j in range(len(clusters.counts))]
+    )
+    nearest = means.argmin(axis=1)
+    far = means.min(axis=1) > geometry.mean + geometry.deviation
+    far &= clusters.counts >= SEARCH.min_new_samples
+    number = len(geometry.tasks)
+    keys, labels = np.unique(
+        np.where(far, number + np.arange(len(nearest)), nearest)[clusters.labels],
+        return_inverse=True,
+    )
+    tasks = np.where(keys < number, keys, -1)
+    squared = distances[np.arange(len(points)), nearest[clusters.labels]]
+    return Grouping(points, group(points, labels, squared), tuple(tasks.tolist()))
+
+
+@group_samples.register
+def reassign_by_loss(order: ReassignByLoss, context: RequestContext) -> Grouping:
+    """Assign up to 128 samples to whichever of their 3 nearest tasks' adapters has the lowest loss.
+
+    The nearest task gets a margin of 25 % of the best adapter's loss reduction over the base model,
+    so that samples are not separated by their responses alone, which the router never sees.
+    """
+    geometry = order.geometry
+    offered = [geometry.tasks.index(name) for name in order.adapters]
+    rows = context.sample("regroup", SEARCH.reassign_samples)
+    points = context.embed(rows)
+    distances = squared_distances(points, geometry.centroids[offered], geometry.space)
+    ranks = distances.argsort(axis=1).argsort(axis=1)
+    wanted = np.insert(ranks < SEARCH.reassign_candidates, 0, True, axis=1)
+    losses = context.losses(rows, (None, *order.adapters), wanted)
+    base, losses = losses[:, :1], losses[:, 1:]
+    gain = (base - losses.min(axis=1, keepdims=True)).clip(min=0)
+    best = np.where(ranks == 0, losses - SEARCH.merge_threshold * gain, losses).argmin(axis=1)
+    chosen, labels = np.unique(best, return_inverse=True)
+    clusters = group(points, labels, distances[np.arange(len(points)), best])
+    return Grouping(points, clusters, tuple(offered[task] for task in chosen))
+
+
+def kept_tasks(
+    counts: NDArray[np.int64], min_samples: int, n_local: int | None
+) -> NDArray[np.int64]:
+    """Select the global tasks that a client keeps; never none.
+
+    Args:
+        counts: shape (T,): the client's samples of each global task.
+        min_samples: if `n_local` is None, every task with at least min(min_samples, n / 8) of the
+            client's n samples is kept.
+        n_local: keep so many of the most frequent tasks.
+
+    Returns:
+        Indices of tasks, in ascending order.
+    """
+    order = np.argsort(-counts, kind="stable")
+    if n_local is None:
+        enough = min(min_samples, counts.sum() / SEARCH.max_clusters)
+        n_local = max(1, int((counts >= enough).sum()))
+    return np.sort(order[:n_local])
+
+
+def _kmeans(points: FloatArray, context: RequestContext) -> Clusters:
+    number = context.n_local
+    if context.finds_n_local:
+        number = len(points) // SEARCH.samples_per_cluster
+        number = max(SEARCH.min_clusters, min(SEARCH.max_clusters, number))
+    seed = derive_seed(context.config.seed, "profile", context.request.client)
+    return cluster(points, number, seed)
+
+
+def _scatter(order: ProfileOrder, grouping: Grouping, context: RequestContext) -> Scatter | None:
+    if not asks_scatter(order):
+        return None
+    points = grouping.points
+    projected = projection(points.shape[1], context.config.seed)
+    return scatter(points, grouping.clusters.labels, projected)

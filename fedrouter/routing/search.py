@@ -1,0 +1,60 @@
+"""The constants of the search for tasks, in one place (measured in docs/routing.md)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TaskSearch:
+    """How FedRouter looks for tasks beyond the paper.
+
+    Attributes:
+        refinements: exchanges of profiles before round 1 in which centroids and the whitening
+            transform are re-estimated, where the numbers of tasks are given. The first exchange
+            brings most of the gain.
+
+        min_clusters, max_clusters: bounds on the number of local tasks that a client starts with
+            where that number is to be found.
+        samples_per_cluster: samples for each of those local tasks.
+        max_initial_tasks: global tasks to start with at most; more than there are true tasks, since
+            tasks can be merged and not split.
+        min_initial_samples: samples of a task that a client needs to hold it before the tasks of
+            the first two rounds are settled.
+
+        neighbours: the nearest tasks that each task is compared with.
+        comparison_samples: samples of a local task on which adapters are compared.
+        merge_threshold: relative increase of the loss, as a share of what the task's own adapter
+            gains over the base model, up to which another adapter serves a task as well.
+        memorisable: a task with fewer samples can be overfitted, so that its adapter serves no
+            other task even where the task is not one of its own.
+        settled_round: after this round, tasks are compared again only if some were created or
+            merged since.
+
+        reassign_rounds: the last round after which samples are reassigned by loss.
+        reassign_samples: samples of a client that are reassigned by loss.
+        reassign_candidates: the nearest tasks whose adapters are tried on each of them.
+
+        min_new_samples: samples of a cluster that can become a new task.
+    """
+
+    refinements: int = 3
+
+    min_clusters: int = 3
+    max_clusters: int = 8
+    samples_per_cluster: int = 16
+    max_initial_tasks: int = 16
+    min_initial_samples: int = 8
+
+    neighbours: int = 3
+    comparison_samples: int = 32
+    merge_threshold: float = 0.25
+    memorisable: int = 100
+    settled_round: int = 4
+
+    reassign_rounds: int = 2
+    reassign_samples: int = 128
+    reassign_candidates: int = 3
+
+    min_new_samples: int = 8
+
+
+SEARCH = TaskSearch()

@@ -1,0 +1,58 @@
+"""Clients that join after the first round, or whose data changed: they are profiled first."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from fedrouter.protocol.messages import ClientReply, ClientRequest, ProfileOrder
+from fedrouter.routing.clustering import squared_distances
+from fedrouter.routing.types import TaskProfile
+from fedrouter.strategies.base import Strategy, noting
+from fedrouter.strategies.fedrouter.state import TaskState
+
+
+class LateClients(Strategy[TaskState]):
+    """What a method with tasks does about clients that it has no profile of (not in the paper)."""
+
+    state_type = TaskState
+
+    def late_join_order(self, state: TaskState) -> ProfileOrder:
+        """How a client that joins late is to compute its local tasks."""
+        raise NotImplementedError
+
+    def plan(self, state: TaskState, round: int, clients: Sequence[int]) -> list[ClientRequest]:
+        """The requests of a round; a client without a profile is asked for one and does not
+        train."""
+        order = self.late_join_order(state)
+        known = super().plan(state, round, [c for c in clients if c in state.assignment])
+        new = [ClientRequest(c, round, profile=order) for c in clients if c not in state.assignment]
+        return sorted([*known, *new], key=lambda request: request.client)
+
+    def aggregate(self, state: TaskState, round: int, replies: Iterable[ClientReply]) -> TaskState:
+        """The weighted means; clients that sent a profile are added, and one whose data changed
+        is as one that has not joined yet."""
+        profiles: list[TaskProfile] = []
+        changed: list[int] = []
+
+        def note(reply: ClientReply) -> None:
+            if reply.profile is not None:
+                profiles.append(reply.profile)
+            if reply.changed:
+                changed.append(reply.client)
+
+        state = super().aggregate(state, round, noting(replies, note)).without_clients(changed)
+        for profile in profiles:
+            state = self.add_client(state, profile)
+        return state
+
+    def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
+        """The state with one client more. Its local tasks go to the tasks that its profile names,
+        else to the nearest."""
+        geometry = state.geometry
+        distances = squared_distances(profile.centroids, geometry.centroids, geometry.space)
+        nearest = profile.tasks or distances.argmin(axis=1)
+        tasks = tuple(geometry.tasks[t] for t in nearest)
+        return replace(
+            state,
+            assignment={**state.assignment, profile.client: tasks},
+            counts={**state.counts, profile.client: profile.counts},
+        )

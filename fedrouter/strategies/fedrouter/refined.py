@@ -1,0 +1,99 @@
+"""FedRouter with distances in a standardized or whitened space (beyond the paper).
+
+After step 0 the tasks' centroids and the linear transform in which distances are taken are
+re-estimated in a few exchanges of profiles. The server computes both from sums over clients
+(`routing.whitening`); clients assign their samples to the nearest task in that space and report
+the sums for the new groups. This is hard EM of a mixture of Gaussians that share a covariance, run
+where the samples are.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from fedrouter.config import Config
+from fedrouter.protocol.messages import (
+    AssignToNearest,
+    ClientReply,
+    ClientRequest,
+    ClusterPrompts,
+    ProfileOrder,
+)
+from fedrouter.routing.search import SEARCH
+from fedrouter.routing.types import TaskGeometry, TaskProfile
+from fedrouter.routing.whitening import ScatterSum, locate, projection, sum_scatters
+from fedrouter.strategies.fedrouter.paper import FedRouter
+from fedrouter.strategies.fedrouter.state import TaskState
+from fedrouter.types import AdapterWeights
+
+ASSIGN = "assign"  # the exchange in which clients assign their samples to the nearest task
+
+
+class RefinedFedRouter(FedRouter):
+    """FedRouter whose task geometry is refined after step 0, in `clustering.space`."""
+
+    refinements: ClassVar[int] = SEARCH.refinements
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.space = config.clustering.space or "raw"
+        self.scatter = self.space != "raw"
+
+    def profile_order(self) -> ProfileOrder:
+        """Step 0, on the clients: K-means, and the scatter around the centroids."""
+        return ClusterPrompts(self.scatter)
+
+    def init(
+        self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
+    ) -> TaskState:
+        """Step 0, on the server, and the first estimate of the transform."""
+        profiles, scatters = sum_scatters(profiles)
+        state = super().init(profiles, initial, base_fingerprint)
+        state = replace(state, pending=(ASSIGN,) * self.refinements)
+        return self._refit(state, profiles, scatters)
+
+    def assign_order(self, state: TaskState) -> ProfileOrder:
+        """How clients assign their samples to the tasks as they now lie."""
+        return AssignToNearest(state.geometry, scatter=self.scatter)
+
+    def auxiliary_requests(self, state: TaskState, clients: Sequence[int]) -> list[ClientRequest]:
+        """Ask the clients to assign their samples to the tasks as they now lie."""
+        order = self.assign_order(state)
+        return [ClientRequest(client, state.round, profile=order) for client in clients]
+
+    def apply_auxiliary(self, state: TaskState, replies: Iterable[ClientReply]) -> TaskState:
+        """Re-estimate where the tasks lie. A client that did not answer is profiled again when it
+        next takes part."""
+        profiles, scatters = sum_scatters(r.profile for r in replies if r.profile is not None)
+        if not profiles:
+            return replace(state, pending=())
+        state = replace(state, assignment={}, counts={}, pending=state.pending[1:])
+        for profile in profiles:
+            state = self.add_client(state, profile)
+        return self._refit(state, profiles, scatters)
+
+    def late_join_order(self, state: TaskState) -> ProfileOrder:
+        """A client that joins late assigns its samples to the tasks that there are."""
+        return AssignToNearest(state.geometry)
+
+    def _refit(
+        self, state: TaskState, profiles: Sequence[TaskProfile], scatters: ScatterSum
+    ) -> TaskState:
+        """The state with the geometry of the samples of the assigned local tasks."""
+        geometry = state.geometry
+        number = {task: t for t, task in enumerate(geometry.tasks)}
+        assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
+        projected = projection(geometry.centroids.shape[1], self.config.seed)
+        found = locate(
+            self.space, profiles, scatters, assigned, before=geometry.centroids, projected=projected
+        )
+        return state.with_geometry(
+            TaskGeometry(
+                tasks=geometry.tasks,
+                centroids=found.centroids,
+                mean=found.mean,
+                deviation=found.deviation,
+                variance=found.variance,
+                space=found.space,
+            )
+        )
