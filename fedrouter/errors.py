@@ -12,6 +12,7 @@ All derive from :class:`FedRouterError`. Its message is one line that says what 
     * RunError           a run folder that exists, is missing or is not one
         * CheckpointError    no undamaged checkpoint to go on from
     * EngineError        clients that cannot be reached, or of whom none answers
+    * TrainingError      a run in which no client's training was ever usable (exit code 1)
     * DeployError        a deployment's folder or values that cannot be used
     * MissingExtraError  an optional dependency that is not installed
 """
@@ -51,6 +52,10 @@ class CheckpointError(RunError):
 
 class EngineError(FedRouterError):
     """Clients that cannot be reached, or of whom none answers."""
+
+
+class TrainingError(FedRouterError):
+    """A run in which no client's training was ever usable; the command line exits with code 1."""
 
 
 class DeployError(FedRouterError):

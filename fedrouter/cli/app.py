@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrouter.errors import DataError, FedRouterError, RunError
+from fedrouter.errors import DataError, FedRouterError, RunError, TrainingError
 
 if TYPE_CHECKING:
     from fedrouter.inference.routed_model import Route
@@ -362,7 +362,7 @@ def _one_line(text: str, width: int = 90) -> str:
 
 
 def main() -> None:
-    """Entry point: an error that a user can mend is one line and exit code 2."""
+    """Entry point: an error is one line; exit code 2, or 1 for a run that trained nothing."""
     # Threads that spin while they wait cost a run most of its speed as soon as anything else wants
     # a core: beside one other busy process on two cores, the demo was not done after ten minutes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -370,4 +370,4 @@ def main() -> None:
         app()
     except FedRouterError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, write_adapter
 from fedrouter.config import Config
-from fedrouter.errors import DataError, EngineError, ModelError
+from fedrouter.errors import DataError, EngineError, ModelError, TrainingError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
@@ -91,6 +91,7 @@ class Server:
         self._usage = costs
         self._data = data
         self._progress = progress or Progress()
+        self._last_failure = ""
         self._initial = shared_model.initial(spec, config.seed)
         self._expected = ExpectedArrays(
             {name: array.shape for name, array in self._initial.items()},
@@ -117,6 +118,7 @@ class Server:
             ):
                 self._note(folder, done)
                 state = done.state
+        self._require_training(state)
         return self._finish(folder, state)
 
     def _start(self, folder: RunFolder) -> ServerState:
@@ -181,11 +183,26 @@ class Server:
             metrics = score_table(done.evaluation.values())
             record["evaluated"] = {"round": done.state.round - 1, "metrics": metrics}
         for failure in done.record.failures:
+            self._last_failure = str(failure["reason"])
             self._progress.message(
                 f"round {done.record.round}, client {failure['client']}: {failure['reason']}"
             )
         folder.append_metrics(record)
         self._checkpoint(folder, done.state)
+
+    def _require_training(self, state: ServerState) -> None:
+        """Refuse to export adapters of a run in which no update was ever used.
+
+        Raises:
+            TrainingError: with the last reason for which an update was refused.
+        """
+        if self._usage.tokens:
+            return
+        reason = f" (the last reason: {self._last_failure})" if self._last_failure else ""
+        raise TrainingError(
+            f"nothing was trained: in none of the {state.round} rounds did a client return a "
+            f"usable update{reason}; start a new run, with a lower training.lr if updates diverged"
+        )
 
     def _checkpoint(self, folder: RunFolder, state: ServerState) -> None:
         arrays, packed = state.pack()
