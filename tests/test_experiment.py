@@ -111,9 +111,9 @@ def test_metrics_have_a_line_for_each_round(finished: tuple[Path, Config]) -> No
     assert [record["clients"] for record in records] == [[0, 1, 2]] * 3
     assert records[0]["lr"] == pytest.approx(0.01)
     # What round 2 ended with is evaluated at the start of round 3, by the same message.
-    assert ["evaluated" in record for record in records] == [False, False, True]
-    assert records[2]["evaluated"]["round"] == 2
-    assert records[2]["evaluated"]["metrics"]["global"]["loss"] > 0
+    assert ["evaluation" in record for record in records] == [False, False, True]
+    assert records[2]["evaluation"]["round"] == 2
+    assert records[2]["evaluation"]["metrics"]["global"]["loss"] > 0
 
 
 def test_a_run_folder_holds_no_sample(finished: tuple[Path, Config]) -> None:

@@ -1,9 +1,9 @@
 """Several LoRA adapters on one copy of the frozen base model, trained or run in one pass.
 
-The bank hooks the target modules: a module's own forward computes its output, whatever kind of
-module it is, and the hook adds each row's ``alpha / rank * B A dropout(x)``, or the weighted sum of
-several such terms. The model's module tree and state dict stay as they are, and outside of
-`AdapterBank.active` so do its outputs.
+The bank registers forward hooks on the target modules: a module's own forward computes its output,
+whatever kind of module it is, and the hook adds each row's ``alpha / rank * B A dropout(x)`` (LoRA,
+https://arxiv.org/abs/2106.09685), or the weighted sum of several such terms. The model's module
+tree and state dict do not change. Its outputs change only within `AdapterBank.active`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,18 +21,24 @@ from fedrouter.adapters.targets import Target, find_targets
 from fedrouter.errors import AdapterError
 from fedrouter.types import AdapterWeights, FloatArray, LoraMatrices
 
-NO_ADAPTER = -1  # in place of a slot
+NO_ADAPTER = -1  # stands in for a slot number where a row has no adapter
 
 
 class AdapterBank:
-    """`size` adapters of one spec, attached to `model`; all zero until loaded.
+    """Several LoRA adapters of one shape, attached to a model. All weights are zero until loaded.
 
     The weights of slot k are row k of stacked float32 parameters: A of shape (size, rank, in) and
     B of shape (size, out, rank) for each target module. AdamW works element by element, so one
-    optimiser over `parameters` does what one optimiser for each adapter would do, provided that
-    each adapter has rows in every step. `trained` says which of the two matrices get gradients.
+    optimiser over `parameters` is equivalent to one optimiser for each adapter, provided that each
+    adapter has rows in every step.
 
     A context manager: leaving it takes the adapters off the model.
+
+    Args:
+        model: the base model.
+        spec: the shape of all adapters.
+        size: the number of adapters.
+        trained: the LoRA matrices that get gradients.
 
     Raises:
         AdapterError: the targets do not fit the model (see `find_targets`).
@@ -61,12 +67,12 @@ class AdapterBank:
         self.remove()
 
     def remove(self) -> None:
-        """Take the adapters off the model, which is then as if there had been no bank."""
+        """Remove the hooks, so that the model is as it was before."""
         for hook in self._hooks:
             hook.remove()
 
     def parameters(self) -> list[nn.Parameter]:
-        """The stacked weights of all adapters that are trained, A and B module by module."""
+        """The stacked weights that are trained, A and B module by module."""
         stacks = [weights for layer in self._layers for weights in (layer.a, layer.b)]
         return [weights for weights in stacks if weights.requires_grad]
 
@@ -100,51 +106,68 @@ class AdapterBank:
         lengths: Tensor | None = None,
         dropout: Sequence[torch.Generator] | None = None,
     ) -> Iterator[None]:
-        """Within the block, row i of every batch that the model sees uses adapter slots[i], or,
-        with k columns of slots, the sum over k of weights[i, k] times adapter slots[i, k].
+        """Within the block, row i of every batch that the model sees uses adapter slots[i].
 
-        In training only the adapters of the first column get gradients; the others are constants,
-        through which gradients flow to the module's input. All of a row's adapters see the same
-        dropout(x).
+        With k columns of slots, row i uses the sum over k of weights[i, k] times the adapter in
+        slots[i, k]. In training only the adapters of the first column get gradients. The others
+        are constants, through which gradients flow to the module's input. All adapters of a row
+        see the same dropout(x).
 
         Args:
             slots: int64, shape (rows,) or (rows, k), in any order; NO_ADAPTER adds nothing.
             weights: float32, of the same shape; None: 1 each.
-            lengths: int64, shape (rows,): tokens of each right-padded row; needed with `dropout`.
-            dropout: one CPU generator for each row, to train with dropout; None: none. A row's
-                masks depend on its own generator and length alone, not on the rows that share the
-                pass. Every forward pass draws anew, also one that gradient checkpointing repeats:
-                do not use the two together.
+            lengths: int64, shape (rows,): number of tokens of each right-padded row; required with
+                `dropout`.
+            dropout: one CPU generator for each row, to train with dropout; None: no dropout. A
+                row's masks depend on its own generator and length alone, not on the rows that
+                share the pass. Every forward pass draws new masks, including one that gradient
+                checkpointing repeats: do not use the two together.
 
         Raises:
             AdapterError: a slot is not in the bank; or, from the model, a target module sees
-                other inputs than (rows, tokens, features).
+                inputs of another shape than (rows, tokens, features).
+            ValueError: `weights` has another shape than `slots`, or `lengths` is missing.
         """
-        if slots.numel() and not NO_ADAPTER <= int(slots.min()) <= int(slots.max()) < self.size:
-            raise AdapterError(f"slots {slots.tolist()}: this bank has slots 0 to {self.size - 1}")
-        if weights is not None:
-            if weights.shape != slots.shape:
-                raise ValueError(f"{tuple(weights.shape)} weights, {tuple(slots.shape)} slots")
-            weights = _columns(weights.to(self._device))
-        slots, masks = _columns(slots.to(self._device)), None
-        if dropout is not None and self._spec.dropout > 0:
-            if lengths is None:
-                raise ValueError("dropout masks need the rows' lengths")
-            rows = zip(slots.amax(1).tolist(), dropout, lengths.tolist(), strict=True)
-            adapted = tuple((draws, length) for slot, draws, length in rows if slot >= 0)
-            masks = _Dropout(self._spec.dropout, adapted)
-        outer, self._pass = self._pass, _Pass(slots, weights, masks)
+        self._check(slots, weights, lengths, dropout)
+        slots = _columns(slots.to(self._device))
+        weights = None if weights is None else _columns(weights.to(self._device))
+        outer, self._pass = self._pass, _Pass(slots, weights, self._masks(slots, lengths, dropout))
         try:
             yield
         finally:
             self._pass = outer
+
+    def _check(
+        self,
+        slots: Tensor,
+        weights: Tensor | None,
+        lengths: Tensor | None,
+        dropout: Sequence[torch.Generator] | None,
+    ) -> None:
+        """Refuse arguments that `active` cannot use; it documents the errors."""
+        if slots.numel() and not NO_ADAPTER <= int(slots.min()) <= int(slots.max()) < self.size:
+            raise AdapterError(f"slots {slots.tolist()}: this bank has slots 0 to {self.size - 1}")
+        if weights is not None and weights.shape != slots.shape:
+            raise ValueError(f"{tuple(weights.shape)} weights, {tuple(slots.shape)} slots")
+        if dropout is not None and self._spec.dropout > 0 and lengths is None:
+            raise ValueError("dropout masks need the rows' lengths")
+
+    def _masks(
+        self, slots: Tensor, lengths: Tensor | None, dropout: Sequence[torch.Generator] | None
+    ) -> "_Dropout | None":
+        """The dropout masks of the rows that use an adapter; None without dropout."""
+        if dropout is None or lengths is None or self._spec.dropout <= 0:
+            return None
+        rows = zip(slots.amax(1).tolist(), dropout, lengths.tolist(), strict=True)
+        adapted = tuple((draws, length) for slot, draws, length in rows if slot >= 0)
+        return _Dropout(self._spec.dropout, adapted)
 
     @torch.no_grad()
     def clip_gradients(self, max_norm: float) -> Tensor:
         """Scale each adapter's gradient down to `max_norm`, as torch's `clip_grad_norm_` would.
 
         Returns:
-            The norms before clipping, over all of an adapter's tensors; shape (size,).
+            The norms before clipping, each over all tensors of an adapter; shape (size,).
         """
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         parts = torch.stack([vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
@@ -179,14 +202,17 @@ class _Layer:
         self.b = nn.Parameter(torch.zeros(size, *shape_b, device=device), "B" in trained)
 
     def product(self, x: Tensor, slots: Tensor, constant: bool) -> Tensor:
-        """B A x with each row's own B and A; x float32 (rows, tokens, in), slots (rows,).
-
-        Where they are `constant`, they get no gradients.
+        """B A x with the matrices of each row's adapter, shape (rows, tokens, out).
 
         Gathering each row's matrices was as fast as or faster than one product per adapter, views
-        grouped by adapter and products with all adapters at once (8 adapters of rank 8, 96 tokens,
-        256 features, one core; forward and backward of the module, its own 9.8 and 37 ms included,
-        at 4 and 16 rows each: 14/50 ms against 15/54, 14/53 and 20/77), and needs no order.
+        grouped by adapter, and products with all adapters at once (8 adapters of rank 8, 96 tokens,
+        256 features, one core; forward and backward of the module, including its own 9.8 and 37 ms,
+        at 4 and 16 rows each: 14/50 ms against 15/54, 14/53 and 20/77), and needs no sorted rows.
+
+        Args:
+            x: float32, shape (rows, tokens, in).
+            slots: shape (rows,).
+            constant: whether A and B get no gradients.
         """
         a, b = (self.a.detach(), self.b.detach()) if constant else (self.a, self.b)
         down = torch.bmm(x, a.index_select(0, slots).mT)
@@ -198,9 +224,9 @@ class _Pass:
 
     Attributes:
         rows: number of rows in a batch.
-        adapted: indices of the rows that use any adapter.
-        columns: the first adapters of these rows, the second ones, and so on; none is empty.
-        masks: draws their dropout masks; None: no dropout.
+        adapted: indices of the rows that use at least one adapter.
+        columns: the first adapter of each of these rows, then the second, and so on; none is empty.
+        masks: their dropout masks; None: no dropout.
     """
 
     def __init__(self, slots: Tensor, weights: Tensor | None, masks: "_Dropout | None") -> None:
@@ -213,7 +239,7 @@ class _Pass:
         self.masks = masks
 
     def add(self, layer: _Layer, x: Tensor, output: Tensor) -> Tensor:
-        """The module's output with the adapters' share added, in the output's dtype."""
+        """The module's output plus the adapters' terms, in the output's dtype."""
         if len(self.adapted) == 0:
             return output
         if x.dim() != 3 or len(x) != self.rows:
@@ -239,16 +265,16 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Column:
-    """The k-th adapters of some rows; rows that have fewer are left out.
+    """The k-th adapter of each row that has at least k adapters.
 
     Attributes:
-        places: indices of the n rows that are not left out; None: all of them.
+        row_indices: indices of these n rows; None: all rows.
         slots: shape (n,).
         weights: shape (n, 1, 1); None: 1 each.
-        constant: they get no gradients.
+        constant: whether the adapters get no gradients.
     """
 
-    places: Tensor | None
+    row_indices: Tensor | None
     slots: Tensor
     weights: Tensor | None
     constant: bool
@@ -256,39 +282,40 @@ class _Column:
     @classmethod
     def of(cls, slots: Tensor, weights: Tensor | None, k: int) -> "_Column":
         """Column k of slots and weights, both of shape (rows, columns)."""
-        places = (slots[:, k] >= 0).nonzero()[:, 0]
+        indices = (slots[:, k] >= 0).nonzero()[:, 0]
         return cls(
-            places=None if len(places) == len(slots) else places,
-            slots=slots[places, k],
-            weights=None if weights is None else weights[places, k].view(-1, 1, 1),
+            row_indices=None if len(indices) == len(slots) else indices,
+            slots=slots[indices, k],
+            weights=None if weights is None else weights[indices, k].view(-1, 1, 1),
             constant=k > 0,
         )
 
     def add(self, layer: _Layer, x: Tensor, scale: float, total: Tensor) -> Tensor:
         """`total`, shape (rows, tokens, out), with scale * weight * B A x added; float32."""
         factor = scale if self.weights is None else scale * self.weights
-        if self.places is None:
+        if self.row_indices is None:
             return total + factor * layer.product(x, self.slots, self.constant)
-        term = factor * layer.product(x[self.places], self.slots, self.constant)
-        return total.float().index_add(0, self.places, term)
+        term = factor * layer.product(x[self.row_indices], self.slots, self.constant)
+        return total.float().index_add(0, self.row_indices, term)
 
 
 @dataclass(frozen=True)
 class _Dropout:
-    """Dropout whose masks each row draws from a generator of its own.
+    """Dropout in which each row has its own random generator.
 
     Attributes:
-        probability: that an element is dropped.
-        rows: the generator and the length of each row that uses an adapter.
+        probability: the probability that an element is dropped.
+        rows: (generator, number of tokens) of each row that uses an adapter.
     """
 
     probability: float
     rows: tuple[tuple[torch.Generator, int], ...]
 
     def drop(self, x: Tensor) -> Tensor:
-        """Zero elements of x, shape (rows, tokens, features); the caller scales the others up.
+        """x, shape (rows, tokens, features), with dropped elements set to zero.
 
-        Tokens beyond a row's length are padding, and are dropped.
+        The caller scales the other elements up. Tokens beyond a row's length are padding, and are
+        dropped.
         """
         keep = torch.zeros(x.shape, dtype=torch.bool)
         for row, (generator, length) in enumerate(self.rows):
@@ -297,7 +324,7 @@ class _Dropout:
 
 
 def _draw(shape: tuple[int, ...], probability: float, generator: torch.Generator) -> Tensor:
-    """A random mask, False with the probability (to 16 bits), on the CPU.
+    """A random mask on the CPU whose elements are False with the probability (to 16 bits).
 
     Four elements are taken from each 64-bit draw: 1.1 ns an element on one core, where torch.rand
     takes 4.1, bernoulli_ 5.7 and torch's own dropout 7.3.

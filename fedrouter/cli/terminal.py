@@ -1,5 +1,7 @@
-"""What people see on a terminal: progress and tables."""
+"""Progress and tables on a terminal, whatever its encoding and width."""
 
+import contextlib
+import io
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,16 +22,29 @@ from rich.progress import (
 from rich.table import Table
 
 from fedrouter.progress import Progress
+from fedrouter.report.task_rows import TASK_COLUMNS, task_rows
 from fedrouter.routing.history import describe_event
 
-LOG_EVERY_S = 10.0  # plain log lines come at most this often
+LOG_EVERY_S = 10.0  # seconds between two log lines of a phase, at least
+
+
+def replace_unprintable() -> None:
+    """Let standard output and error replace characters that their encoding lacks.
+
+    Without this, one such character in a prompt ends a command with a UnicodeEncodeError. The
+    tables then use ASCII for their lines, because rich looks at the encoding too.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(ValueError):  # the stream is closed
+                stream.reconfigure(errors="replace")
 
 
 class BarProgress(Progress):
-    """Progress bars with the time left, for a terminal. A context manager.
+    """Progress bars with the remaining time, for a terminal. A context manager.
 
     Args:
-        keep: leave the bars of finished phases there; else one bar takes the place of another.
+        keep: whether the bars of finished phases stay on the screen.
     """
 
     def __init__(self, keep: bool = True) -> None:
@@ -64,7 +79,7 @@ class BarProgress(Progress):
             self._bars.advance(self._current, steps)
 
     def message(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         self._bars.console.print(text, highlight=False)
 
 
@@ -73,7 +88,7 @@ class LogProgress(Progress):
 
     def __init__(self) -> None:
         self._name, self._total, self._done = "", 0, 0
-        self._began = self._said = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> "LogProgress":
         return self
@@ -82,27 +97,27 @@ class LogProgress(Progress):
         return
 
     def phase(self, name: str, total: int) -> None:
-        """A line when a phase begins."""
+        """Print a line when a phase begins."""
         self._name, self._total, self._done = name, total, 0
-        self._began = self._said = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self.message(f"{name}: {total} to do")
 
     def advance(self, steps: int) -> None:
-        """A line now and then, and one at the end of the phase."""
+        """Print a line every LOG_EVERY_S seconds, and one at the end of the phase."""
         self._done += steps
         now = time.monotonic()
-        if steps and (self._done >= self._total or now - self._said >= LOG_EVERY_S):
-            self._said = now
-            left = (now - self._began) * (self._total - self._done) / max(self._done, 1)
+        if steps and (self._done >= self._total or now - self._last_line >= LOG_EVERY_S):
+            self._last_line = now
+            left = (now - self._started) * (self._total - self._done) / max(self._done, 1)
             self.message(f"{self._name}: {self._done}/{self._total}, {left:.0f} s left")
 
     def message(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         print(text, file=sys.stderr, flush=True)
 
 
 def make_progress(keep: bool = True) -> BarProgress | LogProgress:
-    """Bars on a terminal (those of finished phases stay if `keep`), plain lines elsewhere."""
+    """Progress bars on a terminal (see `BarProgress` for `keep`), plain lines elsewhere."""
     return BarProgress(keep) if sys.stderr.isatty() else LogProgress()
 
 
@@ -112,8 +127,14 @@ def print_table(
     rows: Sequence[Sequence[object]],
     below: Sequence[Sequence[object]] = (),
 ) -> None:
-    """A table on standard output; the first column is text, numbers are right-aligned; the rows
-    `below` stand under a rule."""
+    """Print a table on standard output.
+
+    Args:
+        title: the heading above the table.
+        columns: the column headings.
+        rows: one cell for each column; columns of numbers are right-aligned.
+        below: rows to print under a rule.
+    """
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], int | float) for row in rows)
@@ -132,12 +153,12 @@ def print_table(
 def print_scores(
     title: str, by_task: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
 ) -> None:
-    """ROUGE-1 and exact match by task, side by side for several contestants.
+    """Print ROUGE-1 and exact match by task, side by side for several models.
 
     Args:
-        title: the table's title.
-        by_task: task -> contestant's key -> scores.
-        names: contestant's key -> heading, in the order of the columns.
+        title: the heading above the table.
+        by_task: task -> model key -> scores.
+        names: model key -> column heading, in the order of the columns.
     """
     shown = {"rouge1": "ROUGE-1", "exact_match": "exact"}
     columns = [f"{label} {name}" for label in shown.values() for name in names.values()]
@@ -152,28 +173,19 @@ def print_scores(
 
 
 def print_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
-    """The tasks that were found, from a summary."""
-    rows = [
-        [
-            task["id"],
-            ", ".join(str(client) for client in task["clients"]),
-            task["samples"],
-            ", ".join(f"{name} {count}" for name, count in task["true_tasks"].items()) or "-",
-        ]
-        for task in tasks
-    ]
-    print_table("Tasks found", ["task", "clients", "samples", "true tasks"], rows)
+    """Print the discovered tasks of a summary."""
+    print_table("Discovered tasks", TASK_COLUMNS, task_rows(tasks))
 
 
 def print_history(events: Sequence[Mapping[str, Any]]) -> None:
-    """What became of tasks, from a summary; nothing where nothing did."""
+    """Print the events in the history of a summary; nothing if there are none."""
     rows = [[event["round"], event["task"], describe_event(event)] for event in events]
     if rows:
         print_table("Tasks over time", ["after round", "task", "event"], rows)
 
 
 def print_routing(routing: Mapping[str, float | None]) -> None:
-    """One line on how well found tasks match true ones, where rows name their task."""
+    """Print how well the discovered tasks match the true ones, if the rows name their task."""
     if routing["accuracy"] is not None:
         print(
             f"routing: {routing['accuracy']:.1%} of test prompts to the right task; "

@@ -10,7 +10,7 @@ from fedrouter.config import load_config
 from fedrouter.errors import FedRouterError, RunError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
-from fedrouter.report.embedding_map import resident_of
+from fedrouter.report.embedding_map import load_shared_model
 from fedrouter.report.page import Section, figure, page, table
 from fedrouter.report.run_report import bytes_per_round, confusion, map_section
 from fedrouter.storage.run_folder import RunFolder
@@ -29,7 +29,9 @@ def comparison_report(path: Path) -> str:
     results = json.loads((path / "results.json").read_bytes())
     cells: Cells = results["cells"]
     if not cells:
-        raise RunError(f"{path} has no finished cell yet; go on with it, then report")
+        raise RunError(
+            f"{path} has no finished run yet; continue the comparison, then write the report"
+        )
     scenarios = list(dict.fromkeys(cell["scenario"] for cell in cells))
     seeds = sorted({cell["seed"] for cell in cells})
     lead = (
@@ -50,7 +52,7 @@ def _scenario(
     results: Mapping[str, Any],
     shared_model: list[SharedModel],
 ) -> Iterator[Section]:
-    """The sections of one scenario; the base model is loaded once, into `shared_model`."""
+    """The sections of one scenario. The base model is loaded once, into `shared_model`."""
     summary = [one for one in results["summary"] if one["scenario"] == scenario]
     first = {one["strategy"]: one for one in reversed(cells)}  # the first seed's
     runs = {name: RunFolder(path / cell["run"]) for name, cell in first.items()}
@@ -88,14 +90,14 @@ def _scenario(
 def _map(run: RunFolder, shared_model: list[SharedModel]) -> Section:
     if not shared_model:
         try:
-            shared_model.append(resident_of(load_config(run.path / "config.toml")))
+            shared_model.append(load_shared_model(load_config(run.path / "config.toml")))
         except FedRouterError:
             return map_section(run)  # says why
     return map_section(run, shared_model[0])
 
 
 def _by_task(cells: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
-    """ROUGE-1 by task, a small figure for each scope."""
+    """A table of ROUGE-1 by task for each scope."""
     if any(not cells[name]["by_task"] for name in names):
         return
     tasks = list(cells[names[0]]["by_task"])
@@ -107,6 +109,6 @@ def _by_task(cells: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> It
         yield table(["ROUGE-1", *tasks], rows, f"By task, first seed, {label}")
 
 
-def _as_html(found: Table) -> str:
-    rule = [("references", *[""] * (len(found.columns) - 1))] if found.below else []
-    return table(found.columns, [*found.rows, *rule, *found.below], found.title)
+def _as_html(shown: Table) -> str:
+    rule = [("references", *[""] * (len(shown.columns) - 1))] if shown.below else []
+    return table(shown.columns, [*shown.rows, *rule, *shown.below], shown.title)

@@ -1,7 +1,8 @@
-"""The map of a run's training prompts: their embeddings in two dimensions, and the centroids."""
+"""A two-dimensional map of the embeddings of a run's training prompts, and of the centroids."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +17,31 @@ from fedrouter.seeding import generator
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import STRATEGIES
 
-POINTS = 1500  # prompts on a map, at most
+POINTS = 1500  # the largest number of prompts on a map
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Prompts and centroids along the two directions in which the prompts differ most.
+    """Prompts and centroids along the first two principal components of the prompts.
 
     Attributes:
         points: shape (n, 2).
-        true: the true task of each prompt; empty where rows name none.
-        found: the global task of each prompt; empty where the run found none.
-        centroids: global task -> its place.
+        true_tasks: the true task of each prompt; empty if rows do not name one.
+        global_tasks: the global task of each prompt; empty if the method has no router.
+        centroids: global task -> the point of its centroid.
     """
 
     points: NDArray[np.float64]
-    true: Sequence[str]
-    found: Sequence[str]
+    true_tasks: Sequence[str]
+    global_tasks: Sequence[str]
     centroids: Mapping[str, tuple[float, float]]
 
 
 def embedding_map(run: RunFolder, shared_model: SharedModel) -> EmbeddingMap:
-    """The map of a finished run, from the data that its configuration names on this machine.
+    """The map of a finished run, from the training data that its configuration names.
 
     Raises:
-        FedRouterError: the data are not on this machine, or not those of the run.
+        FedRouterError: the data are not on this machine, or differ from those of the run.
     """
     from sklearn.decomposition import PCA
 
@@ -48,35 +49,32 @@ def embedding_map(run: RunFolder, shared_model: SharedModel) -> EmbeddingMap:
     pooled = STRATEGIES[config.strategy].pooled
     dealt = deal(config, load_splits(config.data, config.seed), pooled)
     router = Router.load(run.path) if (run.path / "router.json").exists() else None
-    found = [] if router is None else _found(run, dealt)
+    assigned = [] if router is None else _global_tasks(run, dealt)
     rows = [row for holding in dealt for row in holding.train]
     chosen = generator(config.seed, "map").permutation(len(rows))[:POINTS]
     embeddings = shared_model.base.embed([rows[i].instruction for i in chosen])
     pca = PCA(2, svd_solver="full").fit(embeddings.astype(np.float64))
-    geometry = (
-        []
-        if router is None
-        else pca.transform(router.geometry.centroids.astype(np.float64)).tolist()
-    )
     true = [rows[i].task for i in chosen]
     return EmbeddingMap(
         points=pca.transform(embeddings.astype(np.float64)),
-        true=[] if None in true else [str(name) for name in true],
-        found=[found[i] for i in chosen] if found else [],
-        centroids={
-            task: (x, y)
-            for task, (x, y) in zip(router.geometry.tasks if router else (), geometry, strict=True)
-        },
+        true_tasks=[] if None in true else [str(name) for name in true],
+        global_tasks=[assigned[i] for i in chosen] if assigned else [],
+        centroids={} if router is None else _centroid_points(router, pca),
     )
 
 
-def resident_of(config: Config) -> SharedModel:
-    """The base model of a run, on the CPU's or GPU's choice of the configuration."""
+def _centroid_points(router: Router, pca: Any) -> dict[str, tuple[float, float]]:
+    points = pca.transform(router.geometry.centroids.astype(np.float64)).tolist()
+    return {task: (x, y) for task, (x, y) in zip(router.geometry.tasks, points, strict=True)}
+
+
+def load_shared_model(config: Config) -> SharedModel:
+    """The base model of a run, on the device that the configuration names."""
     return SharedModel.load(config.model, config.engine.device)
 
 
-def _found(run: RunFolder, dealt: Sequence[ClientData]) -> list[str]:
-    """The global task of every client's training rows, in order."""
+def _global_tasks(run: RunFolder, dealt: Sequence[ClientData]) -> list[str]:
+    """The global task of every training row, client by client."""
     checkpoint, _ = run.latest_checkpoint()
     assert checkpoint is not None, "a finished run has a checkpoint"
     assignment = checkpoint.meta["state"]["assignment"]

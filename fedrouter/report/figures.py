@@ -1,6 +1,6 @@
 """Plots as SVG images, the same bytes for the same data.
 
-A figure is as wide as a phone's screen holds with readable text; wider screens show two in a row.
+Figures are narrow enough for a phone's screen; wider screens show two of them in a row.
 """
 
 import io
@@ -55,8 +55,8 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], x: str) -
     figure, axes = _axes(legend=len(series), rows=len(groups) * (len(series) + 1))
     thickness = 0.85 / len(series)
     for i, ((name, values), look) in enumerate(zip(series.items(), _looks(), strict=False)):
-        places = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * thickness
-        axes.barh(places, values, thickness, label=name, color=look[0])
+        positions = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * thickness
+        axes.barh(positions, values, thickness, label=name, color=look[0])
     axes.set_yticks(range(len(groups)), [_short(group) for group in groups])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -95,15 +95,15 @@ def scatter(points: NDArray[np.floating[Any]], labels: Sequence[str], centres: S
     for name, (colour, marker, _) in zip(names, _looks(), strict=False):
         chosen = points[own == name]
         axes.scatter(*chosen.T, s=6, c=colour, marker=marker, label=name, alpha=0.6, linewidths=0)
-    for name, places in centres.items():
-        for x, y in places:
+    for name, centroids in centres.items():
+        for x, y in centroids:
             axes.scatter([x], [y], s=60, c="k", marker="x")
             axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
     return _image(figure, axes, "first principal component", "second", legend=len(names))
 
 
 def _looks() -> Any:
-    """Colour, marker and line style, again and again and never the same three."""
+    """An endless iterator over different combinations of colour, marker and line style."""
     styles = [style for style in ("-", "--", ":") for _ in COLOURS]
     return zip(cycle(COLOURS), cycle([*MARKERS, *MARKERS[::-1]]), cycle(styles), strict=False)
 

@@ -1,4 +1,4 @@
-"""HTML that opens offline, on a phone too: sections of figures and tables in one file."""
+"""One self-contained HTML file with sections of figures and tables, for any screen width."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; }
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a line of explanation, and blocks of HTML side by side where there is room."""
+    """A heading, an explanation, lines of text, and blocks of HTML in a responsive grid."""
 
     title: str
     blocks: Sequence[str]
@@ -33,7 +33,14 @@ class Section:
 
 
 def page(title: str, lead: str, sections: Sequence[Section], configuration: str) -> str:
-    """The whole file; texts are escaped here, blocks are taken as they are."""
+    """The whole HTML file.
+
+    Args:
+        title: the heading.
+        lead: the line below the heading.
+        sections: empty ones are left out; their texts are escaped, their blocks are not.
+        configuration: the text of the configuration.
+    """
     body = "\n".join(_section(section) for section in sections if section.blocks or section.lines)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -60,7 +67,13 @@ def figure(caption: str, image: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
-    """A table that scrolls in its own box where it is wider than the screen."""
+    """A table that scrolls sideways in a box of its own if it is wider than the screen.
+
+    Args:
+        columns: the column headings.
+        rows: one cell for each column; None is shown as "-".
+        caption: a caption; "": none.
+    """
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(_cell(cell))}</td>" for cell in row) + "</tr>"

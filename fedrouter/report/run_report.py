@@ -7,8 +7,9 @@ from fedrouter.config import load_config
 from fedrouter.errors import FedRouterError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
-from fedrouter.report.embedding_map import embedding_map, resident_of
+from fedrouter.report.embedding_map import embedding_map, load_shared_model
 from fedrouter.report.page import Section, figure, page, table
+from fedrouter.report.task_rows import TASK_COLUMNS, task_rows
 from fedrouter.routing.history import describe_event
 from fedrouter.storage.run_folder import RunFolder
 
@@ -33,7 +34,7 @@ def run_report(run: RunFolder) -> str:
         Section("Scores on the test rows", [_scores(summary["metrics"])]),
         Section("Learning", _curves(records)),
         Section("By task", _by_task(summary["metrics"]["by_task"])),
-        Section("Tasks found", _tasks(summary["tasks"])),
+        Section("Discovered tasks", _tasks(summary["tasks"])),
         Section("Tasks over time", _history(summary["history"], records)),
         map_section(run),
         Section("Routing", confusion(summary["routing"])),
@@ -44,28 +45,31 @@ def run_report(run: RunFolder) -> str:
 
 
 def map_section(run: RunFolder, shared_model: SharedModel | None = None) -> Section:
-    """The map of the prompts; a line that says why where it cannot be drawn."""
+    """The map of the training prompts, or a line that says why it cannot be drawn."""
     title = "Map of the training prompts"
     try:
-        base = shared_model or resident_of(load_config(run.path / "config.toml"))
-        found = embedding_map(run, base)
+        base = shared_model or load_shared_model(load_config(run.path / "config.toml"))
+        drawn = embedding_map(run, base)
     except FedRouterError as error:
         return Section(title, [], lines=[f"Not drawn: {error}"])
-    centres = {task: [place] for task, place in found.centroids.items()}
+    centres = {task: [point] for task, point in drawn.centroids.items()}
     blocks = [
-        figure(caption, figures.scatter(found.points, labels, centres))
-        for caption, labels in (("By true task", found.true), ("By found task", found.found))
+        figure(caption, figures.scatter(drawn.points, labels, centres))
+        for caption, labels in (
+            ("By true task", drawn.true_tasks),
+            ("By discovered task", drawn.global_tasks),
+        )
         if labels
     ]
     text = (
-        "Embeddings of training prompts along their two main directions; crosses are the "
-        "centroids of the global tasks."
+        "Embeddings of training prompts along their first two principal components. Crosses "
+        "mark the centroids of the global tasks."
     )
     return Section(title, blocks, text)
 
 
 def confusion(routing: Mapping[str, Any]) -> list[str]:
-    """The routing confusion matrix; nothing where there is none."""
+    """The routing confusion matrix; empty if the summary has none."""
     if not routing["confusion"]:
         return []
     drawn = figures.matrix(routing["confusion"], "true task", "routed to")
@@ -74,15 +78,15 @@ def confusion(routing: Mapping[str, Any]) -> list[str]:
 
 
 def bytes_per_round(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Megabytes per round, up and down together where there are several runs."""
+    """Megabytes per round: up and down apart for one run, summed for several."""
     series = {}
     for name, records in runs.items():
-        ways: dict[str, tuple[str, ...]] = {"": ("bytes_up", "bytes_down")}
+        directions: dict[str, tuple[str, ...]] = {name: ("bytes_up", "bytes_down")}
         if len(runs) == 1:
-            ways = {"from clients": ("bytes_up",), "to clients": ("bytes_down",)}
-        for way, keys in ways.items():
+            directions = {"from clients": ("bytes_up",), "to clients": ("bytes_down",)}
+        for direction, keys in directions.items():
             points = [(r["round"], sum(r[key] for key in keys) / 1e6) for r in records]
-            series[way or name] = points
+            series[direction] = points
     return figures.lines(series, "round", "MB")
 
 
@@ -98,7 +102,7 @@ def _scores(metrics: Mapping[str, Any]) -> str:
 def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
     losses = [(r["round"], r["loss"]) for r in records if r["loss"] is not None]
     blocks = [figure("Training loss", figures.lines({"loss": losses}, "round", "nats per token"))]
-    measured = [r["evaluated"] for r in records if "evaluated" in r]
+    measured = [r["evaluation"] for r in records if "evaluation" in r]
     if measured:
         series = {
             scope: [(one["round"], one["metrics"][scope]["rouge1"]) for one in measured]
@@ -123,22 +127,14 @@ def _by_task(by_task: Mapping[str, Any] | None) -> list[str]:
 
 
 def _tasks(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = [
-        [
-            task["id"],
-            ", ".join(str(client) for client in task["clients"]),
-            task["samples"],
-            ", ".join(f"{name} {count}" for name, count in task["true_tasks"].items()),
-        ]
-        for task in tasks
-    ]
-    return [table(["task", "clients", "samples", "true tasks"], rows)] if rows else []
+    rows = task_rows(tasks)
+    return [table(TASK_COLUMNS, rows)] if rows else []
 
 
 def _history(
     events: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """How many tasks there were, and what became of them; nothing where nothing did."""
+    """The number of tasks over the rounds and their events; empty if there were none."""
     if not events:
         return []
     counts = [(record["round"], record["tasks"]) for record in records]

@@ -1,4 +1,4 @@
-"""Writes the report of whatever a folder holds."""
+"""Writes the report of a run or a comparison."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def write_report(path: Path) -> Path:
     """Write ``report.html`` into the folder of a finished run or of a comparison; returns its path.
 
     Raises:
-        RunError: the folder is neither, or has nothing finished in it.
+        RunError: the folder is neither a run nor a comparison, or nothing in it is finished.
         MissingExtraError: matplotlib is not installed.
     """
     compared = (path / "results.json").exists()

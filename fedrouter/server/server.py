@@ -181,7 +181,7 @@ class Server:
         record = asdict(done.record)
         if evaluation_is_due(self.config, done.state.round - 1):
             metrics = score_table(done.evaluation.values())
-            record["evaluated"] = {"round": done.state.round - 1, "metrics": metrics}
+            record["evaluation"] = {"round": done.state.round - 1, "metrics": metrics}
         for failure in done.record.failures:
             self._last_failure = str(failure["reason"])
             self._progress.message(

@@ -1,1 +1,1 @@
-"""Local training of many adapters in one pass over the base model."""
+"""Training of many adapters in one pass over the base model."""

@@ -1,4 +1,4 @@
-"""Proximal terms: adapters that are held close to where they should not stray from."""
+"""Proximal terms: penalties on the distance of adapters from reference weights (anchors)."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,15 @@ from fedrouter.types import AdapterWeights
 
 
 class ProximalTerms:
-    """The terms mu / 2 * ||w - anchor||^2 of the losses of a bank's adapters (FedProx, Li et al.
-    2020, section 3.2; Ditto, Li et al. 2021, equation 2), over the matrices that are trained.
+    """The terms mu / 2 * ||w - anchor||^2 in the losses of a bank's adapters.
+
+    The sum runs over the matrices that are trained. FedProx (https://arxiv.org/abs/1812.06127,
+    section 3.2) and Ditto (https://arxiv.org/abs/2012.04221, equation 2) use this term.
 
     Args:
-        bank: the adapters; the anchors are laid out as its weights are by loading them into it, so
-            load the adapters themselves afterwards.
-        anchors: slot -> mu and a complete adapter; slots that are missing have no term.
+        bank: the adapters. The constructor loads the anchors into it, to bring them into the
+            layout of its weights; load the adapters themselves afterwards.
+        anchors: slot -> (mu, a complete adapter). Slots that are missing have no term.
 
     Raises:
         AdapterError: an anchor does not fit the bank.
@@ -32,6 +34,6 @@ class ProximalTerms:
         self._terms = [(stack, stack.detach().clone(), mus.to(stack.device)) for stack in stacks]
 
     def accumulate_gradients(self) -> None:
-        """Add the terms' gradients to those of the bank's weights."""
+        """Add the gradients of the terms to those of the bank's weights."""
         for weights, anchor, mus in self._terms:
             (mus / 2 * (weights - anchor).square()).sum().backward()

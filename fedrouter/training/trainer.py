@@ -1,10 +1,10 @@
-"""Train jobs -> results: many adapters in one forward/backward over the frozen base model.
+"""Train jobs -> results: many adapters in one forward and backward pass over the frozen base model.
 
-What is computed is, adapter by adapter, exactly what training them one after the other computes:
-each adapter has its own batches, mean loss over response tokens, proximal term, gradient clipping,
-AdamW state and dropout masks, and the base model that they share does not change. So the rows of a
-step can be passed through the base model in any grouping: they are sorted by length, so that little
-of a pass is padding, and the gradients of the passes add up.
+The result is, adapter by adapter, exactly that of training the adapters one after the other. Each
+adapter has its own mini-batches, mean loss over response tokens, proximal term, gradient clipping,
+AdamW state and dropout masks, and the base model that they share does not change. The rows of a
+step can therefore be passed through the base model in any grouping: they are sorted by length,
+which keeps padding small, and the gradients of the passes are summed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,21 +33,23 @@ class TrainJob:
 
     Attributes:
         weights: the adapter to start from.
-        examples: its samples; at least one.
-        steps: optimiser steps.
-        batch_size: samples in a batch; fewer where there are not as many examples.
+        examples: its training samples, at least one.
+        steps: number of optimiser steps.
+        batch_size: samples in a mini-batch; all examples if there are fewer.
         lr: AdamW's learning rate, constant over the job.
         max_grad_norm: the adapter's gradient is clipped to this norm.
-        seed: decides the batches and the dropout masks.
-        parts: the matrices that are trained, at least one; the others keep their bits, and do not
-            count in the clipping.
-        anchor: the loss has mu / 2 times the squared distance of the trained matrices to these
-            (see `ProximalTerms`); a tensor that it lacks is held to where it starts; None: no
-            such term.
-        mu: see `anchor`.
-        beside: a complete adapter, constant, at work beside the trained one; None: none.
-        share: what the trained adapter counts where there is one beside it, which counts the rest:
-            h = W0 x + share s B A x + (1 - share) s Bc Ac x (FedDPA, Yang et al. 2024).
+        seed: seed of the mini-batches and the dropout masks.
+        parts: the LoRA matrices to train, at least one. The others do not change, and do not
+            count in the gradient norm.
+        anchor: adds mu / 2 times the squared distance of the trained matrices to these weights to
+            the loss (see `ProximalTerms`); a missing tensor is replaced by that of `weights`; None
+            adds no such term.
+        mu: the coefficient of the proximal term.
+        companion: a complete frozen adapter whose output is mixed with that of the trained one;
+            None: no companion.
+        share: the weight s of the trained adapter if there is a companion C:
+            h = W0 x + s * scale * B A x + (1 - s) * scale * Bc Ac x
+            (FedDPA, https://arxiv.org/abs/2403.19211).
     """
 
     weights: AdapterWeights
@@ -66,9 +68,9 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A trained adapter, its mean training loss per step and the tokens it saw.
+    """A trained adapter, its mean training loss over the steps, and its number of trained tokens.
 
-    The loss is that of the samples alone: the proximal term is left out, so that losses can be
+    The loss is that of the samples alone, without the proximal term, so that losses can be
     compared across methods.
     """
 
@@ -80,29 +82,38 @@ class TrainResult:
 def train(
     base: BaseModel, spec: LoraSpec, jobs: Iterable[TrainJob], fuse: int
 ) -> Iterator[TrainResult]:
-    """Train `jobs`, up to `fuse` adapters in one pass, and yield their results in order.
+    """Train adapters, up to `fuse` of them in one pass.
 
-    Jobs are drawn as they are needed, and fused only with neighbours that are alike: of the same
-    number of steps, learning rate, clipping and trained matrices.
+    Only consecutive jobs with the same number of steps, learning rate, clipping norm and trained
+    matrices are fused.
+
+    Args:
+        base: the base model; it is not changed.
+        spec: the LoRA shape of all adapters.
+        jobs: the adapters to train. They are drawn as they are needed.
+        fuse: the largest number of adapters in one pass, at least 1.
+
+    Yields:
+        The results, in the order of `jobs`.
 
     Raises:
         AdapterError: weights do not fit the base model.
     """
-    for _, alike in groupby(jobs, key=_kind):
-        while together := list(islice(alike, fuse)):
+    for _, fusible in groupby(jobs, key=_fusion_key):
+        while together := list(islice(fusible, fuse)):
             yield from _train_together(base, spec, together)
 
 
-def _kind(job: TrainJob) -> tuple[object, ...]:
-    """Equal for jobs that can be fused."""
+def _fusion_key(job: TrainJob) -> tuple[object, ...]:
+    """Equal for jobs that can be trained in one pass."""
     return job.steps, job.lr, job.max_grad_norm, job.parts
 
 
 def batches(job: TrainJob) -> Iterator[list[Example]]:
-    """The job's batches: seeded passes over its examples, without replacement within a pass.
+    """Draw the mini-batches of a job: seeded epochs over its examples, without replacement.
 
-    A batch never mixes two passes; the samples that do not fill a batch at the end of a pass are
-    left to the next pass's shuffle.
+    A batch never mixes two epochs. The samples that do not fill a batch at the end of an epoch are
+    dropped, and the next epoch shuffles all samples again.
     """
     draws = generator(job.seed, "batches")
     size = min(job.batch_size, len(job.examples))
@@ -114,50 +125,92 @@ def batches(job: TrainJob) -> Iterator[list[Example]]:
         yield [job.examples[i] for i in batch]
 
 
-def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -> list[TrainResult]:
-    """Train jobs that are alike, step by step side by side.
+@dataclass(frozen=True)
+class _BankedJob:
+    """A train job with its slots in the adapter bank and all of its mini-batches.
 
-    Job i's adapter is in slot i; the constants beside them are in the slots after those.
+    Attributes:
+        job: the job.
+        slot: the slot of the trained adapter.
+        companion_slot: the slot of the frozen companion; NO_ADAPTER if the job has none.
+        batches: one mini-batch for each step.
     """
-    first = jobs[0]
-    constants = [job.companion for job in jobs if job.companion is not None]
-    places = count(len(jobs))
-    companion = [NO_ADAPTER if job.companion is None else next(places) for job in jobs]
-    tokens = [0] * len(jobs)
-    with AdapterBank(base.model, spec, len(jobs) + len(constants), first.parts) as bank:
-        proximal = ProximalTerms(bank, _anchors(jobs))  # leaves the anchors in the bank
-        for slot, weights in enumerate([*(job.weights for job in jobs), *constants]):
-            bank.load(slot, weights)
-        losses = torch.zeros(bank.size, device=base.device)
-        # A constant's gradient is zero, which AdamW answers with a step of zero.
-        optimiser = torch.optim.AdamW(bank.parameters(), lr=first.lr, weight_decay=0.0)
-        for step, groups in enumerate(zip(*(batches(job) for job in jobs), strict=True)):
-            rows = [
-                TrainRow(
-                    example,
-                    slot,
-                    derive_seed(job.seed, "dropout", step, i),
-                    companion=companion[slot],
-                    share=1.0 if job.companion is None else job.share,
-                )
-                for slot, (job, group) in enumerate(zip(jobs, groups, strict=True))
-                for i, example in enumerate(group)
-            ]
-            optimiser.zero_grad()
-            losses += accumulate_gradients(base, bank, rows)
-            proximal.accumulate_gradients()
-            bank.clip_gradients(first.max_grad_norm)
-            optimiser.step()
-            for row in rows:
-                tokens[row.slot] += len(row.example.input_ids)
-        means = (losses / first.steps).tolist()
+
+    job: TrainJob
+    slot: int
+    companion_slot: int
+    batches: list[list[Example]]
+
+    @property
+    def share(self) -> float:
+        """The weight of the trained adapter; its companion has the rest."""
+        return 1.0 if self.companion_slot == NO_ADAPTER else self.job.share
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that the job trains on."""
+        return sum(len(example.input_ids) for batch in self.batches for example in batch)
+
+    def rows(self, step: int) -> list["_TrainRow"]:
+        """The samples of a step, each with the seed of its dropout masks."""
         return [
-            TrainResult(bank.dump(slot), means[slot], tokens[slot]) for slot in range(len(jobs))
+            _TrainRow(self, example, derive_seed(self.job.seed, "dropout", step, i))
+            for i, example in enumerate(self.batches[step])
         ]
 
 
+@dataclass(frozen=True)
+class _TrainRow:
+    """One sample of a step, the job that trains on it, and the seed of its dropout masks."""
+
+    owner: _BankedJob
+    example: Example
+    seed: int
+
+    @property
+    def response_tokens(self) -> int:
+        """The number of tokens that the loss is taken over."""
+        return len(self.example.input_ids) - self.example.prompt_length
+
+
+def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+    """Train jobs that can be fused, all of them in every step."""
+    first, banked = jobs[0], _assign_slots(jobs)
+    companions = [job.companion for job in jobs if job.companion is not None]
+    with AdapterBank(base.model, spec, len(jobs) + len(companions), first.parts) as bank:
+        proximal = ProximalTerms(bank, _anchors(jobs))  # leaves the anchors in the bank
+        for slot, weights in enumerate([*(job.weights for job in jobs), *companions]):
+            bank.load(slot, weights)
+        losses = torch.zeros(bank.size, device=base.device)
+        # A companion's gradient is zero, for which AdamW makes a step of zero.
+        optimiser = torch.optim.AdamW(bank.parameters(), lr=first.lr, weight_decay=0.0)
+        for step in range(first.steps):
+            optimiser.zero_grad()
+            rows = [row for one in banked for row in one.rows(step)]
+            losses += _accumulate_gradients(base, bank, rows)
+            proximal.accumulate_gradients()
+            bank.clip_gradients(first.max_grad_norm)
+            optimiser.step()
+        means = (losses / first.steps).tolist()
+        return [TrainResult(bank.dump(one.slot), means[one.slot], one.tokens) for one in banked]
+
+
+def _assign_slots(jobs: Sequence[TrainJob]) -> list[_BankedJob]:
+    """Give job i the slot i, and the companions the slots after those, in the jobs' order."""
+    free_slots = count(len(jobs))
+    return [
+        _BankedJob(
+            job,
+            slot,
+            NO_ADAPTER if job.companion is None else next(free_slots),
+            list(batches(job)),
+        )
+        for slot, job in enumerate(jobs)
+    ]
+
+
 def _anchors(jobs: Sequence[TrainJob]) -> dict[int, tuple[float, AdapterWeights]]:
-    """For each job that has an anchor: its mu and the anchor, completed by where the job starts."""
+    """For each slot whose job has an anchor: mu, and the anchor completed by the start weights."""
     return {
         slot: (job.mu, {**job.weights, **job.anchor})
         for slot, job in enumerate(jobs)
@@ -165,51 +218,35 @@ def _anchors(jobs: Sequence[TrainJob]) -> dict[int, tuple[float, AdapterWeights]
     }
 
 
-@dataclass(frozen=True)
-class TrainRow:
-    """One sample of a step: whose it is, and the seed of its dropout masks.
-
-    Attributes:
-        slot: the adapter that it trains.
-        beside: the slot of the constant adapter beside it, if there is one.
-        share: what the trained adapter counts where there is one beside it; else 1.
-    """
-
-    example: Example
-    slot: int
-    seed: int
-    companion: int = NO_ADAPTER
-    share: float = 1.0
-
-
-def accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[TrainRow]) -> Tensor:
+def _accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[_TrainRow]) -> Tensor:
     """Add to each adapter's gradient that of its mean loss over the response tokens of its rows.
 
     Returns:
-        The losses, shape (bank.size,).
+        The mean losses, shape (bank.size,).
     """
-    owners = torch.tensor([row.slot for row in rows], device=base.device)
+    owners = torch.tensor([row.owner.slot for row in rows], device=base.device)
     counts = torch.zeros(bank.size)
     for row in rows:
-        counts[row.slot] += len(row.example.input_ids) - row.example.prompt_length
+        counts[row.owner.slot] += row.response_tokens
     counts = counts.clamp(min=1).to(base.device)
     totals = torch.zeros(bank.size, device=base.device)
     for chosen in length_batches([len(row.example.input_ids) for row in rows], PASS_TOKENS):
-        slots, weights = _adapters([rows[i] for i in chosen])
+        slots, weights = _slots_and_weights([rows[i] for i in chosen])
         batch = Batch.of(base, [rows[i].example for i in chosen])
         masks = [torch.Generator().manual_seed(rows[i].seed) for i in chosen]
         with bank.active(slots, weights, batch.lengths, masks):
-            losses, places = token_losses(base, batch)
-        sums = torch.zeros_like(totals).index_add(0, owners[chosen][places], losses)
-        share = sums / counts
-        share.sum().backward()
-        totals += share.detach()
+            losses, row_indices = token_losses(base, batch)
+        sums = torch.zeros_like(totals).index_add(0, owners[chosen][row_indices], losses)
+        pass_losses = sums / counts
+        pass_losses.sum().backward()
+        totals += pass_losses.detach()
     return totals
 
 
-def _adapters(rows: Sequence[TrainRow]) -> tuple[Tensor, Tensor | None]:
-    """The rows' adapters as `AdapterBank.active` wants them: slots and weights."""
-    if all(row.companion == NO_ADAPTER for row in rows):
-        return torch.tensor([row.slot for row in rows]), None
-    slots = torch.tensor([(row.slot, row.companion) for row in rows])
-    return slots, torch.tensor([(row.share, 1 - row.share) for row in rows])
+def _slots_and_weights(rows: Sequence[_TrainRow]) -> tuple[Tensor, Tensor | None]:
+    """The rows' adapters as `AdapterBank.active` takes them."""
+    owners = [row.owner for row in rows]
+    if all(one.companion_slot == NO_ADAPTER for one in owners):
+        return torch.tensor([one.slot for one in owners]), None
+    slots = torch.tensor([(one.slot, one.companion_slot) for one in owners])
+    return slots, torch.tensor([(one.share, 1 - one.share) for one in owners])
