@@ -1,17 +1,17 @@
 """Every error a user can meet.
 
 All derive from :class:`FedRouterError`. Its message is one line that says what is wrong, where
-(file, line, key or value) and how to mend it; the command line prints it and exits with code 2.
+(file, line, key or value) and how to fix it; the command line prints it and exits with code 2.
 
 * FedRouterError
     * ConfigError        a configuration key or value that cannot be used
     * DataError          a data file, row or split that cannot be used
     * ModelError         a base model that cannot be loaded or does not match the run
     * AdapterError       adapter weights that do not fit the base model, or an unknown adapter name
-    * MessageError       something from the other side of the wire that fails its checks
+    * MessageError       a message from another machine that fails its checks
     * RunError           a run folder that exists, is missing or is not one
-        * CheckpointError    no undamaged checkpoint to go on from
-    * EngineError        clients that cannot be reached, or of whom none answers
+        * CheckpointError    no undamaged checkpoint to resume from
+    * EngineError        clients that cannot be reached, or none of which replies
     * TrainingError      a run in which no client's training was ever usable (exit code 1)
     * DeployError        a deployment's folder or values that cannot be used
     * MissingExtraError  an optional dependency that is not installed
@@ -19,7 +19,15 @@ All derive from :class:`FedRouterError`. Its message is one line that says what 
 
 
 class FedRouterError(Exception):
-    """Base of every error that fedrouter raises on purpose."""
+    """Base class of every error that fedrouter raises on purpose.
+
+    >>> from fedrouter import FedRouterError, load_config
+    >>> try:
+    ...     load_config(None, ["seed=-1"])
+    ... except FedRouterError as error:
+    ...     print(type(error).__name__)
+    ConfigError
+    """
 
 
 class ConfigError(FedRouterError):
@@ -51,7 +59,7 @@ class CheckpointError(RunError):
 
 
 class EngineError(FedRouterError):
-    """Clients that cannot be reached, or of whom none answers."""
+    """Clients that cannot be reached, or none of which replies."""
 
 
 class TrainingError(FedRouterError):

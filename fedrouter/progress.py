@@ -1,14 +1,17 @@
-"""How long work tells whoever started it how far it is."""
+"""Callbacks by which long operations report their progress."""
 
 
 class Progress:
-    """Hears of phases and steps; this one says nothing. Faces override what they show."""
+    """Receives progress callbacks.
+
+    This base class ignores them; the command line and the Flower server subclass it.
+    """
 
     def phase(self, name: str, total: int) -> None:
-        """A phase of `total` steps begins, and the one before it has ended."""
+        """A phase of `total` steps begins; the previous one has ended."""
 
     def advance(self, steps: int) -> None:
-        """`steps` more of the phase's steps are done."""
+        """`steps` further steps of the phase are done."""
 
     def message(self, text: str) -> None:
-        """Something worth a line."""
+        """Show a line of text."""

@@ -25,7 +25,7 @@ from fedrouter.data.row_format import RowFormat
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.metrics import ari, mean
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
-from fedrouter.evaluation.scoring import EvalItem, EvalResult, examine
+from fedrouter.evaluation.scoring import EvalItem, EvalResult, evaluate_items
 from fedrouter.model.base_model import BaseModel
 from fedrouter.routing.clustering import cluster
 from fedrouter.seeding import derive_seed
@@ -128,7 +128,7 @@ def learning_report(
         "one for all tasks": [EvalItem(row, ((SHARED, 1.0),)) for row in test_rows],
     }
     with MultiAdapterModel(base, spec, adapters) as multi_adapter:
-        answers = examine(
+        answers = evaluate_items(
             multi_adapter, [q for asked in questions.values() for q in asked], MAX_NEW_TOKENS
         )
     lines = [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrouter.cli.encoding import replace_unprintable
 from fedrouter.errors import DataError, FedRouterError, RunError, TrainingError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def run(
         typer.Option(metavar="NAME", help="Where clients run: inprocess, or flower's simulation."),
     ] = None,
 ) -> None:
-    """Find the tasks in the clients' data and train an adapter for each."""
+    """Discover the tasks in the clients' data and train an adapter for each."""
     from fedrouter.config import load_config
     from fedrouter.experiment import Experiment
     from fedrouter.storage.run_folder import RunFolder, new_run_path
@@ -73,7 +74,8 @@ def run(
         RunFolder.check_free(output)  # before minutes go into loading
     experiment = Experiment(settings)
     path = output or new_run_path(experiment.config.strategy, experiment.config.seed)
-    with _watched(f"fedrouter resume {path}") as experiment.progress:
+    with _progress(f"fedrouter resume {path}") as progress:
+        experiment.progress = progress
         summary = experiment.run(path)
     _show_summary(path, summary)
 
@@ -113,8 +115,8 @@ def compare(  # noqa: PLR0917 - each is an option of the command
     grid = [f"compare.{key}={_toml_list(text)}" for key, text in lists.items() if text is not None]
     settings = load_config(config, [*set_, *grid])
     path = output or Path("runs") / ("compare" if config is None else f"compare-{config.stem}")
-    again = f"fedrouter {shlex.join(sys.argv[1:])}"
-    with _watched(again, keep=False) as progress:
+    command = f"fedrouter {shlex.join(sys.argv[1:])}"
+    with _progress(command, keep=False) as progress:
         results = run_grid(settings, path, progress)
     for table in tables(results):
         print_table(table.title, table.columns, table.rows, table.below)
@@ -127,7 +129,7 @@ def compare(  # noqa: PLR0917 - each is an option of the command
 
 @app.command()
 def resume(folder: RunDir) -> None:
-    """Go on with a run that was stopped, from its last finished round."""
+    """Continue a stopped run from its last finished round."""
     from fedrouter.experiment import resume as resume_experiment
     from fedrouter.storage.run_folder import RunFolder
 
@@ -136,7 +138,7 @@ def resume(folder: RunDir) -> None:
         run_folder.read_summary()  # says so where it is damaged
         print(f"{folder} is finished; nothing to resume")
         return
-    with _watched(f"fedrouter resume {folder}") as progress:
+    with _progress(f"fedrouter resume {folder}") as progress:
         summary = resume_experiment(folder, progress)
     _show_summary(folder, summary)
 
@@ -153,7 +155,7 @@ def evaluate(
     from fedrouter.cli.terminal import make_progress, print_scores
     from fedrouter.data.client_data import sample_test
     from fedrouter.data.loading import load_splits, read_rows
-    from fedrouter.inference.evaluate import assess
+    from fedrouter.inference.evaluate import evaluate_model
     from fedrouter.inference.routed_model import RoutedModel
 
     model = RoutedModel.load(folder)
@@ -164,7 +166,7 @@ def evaluate(
     else:
         rows = read_rows(data, settings.columns)
     with make_progress() as progress:
-        result = assess(model, rows, progress)
+        result = evaluate_model(model, rows, progress)
     if as_json:
         print(json.dumps(result))
         return
@@ -177,15 +179,15 @@ def evaluate(
 def route(
     folder: RunDir, prompts: Prompts, as_json: AsJson = False, client: OfClient = None
 ) -> None:
-    """Say which task each prompt goes to."""
+    """Show the task that each prompt is routed to."""
     from fedrouter.inference.routed_model import RoutedModel
 
-    asked = _read_prompts(prompts)
-    for found in RoutedModel.load(folder).route(asked, client):
+    texts = _read_prompts(prompts)
+    for decision in RoutedModel.load(folder).route(texts, client):
         if as_json:
-            print(json.dumps(asdict(found)))
+            print(json.dumps(asdict(decision)))
         else:
-            print(f"{_where(found)}  {_one_line(found.prompt)}")
+            print(f"{_task(decision)}  {_one_line(decision.prompt)}")
 
 
 @app.command()
@@ -202,13 +204,13 @@ def generate(
     """Answer each prompt with the adapter of its task."""
     from fedrouter.inference.routed_model import RoutedModel
 
-    asked = _read_prompts(prompts)
-    for found in RoutedModel.load(folder).generate(asked, max_new_tokens, client):
+    texts = _read_prompts(prompts)
+    for answer in RoutedModel.load(folder).generate(texts, max_new_tokens, client):
         if as_json:
-            print(json.dumps(asdict(found)))
+            print(json.dumps(asdict(answer)))
         else:
-            print(f"[{_where(found)}] {_one_line(found.prompt)}")
-            print(f"  -> {found.text}")
+            print(f"[{_task(answer)}] {_one_line(answer.prompt)}")
+            print(f"  -> {answer.text}")
 
 
 @app.command()
@@ -218,7 +220,7 @@ def tasks(
         int, typer.Option("--prompts", min=0, help="Nearest local prompts to show for each task.")
     ] = 3,
 ) -> None:
-    """Show the tasks that the server found, their history, and this machine's nearest prompts."""
+    """Show the discovered tasks, their history, and the local prompts nearest to each."""
     from fedrouter.cli.terminal import make_progress, print_history, print_table, print_tasks
     from fedrouter.inference.inspect import centroid_distances, nearest_prompts
     from fedrouter.inference.routed_model import RoutedModel
@@ -226,7 +228,7 @@ def tasks(
     model = RoutedModel.load(folder)
     if model.router is None:
         raise RunError(f"{folder}: strategy {model.config.strategy!r} finds no tasks")
-    print_tasks(model.found)
+    print_tasks(model.tasks)
     print_history(model.history)
     names = model.router.geometry.tasks
     distances = centroid_distances(model.router.geometry).tolist()
@@ -273,8 +275,9 @@ def demo(
     for path, settings in ((output, []), (averaged, ["strategy=fedavg"])):
         RunFolder.check_free(path, DEMO_LABEL)
         experiment = Experiment(load_config(packaged, settings))
-        with _watched(f"fedrouter resume {path}") as experiment.progress:
-            experiment.progress.message(f"{experiment.config.strategy} into {path}")
+        with _progress(f"fedrouter resume {path}") as progress:
+            experiment.progress = progress
+            progress.message(f"strategy {experiment.config.strategy}, run folder {path}")
             experiment.run(path, label=DEMO_LABEL)
     show_story(output, averaged)
 
@@ -300,16 +303,15 @@ def deploy_init(
 
 
 @contextmanager
-def _watched(again: str, keep: bool = True) -> Iterator["Progress"]:
-    """Progress while work is under way, and the command that goes `again` on with it when it is
-    interrupted."""
+def _progress(command: str, keep: bool = True) -> Iterator["Progress"]:
+    """Show progress within the block; if it is interrupted, print the command that continues it."""
     from fedrouter.cli.terminal import make_progress
 
     try:
         with make_progress(keep) as progress:
             yield progress
     except KeyboardInterrupt:
-        print(f"\nstopped; go on with: {again}", file=sys.stderr)
+        print(f"\nstopped; continue with: {command}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -351,9 +353,9 @@ def _toml_list(text: str) -> str:
     return json.dumps([int(part) if part.isdecimal() else part for part in parts])
 
 
-def _where(found: "Route") -> str:
-    """A prompt's task and the confidence in it, or that it is of none."""
-    return f"{found.task}  {found.confidence:.2f}" if found.known else "unknown task"
+def _task(route: "Route") -> str:
+    """A prompt's task and the confidence in it, or that it lies outside all tasks."""
+    return f"{route.task}  {route.confidence:.2f}" if route.known else "unknown task"
 
 
 def _one_line(text: str, width: int = 90) -> str:
@@ -366,6 +368,7 @@ def main() -> None:
     # Threads that spin while they wait cost a run most of its speed as soon as anything else wants
     # a core: beside one other busy process on two cores, the demo was not done after ten minutes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    replace_unprintable()
     try:
         app()
     except FedRouterError as error:

@@ -40,7 +40,7 @@ def show_story(routed: Path, averaged: Path) -> None:
 def _show_client(model: RoutedModel, by_task: Mapping[str, Mapping[str, Any]]) -> None:
     """The scores of the client whose tasks suffer most from sharing one adapter."""
     held: dict[int, set[str]] = {}
-    for task in model.found:
+    for task in model.tasks:
         for client in task["clients"]:
             held.setdefault(client, set()).add(model.majority[task["id"]])
 

@@ -1,7 +1,5 @@
 """Progress and tables on a terminal, whatever its encoding and width."""
 
-import contextlib
-import io
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,22 +20,10 @@ from rich.progress import (
 from rich.table import Table
 
 from fedrouter.progress import Progress
-from fedrouter.report.task_rows import TASK_COLUMNS, task_rows
 from fedrouter.routing.history import describe_event
+from fedrouter.server.summary import TASK_COLUMNS, task_rows
 
 LOG_EVERY_S = 10.0  # seconds between two log lines of a phase, at least
-
-
-def replace_unprintable() -> None:
-    """Let standard output and error replace characters that their encoding lacks.
-
-    Without this, one such character in a prompt ends a command with a UnicodeEncodeError. The
-    tables then use ASCII for their lines, because rich looks at the encoding too.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(ValueError):  # the stream is closed
-                stream.reconfigure(errors="replace")
 
 
 class BarProgress(Progress):
@@ -188,6 +174,6 @@ def print_routing(routing: Mapping[str, float | None]) -> None:
     """Print how well the discovered tasks match the true ones, if the rows name their task."""
     if routing["accuracy"] is not None:
         print(
-            f"routing: {routing['accuracy']:.1%} of test prompts to the right task; "
+            f"routing: {routing['accuracy']:.1%} of the test prompts go to the right task; "
             f"clustering: ARI {routing['ari']:.3f}, NMI {routing['nmi']:.3f}"
         )

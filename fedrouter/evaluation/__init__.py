@@ -1,1 +1,1 @@
-"""Answers of adapters on test rows, and their scores."""
+"""Evaluation: responses of adapters on test rows, and their metrics."""

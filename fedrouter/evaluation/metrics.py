@@ -1,7 +1,8 @@
-"""Scores of answers, and of the tasks that were found.
+"""Metrics of generated responses and of the discovered tasks.
 
-All scores are fractions of 1. ROUGE (Lin, 2004) is Google's `rouge_score` without stemming: it
-lower-cases and compares runs of ASCII letters and digits, so that a text without any scores 0.
+All scores are fractions of 1. ROUGE (https://aclanthology.org/W04-1013) is Google's `rouge_score`
+without stemming: it lower-cases texts and compares runs of ASCII letters and digits. A text
+without any such run scores 0.
 """
 
 from collections import Counter, defaultdict
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedrouter.protocol.messages import LabelScores
 
-Found = TypeVar("Found", bound=Hashable)  # how a found task is named: an id or a number
+Cluster = TypeVar("Cluster", bound=Hashable)  # the id or the number of a discovered task
 Scores = dict[str, float]
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -22,68 +23,71 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 def rouge(prediction: str, reference: str) -> Scores:
     """F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, by the names in `ROUGE`.
 
-    ROUGE-2 counts pairs of words, so that an answer of one word scores 0 even when it is right.
+    ROUGE-2 counts pairs of words, so that a correct answer of a single word scores 0.
     """
-    found = _rouge_scorer().score(reference, prediction)
-    return {name: float(found[name].fmeasure) for name in ROUGE}
+    scores = _rouge_scorer().score(reference, prediction)
+    return {name: float(scores[name].fmeasure) for name in ROUGE}
 
 
 def exact_match(prediction: str, reference: str) -> float:
-    """1.0 if the texts are equal but for white space at the ends and its kind inside, else 0.0."""
+    """1.0 if the texts are equal after normalising white space, else 0.0."""
     return float(prediction.split() == reference.split())
 
 
 def mean(scores: Sequence[Mapping[str, float]]) -> Scores:
-    """The mean of each score; empty when there are none.
-
-    Args:
-        scores: all of the same names.
-    """
+    """The mean of each score; empty if `scores` is empty. All entries have the same keys."""
     if not scores:
         return {}
     return {name: sum(one[name] for one in scores) / len(scores) for name in scores[0]}
 
 
-def purity(found: Sequence[Found], true: Sequence[str]) -> float:
-    """The fraction of samples whose true task is the majority in their found task."""
-    return routing_accuracy(found, true, majority(found, true))
+def purity(clusters: Sequence[Cluster], true: Sequence[str]) -> float:
+    """The fraction of samples whose true task is the majority in their discovered task."""
+    return routing_accuracy(clusters, true, majority(clusters, true))
 
 
-def ari(found: Sequence[Any], true: Sequence[str]) -> float:
-    """Adjusted Rand index of two groupings: 1 for the same, about 0 for unrelated ones."""
+def ari(clusters: Sequence[Any], true: Sequence[str]) -> float:
+    """Adjusted Rand index of two partitions: 1 if they are equal, about 0 if they are unrelated."""
     from sklearn.metrics import adjusted_rand_score
 
-    return float(adjusted_rand_score(true, found))
+    return float(adjusted_rand_score(true, clusters))
 
 
-def nmi(found: Sequence[Any], true: Sequence[str]) -> float:
-    """Normalised mutual information (arithmetic mean) of two groupings."""
+def nmi(clusters: Sequence[Any], true: Sequence[str]) -> float:
+    """Normalised mutual information (arithmetic mean) of two partitions."""
     from sklearn.metrics import normalized_mutual_info_score
 
-    return float(normalized_mutual_info_score(true, found))
+    return float(normalized_mutual_info_score(true, clusters))
 
 
-def majority(found: Sequence[Found], true: Sequence[str]) -> dict[Found, str]:
-    """Found task -> the most frequent true task of its samples; the first by name in a tie."""
-    counts: defaultdict[Found, Counter[str]] = defaultdict(Counter)
-    for task, name in zip(found, true, strict=True):
+def majority(clusters: Sequence[Cluster], true: Sequence[str]) -> dict[Cluster, str]:
+    """Discovered task -> the most frequent true task of its samples (see `most_frequent`)."""
+    counts: defaultdict[Cluster, Counter[str]] = defaultdict(Counter)
+    for task, name in zip(clusters, true, strict=True):
         counts[task][name] += 1
-    return {
-        task: min(names, key=lambda name: (-names[name], name)) for task, names in counts.items()
-    }
+    return {task: most_frequent(names) for task, names in counts.items()}
+
+
+def most_frequent(counts: Mapping[str, int]) -> str:
+    """The name with the highest count; the alphabetically first one in a tie.
+
+    >>> most_frequent({"dates": 2, "facts": 5, "query": 5})
+    'facts'
+    """
+    return min(counts, key=lambda name: (-counts[name], name))
 
 
 def routing_accuracy(
-    found: Sequence[Found], true: Sequence[str], majority: Mapping[Found, str]
+    clusters: Sequence[Cluster], true: Sequence[str], majority: Mapping[Cluster, str]
 ) -> float:
-    """The fraction of samples routed to a found task that stands for their true task.
+    """The fraction of samples whose discovered task has their true task as its majority.
 
     Args:
-        found: the found task of each sample; at least one sample.
+        clusters: the discovered task of each sample; at least one sample.
         true: the true task of each sample.
-        majority: found task -> the true task that it stands for; a task not in it stands for none.
+        majority: discovered task -> its majority true task; samples of other tasks count as wrong.
     """
-    hits = [majority.get(task) == name for task, name in zip(found, true, strict=True)]
+    hits = [majority.get(task) == name for task, name in zip(clusters, true, strict=True)]
     return sum(hits) / len(hits)
 
 
@@ -97,16 +101,18 @@ def _rouge_scorer() -> Any:
 def calibration_error(
     confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10
 ) -> float:
-    """The expected calibration error: the mean gap between confidence and accuracy over equal bins
-    of confidence, weighted by how many fall into each (Naeini et al. 2015).
+    """The expected calibration error (https://arxiv.org/abs/1706.04599, equation 3).
+
+    This is the mean absolute difference between confidence and accuracy over bins of equal width,
+    weighted by the number of samples in each bin.
 
     Args:
         confidence: shape (n,), in [0, 1].
         right: shape (n,): whether the choice was right.
-        bins: number of bins.
+        bins: the number of bins.
     """
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, weights=confidence - right, minlength=bins)
+    indices = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(indices, weights=confidence - right, minlength=bins)
     return float(np.abs(gaps).sum() / max(1, len(confidence)))
 
 
@@ -121,7 +127,7 @@ def scores_by_label(
 
 
 def pooled(groups: Iterable[LabelScores]) -> dict[str, float]:
-    """Mean scores over all rows of several groups; empty where there are none."""
+    """Mean scores over all rows of several groups; empty if there are no rows."""
     counted = [group for group in groups if group.rows]
     rows = sum(group.rows for group in counted)
     names = counted[0].scores if counted else ()

@@ -1,7 +1,6 @@
-"""Several adapters on one base model, answering and scoring in batches that mix them.
+"""Several adapters on one base model, used in batches whose rows use different adapters.
 
-What answers a prompt is a *blend* of adapters: the base model alone, one adapter, or the weighted
-sum of several.
+Each row has a *mixture*: the base model alone, one adapter, or a weighted sum of several.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +19,22 @@ from fedrouter.model.losses import Batch, row_losses
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.types import AdapterWeights
 
-GENERATE_ROWS = 64  # rows generated at once: all of them wait for the longest response
-GENERATE_TOKENS = 16_384  # padded tokens of their prompts
+GENERATE_ROWS = 64  # rows in a batch; the batch ends with its longest response
+GENERATE_TOKENS = 16_384  # padded prompt tokens in a batch
 
 
 class MultiAdapterModel:
-    """Adapters by name, on one base model.
+    """Named adapters on one base model.
 
     A context manager: leaving it takes the adapters off the base model.
+
+    Args:
+        base: the base model.
+        spec: the shape of all adapters.
+        adapters: the adapters' weights by name.
+
+    Raises:
+        AdapterError: the weights do not fit the base model.
     """
 
     def __init__(
@@ -58,7 +65,13 @@ class MultiAdapterModel:
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda _: None,
     ) -> list[str]:
-        """Greedy responses; instruction i is answered by blends[i].
+        """Greedy responses, in the order of `instructions`.
+
+        Args:
+            instructions: prompts without the template.
+            mixtures: the mixture of each instruction.
+            max_new_tokens: the largest number of generated tokens.
+            progress: called with the number of responses finished since its last call.
 
         Raises:
             AdapterError: a name in `mixtures` is unknown.
@@ -77,7 +90,7 @@ class MultiAdapterModel:
 
     @torch.no_grad()
     def losses(self, rows: Sequence[Row], mixtures: Sequence[AdapterMixture]) -> list[float]:
-        """Each row's mean loss over its response tokens, under blends[i].
+        """The mean loss over the response tokens of row i under mixtures[i].
 
         Raises:
             AdapterError: a name in `mixtures` is unknown.
@@ -92,7 +105,7 @@ class MultiAdapterModel:
         return [float(loss) for loss in losses]
 
     def _mix(self, mixtures: Sequence[AdapterMixture]) -> tuple[Tensor, Tensor]:
-        """The blends as slots and weights for the bank, both of shape (rows, longest blend)."""
+        """The mixtures as slots and weights for the bank, both of shape (rows, longest mixture)."""
         unknown = {
             name: None for mixture in mixtures for name, _ in mixture if name not in self._slots
         }

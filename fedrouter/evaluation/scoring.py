@@ -1,4 +1,4 @@
-"""Questions to adapters and the scores of their answers."""
+"""Generating and scoring responses to test rows."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from fedrouter.routing.types import AdapterMixture
 
 @dataclass(frozen=True, slots=True)
 class EvalItem:
-    """A test row put to a blend of adapters, by name; the empty blend is the base model."""
+    """A test row and the mixture of named adapters that answers it.
+
+    The empty mixture is the base model.
+    """
 
     row: Row
     mixture: AdapterMixture
@@ -19,35 +22,38 @@ class EvalItem:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """What was generated, and its scores: rouge1, rouge2, rougeL, exact_match, loss."""
+    """A generated response and its scores: rouge1, rouge2, rougeL, exact_match and loss."""
 
     text: str
     scores: Mapping[str, float]
 
 
-def examine(
+def evaluate_items(
     multi_adapter: MultiAdapterModel,
-    questions: Iterable[EvalItem],
+    items: Iterable[EvalItem],
     max_new_tokens: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[EvalItem, EvalResult]:
-    """Answer and score each distinct question once.
+    """Generate and score a response for each distinct item once.
 
     Args:
-        responder: the adapters.
-        questions: may repeat.
-        max_new_tokens: length of a response at most.
-        progress: called with the number of questions answered since its last call.
+        multi_adapter: the adapters that the items name.
+        items: may contain duplicates.
+        max_new_tokens: the largest number of generated tokens.
+        progress: called with the number of items finished since its last call.
+
+    Raises:
+        AdapterError: an item names an unknown adapter.
     """
-    asked = list(dict.fromkeys(questions))
-    rows, mixtures = [q.row for q in asked], [q.mixture for q in asked]
+    distinct = list(dict.fromkeys(items))
+    rows, mixtures = [item.row for item in distinct], [item.mixture for item in distinct]
     losses = multi_adapter.losses(rows, mixtures)
     texts = multi_adapter.generate(
         [row.instruction for row in rows], mixtures, max_new_tokens, progress
     )
     return {
-        question: EvalResult(text, {**score(text, question.row.response), "loss": loss})
-        for question, text, loss in zip(asked, texts, losses, strict=True)
+        item: EvalResult(text, {**score(text, item.row.response), "loss": loss})
+        for item, text, loss in zip(distinct, texts, losses, strict=True)
     }
 
 

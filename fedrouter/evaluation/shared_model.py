@@ -1,4 +1,4 @@
-"""What clients and runs in one process share: the base model, and what was computed with it."""
+"""The base model that the clients and runs of one process share, with caches of its results."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import ModelConfig
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
-from fedrouter.evaluation.scoring import EvalItem, EvalResult, examine
+from fedrouter.evaluation.scoring import EvalItem, EvalResult, evaluate_items
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.prompt_format import Example
 from fedrouter.routing.types import AdapterMixture
@@ -18,21 +18,21 @@ from fedrouter.types import AdapterWeights
 
 
 class SharedModel:
-    """A base model with caches by content: tokenised rows, and scored answers.
+    """A base model with caches, keyed by content, of tokenised rows and evaluation results.
 
-    Clients that share test rows and adapters ask the same questions; runs that are compared ask the
-    same of the base model. (Embeddings are cached in the base model itself.)
+    Clients that share test rows and adapters, and runs that are compared on the same base model,
+    then evaluate each item once. (Embeddings are cached in the base model itself.)
     """
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
         self._examples: dict[Row, Example] = {}
-        self._answers: dict[tuple[LoraSpec, int, EvalItem], EvalResult] = {}
+        self._results: dict[tuple[LoraSpec, int, EvalItem], EvalResult] = {}
         self._initial: dict[tuple[LoraSpec, int], AdapterWeights] = {}
 
     @classmethod
     def load(cls, config: ModelConfig, device: str = "auto") -> "SharedModel":
-        """Load the base model; as `BaseModel.load`."""
+        """Load the base model (see `BaseModel.load`)."""
         return cls(BaseModel.load(config, device))
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
@@ -42,7 +42,7 @@ class SharedModel:
         return [self._examples[row] for row in rows]
 
     def initial(self, spec: LoraSpec, seed: int) -> AdapterWeights:
-        """The adapter that all adapters of a run begin as; each client can draw it for itself."""
+        """The initial weights of all adapters of a run, a function of the seed alone."""
         if (spec, seed) not in self._initial:
             draws = torch.Generator().manual_seed(derive_seed(seed, "adapter"))
             self._initial[spec, seed] = initial_weights(self.base.model, spec, draws)
@@ -52,29 +52,29 @@ class SharedModel:
         self,
         spec: LoraSpec,
         adapters: Mapping[str, AdapterWeights],
-        questions: Sequence[EvalItem],
+        items: Sequence[EvalItem],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda _: None,
     ) -> list[EvalResult]:
-        """The scored answer to each question; one that was asked before costs nothing.
+        """The result of each item, from the cache where it was computed before.
 
         Args:
-            spec: the adapters' shape.
-            adapters: by the names that the questions use.
-            questions: test rows and whom they are put to.
-            max_new_tokens: length of a response at most.
-            progress: called with the number of questions answered since its last call.
+            spec: the shape of the adapters.
+            adapters: the weights of all adapters that the items name.
+            items: (row, adapter mixture) pairs to evaluate.
+            max_new_tokens: the largest number of generated tokens.
+            progress: called with the number of items finished since its last call.
         """
         digests = {name: _digest(weights) for name, weights in adapters.items()}
         by_digest = {digests[name]: weights for name, weights in adapters.items()}
-        asked = [EvalItem(q.row, _renamed(q.mixture, digests)) for q in questions]
-        new = [q for q in dict.fromkeys(asked) if (spec, max_new_tokens, q) not in self._answers]
-        progress(len(asked) - len(new))
+        wanted = [EvalItem(item.row, _renamed(item.mixture, digests)) for item in items]
+        new = [x for x in dict.fromkeys(wanted) if (spec, max_new_tokens, x) not in self._results]
+        progress(len(wanted) - len(new))
         if new:
             with MultiAdapterModel(self.base, spec, by_digest) as multi_adapter:
-                found = examine(multi_adapter, new, max_new_tokens, progress)
-            self._answers.update({(spec, max_new_tokens, q): a for q, a in found.items()})
-        return [self._answers[spec, max_new_tokens, question] for question in asked]
+                results = evaluate_items(multi_adapter, new, max_new_tokens, progress)
+            self._results.update({(spec, max_new_tokens, x): r for x, r in results.items()})
+        return [self._results[spec, max_new_tokens, item] for item in wanted]
 
 
 def _renamed(mixture: AdapterMixture, names: Mapping[str, str]) -> AdapterMixture:

@@ -1,1 +1,1 @@
-"""A finished run in use: routing, answering, evaluating, inspecting."""
+"""Using a finished run: routing, generation, evaluation and inspection."""

@@ -1,38 +1,47 @@
-"""A finished run on rows of one's choice: routed adapters against the base model."""
+"""Evaluation of a finished run on given rows: routed adapters against the base model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.metrics import pooled, routing_accuracy, scores_by_label
-from fedrouter.evaluation.scoring import EvalItem, examine
+from fedrouter.evaluation.scoring import EvalItem, evaluate_items
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.progress import Progress
 
 
-def assess(model: RoutedModel, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
-    """Scores of the routed adapters (`global`) and of the base model on `rows`.
+def evaluate_model(model: RoutedModel, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
+    """Score the routed adapters and the base model on rows.
+
+    Args:
+        model: the finished run.
+        rows: the rows to evaluate on.
+        progress: receives the progress.
 
     Returns:
-        `metrics` with `global`, `base` and `by_task` (by true task, or by the task routed to where
-        rows name none), and `routing` with `accuracy` (None where rows name no task), in the shape
-        of `summary.json`.
+        As in `summary.json`: `metrics` with `global` (the routed adapters), `base` and `by_task`
+        (by true task, or by the task that the router chose if a row names no task), and `routing`
+        with `accuracy` (None if a row names no task).
+
+    Raises:
+        DataError: a row is too long for the base model.
+        RunError: `router.scope` is "local".
     """
     model.base.prompts.check(rows, "row")
     progress.phase("evaluate", 2 * len(rows))
-    routed = model.routed([row.instruction for row in rows])
-    found = [route.task for route, _ in routed]
-    contestants = {
-        "global": [EvalItem(row, mixture) for row, (_, mixture) in zip(rows, routed, strict=True)],
+    routes = model.route_with_mixtures([row.instruction for row in rows])
+    tasks = [route.task for route, _ in routes]
+    items = {
+        "global": [EvalItem(row, mixture) for row, (_, mixture) in zip(rows, routes, strict=True)],
         "base": [EvalItem(row, ()) for row in rows],
     }
     limit = model.config.evaluation.max_new_tokens
-    asked = [question for questions in contestants.values() for question in questions]
-    answers = examine(model.multi_adapter, asked, limit, progress.advance)
-    labels = [row.task or task for row, task in zip(rows, found, strict=True)]
+    together = [item for one in items.values() for item in one]
+    results = evaluate_items(model.multi_adapter, together, limit, progress.advance)
+    labels = [row.task or task for row, task in zip(rows, tasks, strict=True)]
     tables = {
-        name: scores_by_label(labels, [answers[question].scores for question in questions])
-        for name, questions in contestants.items()
+        name: scores_by_label(labels, [results[item].scores for item in one])
+        for name, one in items.items()
     }
     return {
         "metrics": {
@@ -42,15 +51,15 @@ def assess(model: RoutedModel, rows: Sequence[Row], progress: Progress) -> dict[
                 for label in dict.fromkeys(labels)
             },
         },
-        "routing": {"accuracy": _accuracy(rows, found, model.majority)},
+        "routing": {"accuracy": _accuracy(rows, tasks, model.majority)},
     }
 
 
 def _accuracy(
-    rows: Sequence[Row], found: Sequence[str], majority: Mapping[str, str]
+    rows: Sequence[Row], tasks: Sequence[str], majority: Mapping[str, str]
 ) -> float | None:
-    """Share of rows that went to a task standing for their true one."""
+    """The share of rows routed to a task whose majority true task is theirs."""
     true = [row.task for row in rows if row.task is not None]
     if len(true) < len(rows) or not majority:
         return None
-    return routing_accuracy(found, true, majority)
+    return routing_accuracy(tasks, true, majority)

@@ -1,4 +1,4 @@
-"""A look into a finished run: where its tasks lie, which of this machine's prompts are theirs."""
+"""Inspection of a finished run: its centroids, and the local prompts nearest to them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,23 @@ from fedrouter.routing.types import TaskGeometry
 
 
 def centroid_distances(geometry: TaskGeometry) -> NDArray[np.float64]:
-    """The distance between each two centroids, shape (T, T), as the router takes it."""
+    """The distances between all centroids in the router's space, shape (T, T)."""
     return np.sqrt(squared_distances(geometry.centroids, geometry.centroids, geometry.space))
 
 
 def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict[str, list[str]]:
     """For each task, the `number` prompts nearest to its centroid among those routed to it.
 
-    The prompts are read from the training data that the run's configuration names, on this machine;
-    a run folder holds none.
+    A run folder holds no prompts: they are read from the training data that the run's configuration
+    names, which must be on this machine.
+
+    Args:
+        model: the finished run; it has a router.
+        number: the number of prompts for each task.
+        progress: receives the progress.
+
+    Raises:
+        DataError: the training data are not on this machine.
     """
     assert model.router is not None, "there are no tasks without a router"
     prompts = list(

@@ -1,29 +1,37 @@
-"""Use a finished run: every prompt is answered by the adapter of its task."""
+"""A finished run as a model: the router picks the adapter that answers each prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrouter.adapters.lora import read_adapter
+from fedrouter.adapters.lora import LoraSpec, read_adapter
 from fedrouter.config import Config, load_config
 from fedrouter.errors import AdapterError, ModelError, RunError
+from fedrouter.evaluation.metrics import most_frequent
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.routing.router import Router, mixtures, policy
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.storage.run_folder import RunFolder
+from fedrouter.types import AdapterWeights
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where a prompt goes.
+    """The routing decision for a prompt.
 
     Attributes:
         prompt: the prompt.
         task: the id of the nearest global task.
-        confidence: the probability that it is this task's, of those to choose from, in [0, 1].
-        known: whether it is near enough to be any task's; if not, `router.fallback` answers it.
+        confidence: the posterior probability of this task among those to choose from, in [0, 1].
+        known: whether the prompt lies within `router.threshold` of a task; if not,
+            `router.fallback` decides what answers it.
+
+    >>> from fedrouter import Route
+    >>> route = Route("Which city is this?", "task-02", confidence=0.97, known=True)
+    >>> route.task
+    'task-02'
     """
 
     prompt: str
@@ -34,21 +42,43 @@ class Route:
 
 @dataclass(frozen=True)
 class Generation(Route):
-    """A routed prompt and its response."""
+    """A routing decision and the generated response.
+
+    Attributes:
+        text: the response, without special tokens.
+
+    >>> from fedrouter import Generation
+    >>> Generation("2 + 2?", "task-00", confidence=0.9, known=True, text="4").text
+    '4'
+    """
 
     text: str
 
 
 class RoutedModel:
-    """A base model with the adapters and the router of a run.
+    """A base model with the adapters and the router of a run. Make one with `load`.
 
     Attributes:
         config: the run's configuration.
-        base: the base model, resident.
-        router: prompts -> global tasks; None where the run's method has one adapter for everything.
-        responder: the tasks' adapters, loaded on the base model.
-        found: the tasks that the run found, as in `summary.json`.
-        history: what became of tasks, as in `summary.json`.
+        base: the base model.
+        router: prompts -> global tasks; None if the run's method has a single adapter.
+        multi_adapter: the tasks' adapters on the base model.
+        tasks: the discovered tasks, as in `summary.json`.
+        history: the events of tasks over the run, as in `summary.json`.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from fedrouter import RoutedModel, load_config, run
+    >>> config = load_config(None, [
+    ...     "mode=paper", "clustering.n_local=1", "clustering.n_global=2", "federation.clients=2",
+    ...     "federation.rounds=1", "training.steps=1", "data.builtin_train=8",
+    ...     "data.builtin_test=2", "evaluation.enabled=false"])
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = run(config, Path(folder) / "run")
+    ...     model = RoutedModel.load(Path(folder) / "run")
+    >>> [answer] = model.generate(["Which day is 2024-02-29?"], max_new_tokens=4)
+    >>> answer.task in {task["id"] for task in model.tasks}
+    True
     """
 
     def __init__(
@@ -58,14 +88,14 @@ class RoutedModel:
         router: Router | None,
         multi_adapter: MultiAdapterModel,
         *,
-        found: Sequence[Mapping[str, Any]],
+        tasks: Sequence[Mapping[str, Any]],
         history: Sequence[Mapping[str, Any]],
     ) -> None:
         self.config = config
         self.base = base
         self.router = router
         self.multi_adapter = multi_adapter
-        self.found = found
+        self.tasks = tasks
         self.history = history
 
     @classmethod
@@ -74,66 +104,46 @@ class RoutedModel:
 
         Args:
             folder: the run folder.
-            device: "auto" (a GPU where there is one) or a torch device.
+            device: a torch device, or "auto": a GPU if there is one, else the CPU.
 
         Raises:
-            RunError: the folder is not a finished run, or one of a method whose clients choose
-                their adapters themselves.
-            ModelError: the base model is not the one that the run was trained on.
+            RunError: the folder is not a finished run, or the run's method has personal adapters
+                that stay with the clients.
+            ModelError: the base model differs from the one that the run was trained on.
             AdapterError: a task's adapter is damaged.
         """
         run = RunFolder.open(Path(folder))
-        if not run.finished:
-            raise RunError(
-                f"{run.path} is not finished; finish it with: fedrouter resume {run.path}"
-            )
-        config, summary = load_config(run.path / "config.toml"), run.read_summary()
-        names = [path.name for path in sorted(run.path.glob("tasks/*/"))]
-        routed = (run.path / "router.json").exists()
-        if not routed and len(names) != 1:
-            raise RunError(
-                f"{run.path}: with strategy {config.strategy!r} clients choose their adapters "
-                "themselves, so that there is nothing to route to; use a run of 'fedrouter'"
-            )
+        summary = run.read_summary()
+        config = load_config(run.path / "config.toml")
+        router = _read_router(run, config)
         base = BaseModel.load(config.model, device)
-        router = Router.load(run.path) if routed else None
         fingerprint = router.base_fingerprint if router else summary["base_fingerprint"]
         if fingerprint != base.fingerprint:
             raise ModelError(
                 f"{run.path} was trained on another base model than {config.model.name!r} now is; "
                 "put back the one it had"
             )
-        read = {
-            name: read_adapter(run.path / "tasks" / name)
-            for name in (router.geometry.tasks if router else names)
-        }
-        specs = {spec for _, spec in read.values()}
-        if len(specs) > 1:
-            raise AdapterError(
-                f"the adapters in {run.path / 'tasks'} differ in rank, alpha or targets; "
-                "put back the ones that the run wrote"
-            )
-        adapters = {task: weights for task, (weights, _) in read.items()}
-        multi_adapter = MultiAdapterModel(base, specs.pop(), adapters)
-        found, history = summary["tasks"], summary["history"]
-        return cls(config, base, router, multi_adapter, found=found, history=history)
+        multi_adapter = MultiAdapterModel(base, *_read_adapters(run, router))
+        return cls(
+            config, base, router, multi_adapter, tasks=summary["tasks"], history=summary["history"]
+        )
 
     def route(self, prompts: Sequence[str], client: int | None = None) -> list[Route]:
-        """The task of each prompt.
+        """The routing decision for each prompt.
 
         Args:
             prompts: instructions, as in the training data, without a template.
-            client: choose among this client's own tasks (scope `local`); None: among all.
+            client: route among the tasks of this client only (scope `local`); None: among all.
 
         Raises:
-            RunError: the client holds no task, or `router.scope` is "local" and no client is given.
+            RunError: the client has no task, or `router.scope` is "local" and no client is given.
         """
-        return [route for route, _ in self.routed(prompts, client)]
+        return [route for route, _ in self.route_with_mixtures(prompts, client)]
 
-    def routed(
+    def route_with_mixtures(
         self, prompts: Sequence[str], client: int | None = None
     ) -> list[tuple[Route, AdapterMixture]]:
-        """As `route`, each with the adapters that answer and their weights."""
+        """As `route`, each with the adapters that answer the prompt and their weights."""
         if not prompts:
             return []
         if self.router is None:
@@ -157,15 +167,19 @@ class RoutedModel:
         max_new_tokens: int | None = None,
         client: int | None = None,
     ) -> list[Generation]:
-        """Greedy responses, each from its task's adapter or as the section `router` says,
-        in batches that mix adapters.
+        """Greedy responses of the adapters that the router chooses, in one batch for all adapters.
 
         Args:
-            prompts, client: as for `route`.
-            max_new_tokens: None: the run's `evaluation.max_new_tokens`.
+            prompts: instructions, as in the training data, without a template.
+            max_new_tokens: the largest number of generated tokens; None: the run's
+                `evaluation.max_new_tokens`.
+            client: as for `route`.
+
+        Raises:
+            RunError: as for `route`.
         """
         limit = max_new_tokens or self.config.evaluation.max_new_tokens
-        routed = self.routed(prompts, client)
+        routed = self.route_with_mixtures(prompts, client)
         texts = self.multi_adapter.generate(prompts, [mixture for _, mixture in routed], limit)
         return [
             Generation(**vars(route), text=text)
@@ -174,25 +188,58 @@ class RoutedModel:
 
     @property
     def majority(self) -> dict[str, str]:
-        """The true task that most training samples of each global task name; empty where rows
-        name none."""
+        """Global task -> the most frequent true task of its training samples.
+
+        It is empty if the rows do not name their task.
+        """
         return {
-            task["id"]: min(counts, key=lambda name: (-counts[name], name))
-            for task in self.found
+            task["id"]: most_frequent(counts)
+            for task in self.tasks
             if (counts := task["true_tasks"])
         }
 
     def _allowed(self, client: int | None) -> list[str] | None:
-        """The tasks that prompts of a client may go to; None: all."""
+        """The tasks that prompts of a client may be routed to; None: all."""
         if client is None:
             if self.config.router.scope == "local":
                 raise RunError(
-                    "this run has router.scope = 'local': say whose prompts these are "
+                    "this run has router.scope = 'local': name the client whose prompts these are "
                     "(--client N; in Python, client=N)"
                 )
             return None
-        own = [task["id"] for task in self.found if client in task["clients"]]
+        own = [task["id"] for task in self.tasks if client in task["clients"]]
         if not own:
-            known = sorted({id for task in self.found for id in task["clients"]})
+            known = sorted({id for task in self.tasks for id in task["clients"]})
             raise RunError(f"there is no client {client}; this run has {known[0]} to {known[-1]}")
         return own
+
+
+def _adapter_names(run: RunFolder) -> list[str]:
+    return [path.name for path in sorted(run.path.glob("tasks/*/"))]
+
+
+def _read_router(run: RunFolder, config: Config) -> Router | None:
+    """The router of a run; None if the run has a single adapter."""
+    if (run.path / "router.json").exists():
+        return Router.load(run.path)
+    if len(_adapter_names(run)) != 1:
+        raise RunError(
+            f"{run.path}: the adapters of strategy {config.strategy!r} stay with the clients, so "
+            "that there is nothing to route to; use a run of 'fedrouter'"
+        )
+    return None
+
+
+def _read_adapters(
+    run: RunFolder, router: Router | None
+) -> tuple[LoraSpec, dict[str, AdapterWeights]]:
+    """The shape and the weights of all adapters of a run."""
+    names = router.geometry.tasks if router else _adapter_names(run)
+    adapters = {name: read_adapter(run.path / "tasks" / name) for name in names}
+    specs = {spec for _, spec in adapters.values()}
+    if len(specs) > 1:
+        raise AdapterError(
+            f"the adapters in {run.path / 'tasks'} differ in rank, alpha or targets; "
+            "put back the ones that the run wrote"
+        )
+    return specs.pop(), {name: weights for name, (weights, _) in adapters.items()}

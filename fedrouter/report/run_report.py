@@ -9,8 +9,8 @@ from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
 from fedrouter.report.embedding_map import embedding_map, load_shared_model
 from fedrouter.report.page import Section, figure, page, table
-from fedrouter.report.task_rows import TASK_COLUMNS, task_rows
 from fedrouter.routing.history import describe_event
+from fedrouter.server.summary import TASK_COLUMNS, task_rows
 from fedrouter.storage.run_folder import RunFolder
 
 SCOPES = {"base": "base model", "global": "all tasks (global)", "local": "own tasks (local)"}

@@ -1,5 +1,4 @@
-"""What a run found and how good it is, from what its clients say: the tasks, the scores and the
-routing of `summary.json`."""
+"""The tasks, scores and routing tables of `summary.json`, from the clients' evaluation reports."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,44 +9,48 @@ from fedrouter.protocol.messages import EvaluationReport, LabelScores
 from fedrouter.strategies import ServerState, TaskState
 
 SCOPES = ("local", "global", "base")
+TASK_COLUMNS = ["task", "clients", "samples", "true tasks"]
 Counts = Mapping[str, Mapping[str, int]]  # task -> true task -> number
 
 
 def score_table(evaluation: Iterable[EvaluationReport]) -> dict[str, Any]:
-    """The scores by scope, each the mean over clients, and by true task.
+    """The mean scores over clients, by scope and by true task.
 
-    `local`: each client's own test rows; `global`: all test rows; `base`: the base model. None
-    where nothing was measured. `by_task` splits them by true task (mean over the clients' rows of
-    it); None where rows name none.
+    Returns:
+        `local`: on each client's own test rows; `global`: on all test rows; `base`: the base model.
+        Each is None if it was not measured. `by_task`: true task -> scope -> mean over the clients'
+        rows of this task; None if rows do not name their task.
     """
-    found = list(evaluation)
-    table: dict[str, Any] = {scope: _mean_over_clients(found, scope) for scope in SCOPES}
+    reports = list(evaluation)
+    table: dict[str, Any] = {scope: _mean_over_clients(reports, scope) for scope in SCOPES}
     labels = dict.fromkeys(
-        label for one in found for scores in one.scores.values() for label in scores
+        label for report in reports for scores in report.scores.values() for label in scores
     )
     named = bool(labels) and "" not in labels
-    by_task = {label: _by_scope(found, label) for label in sorted(labels)} if named else None
+    by_task = {label: _by_scope(reports, label) for label in sorted(labels)} if named else None
     return {**table, "by_task": by_task}
 
 
 def routing_table(state: ServerState, evaluation: Mapping[int, EvaluationReport]) -> dict[str, Any]:
-    """How well found tasks match true ones; None where rows name no task or nothing is routed.
+    """How well the global tasks match the true ones.
 
-    `accuracy` is over the test rows, each global task standing for the majority true task of its
-    training rows; `ari`, `nmi` and `train_purity` are over the training rows; `confusion` has, for
-    each global task, the number of test rows of each true task that were routed to it.
+    Returns:
+        `accuracy`: the share of test rows that are routed to a global task whose majority true task
+        (among its training rows) is theirs. `ari`, `nmi` and `train_purity`: agreement on the
+        training rows. `confusion`: global task -> true task -> number of test rows routed there.
+        All are None if rows do not name their task or the method has no router.
     """
     trained = _trained(state, evaluation)
     routed = _sum(one.routed for one in evaluation.values())
     unnamed = any("" in labels for labels in [*trained.values(), *routed.values()])
     if not trained or not routed or unnamed:
         return dict.fromkeys(("accuracy", "ari", "nmi", "train_purity", "confusion"))
-    found, true = _pairs(trained)
+    assigned, true = _pairs(trained)
     return {
-        "accuracy": routing_accuracy(*_pairs(routed), majority(found, true)),
-        "ari": ari(found, true),
-        "nmi": nmi(found, true),
-        "train_purity": purity(found, true),
+        "accuracy": routing_accuracy(*_pairs(routed), majority(assigned, true)),
+        "ari": ari(assigned, true),
+        "nmi": nmi(assigned, true),
+        "train_purity": purity(assigned, true),
         "confusion": {task: dict(labels) for task, labels in routed.items()},
     }
 
@@ -55,8 +58,12 @@ def routing_table(state: ServerState, evaluation: Mapping[int, EvaluationReport]
 def task_table(
     state: ServerState, evaluation: Mapping[int, EvaluationReport]
 ) -> list[dict[str, Any]]:
-    """One entry for each global task: its clients, its number of training samples, and the number
-    of each true task among them (empty where rows name none). Empty where nothing is routed."""
+    """One entry for each global task; empty if the method has no router.
+
+    Returns:
+        `id`; `clients`: those that hold the task; `samples`: its number of training samples;
+        `true_tasks`: true task -> number of samples, empty if rows do not name their task.
+    """
     if not isinstance(state, TaskState):
         return []
     trained = _trained(state, evaluation)
@@ -73,6 +80,19 @@ def task_table(
             "true_tasks": {k: n for k, n in trained.get(task, {}).items() if k},
         }
         for task in state.geometry.tasks
+    ]
+
+
+def task_rows(tasks: Sequence[Mapping[str, Any]]) -> list[list[object]]:
+    """The entries of `task_table` as rows for people, under `TASK_COLUMNS`."""
+    return [
+        [
+            task["id"],
+            ", ".join(str(client) for client in task["clients"]),
+            task["samples"],
+            ", ".join(f"{name} {count}" for name, count in task["true_tasks"].items()) or "-",
+        ]
+        for task in tasks
     ]
 
 
@@ -93,7 +113,7 @@ def _by_scope(evaluation: Sequence[EvaluationReport], label: str) -> dict[str, d
 
 
 def _trained(state: ServerState, evaluation: Mapping[int, EvaluationReport]) -> Counts:
-    """Global task -> true task -> number of training rows, over the clients that reported."""
+    """Global task -> true task -> number of training rows, over the clients that reported it."""
     if not isinstance(state, TaskState):
         return {}
     return _sum(
@@ -112,7 +132,7 @@ def _sum(tables: Iterable[Counts]) -> dict[str, Counter[str]]:
 
 
 def _pairs(counts: Counts) -> tuple[list[str], list[str]]:
-    """The table as two lists with an entry for each row: found task and true task."""
+    """The table as two lists with an entry for each row: its global task and its true task."""
     cells = [(task, label, n) for task, row in counts.items() for label, n in row.items()]
     return (
         [task for task, _, n in cells for _ in range(n)],

@@ -44,7 +44,7 @@ def test_each_answer_is_its_adapters(model: RoutedModel) -> None:
 
 def test_a_clients_prompts_go_to_its_own_tasks(model: RoutedModel) -> None:
     for client in range(3):
-        own = {task["id"] for task in model.found if client in task["clients"]}
+        own = {task["id"] for task in model.tasks if client in task["clients"]}
         assert len(own) == 2
         assert {route.task for route in model.route(PROMPTS, client=client)} <= own
 
