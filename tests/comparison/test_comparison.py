@@ -644,7 +644,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     arguments = ["--strategies", "local", "--scenarios", "dual", "-o", f"{tmp_path}/my folder"]
     assert command(monkeypatch, *arguments) == 130
     assert (
-        "go on with: fedrouter compare --strategies local --scenarios dual "
+        "continue with: fedrouter compare --strategies local --scenarios dual "
         f"-o '{tmp_path}/my folder'" in capsys.readouterr().err
     )
 
