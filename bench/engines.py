@@ -57,7 +57,7 @@ def main() -> None:
         row["beyond in process"] = row["seconds a round"] - rows[0]["seconds a round"]
     notes = [
         f"{CLIENTS} clients, {rounds} rounds; median over the rounds after the first. Bytes are "
-        "those of one client and round, as fp16, against its adapters as fp32.",
+        "those of one client and round, as float16, against its adapters as float32.",
         "start: all but the rounds; memory: of one SuperNode, and with its client process at work.",
     ]
     publish("engines", "A round's overhead, engine by engine", rows, notes)
@@ -119,14 +119,14 @@ def figures(name: str, folder: Path, total: float) -> dict[str, Any]:
         "start seconds": total - sum(seconds),
         "KiB up": up / 1024,
         "KiB down": down / 1024,
-        "of fp32": up / (2 * adapter_bytes(folder)),
+        "of float32": up / (2 * adapter_bytes(folder)),
         "SuperNode MiB": float("nan"),
         "with client MiB": float("nan"),
     }
 
 
 def adapter_bytes(folder: Path) -> int:
-    """Bytes of one adapter's tensors in fp32."""
+    """Bytes of one adapter's tensors in float32."""
     from safetensors.numpy import load_file
 
     path = next(folder.glob("tasks/*/adapter_model.safetensors"))

@@ -34,7 +34,7 @@ from fedrouter.types import AdapterWeights
 DIMENSION = 256
 TASKS = 64
 ROUNDS = 3
-MODULES = 8  # of rank 8 and 256 features: 128 KiB an adapter in fp32
+MODULES = 8  # of rank 8 and 256 features: 128 KiB an adapter in float32
 
 
 class MadeUp:

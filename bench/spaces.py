@@ -51,7 +51,7 @@ def found(shared_model: SharedModel, config: Config) -> tuple[float, float, floa
             )
             for id, rows in enumerate(deal(config, splits))
         }
-        engine = InProcessEngine(shared_model.base, spec, clients, transport="fp32", fuse=1)
+        engine = InProcessEngine(shared_model.base, spec, clients, transport="float32", fuse=1)
         strategy = make_strategy(config)
         initial = shared_model.initial(spec, 0)
         replies = engine.run(strategy.profile(engine.online()))

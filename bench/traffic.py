@@ -1,6 +1,7 @@
 """What one client sends and receives in a round, and what rounding its adapters costs in loss.
 
-The same run with adapters as fp32, fp16 and int8; bytes against the adapters' size in fp32.
+The same run with adapters as float32, float16 and int8; bytes against the adapters' size in
+float32.
 
 ``python -m bench.traffic [--full]``
 """
@@ -48,7 +49,7 @@ def one_run(shared_model: SharedModel, transport: str, seed: int, rounds: int) -
         "up": records[-1]["bytes_up"] / CLIENTS,
         "down": records[-1]["bytes_down"] / CLIENTS,
         "profile": profile / CLIENTS,
-        "fp32": LOCAL_TASKS * adapter,
+        "float32": LOCAL_TASKS * adapter,
     }
 
 
@@ -61,21 +62,21 @@ def main() -> None:
     shared_model = SharedModel.load(ModelConfig(dtype="bfloat16"))
     runs = {
         transport: [one_run(shared_model, transport, seed, rounds) for seed in seeds]
-        for transport in ("fp32", "fp16", "int8")
+        for transport in ("float32", "float16", "int8")
     }
     rows = []
     for transport, found in runs.items():
-        pairs = zip(found, runs["fp32"], strict=True)
+        pairs = zip(found, runs["float32"], strict=True)
         worse = [100 * (one["loss"] / exact["loss"] - 1) for one, exact in pairs]
         rows.append(
             {
                 "transport": transport,
                 "KiB up": found[0]["up"] / 1024,
                 "KiB down": found[0]["down"] / 1024,
-                "of fp32": found[0]["up"] / found[0]["fp32"],
+                "of float32": found[0]["up"] / found[0]["float32"],
                 "profiles KiB": found[0]["profile"] / 1024,
                 "loss": float(np.mean([one["loss"] for one in found])),
-                "against fp32, %": mean(worse),
+                "against float32, %": mean(worse),
                 "deviation": stdev(worse) if len(worse) > 1 else float("nan"),
             }
         )

@@ -63,7 +63,7 @@ def settings(full: bool) -> Config:
         [
             "mode=paper",
             "federation.rounds=3",
-            "federation.transport=fp32",
+            "federation.transport=float32",
             "training.steps=10",
             "training.batch_size=16",
             "training.lr=5e-3",

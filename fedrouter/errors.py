@@ -75,3 +75,16 @@ class MissingExtraError(FedRouterError):
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs an extra: pip install 'fedrouter[{extra}]'")
+
+
+def printable(text: str, limit: int) -> str:
+    """The first characters of a text, with a question mark for each that does not print.
+
+    Line breaks and terminal escapes from a client must not reach the server's log: they could
+    forge lines of it.
+
+    Args:
+        text: of any origin.
+        limit: at most so many characters.
+    """
+    return "".join(c if c.isprintable() else "?" for c in text[:limit])

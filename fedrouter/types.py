@@ -1,22 +1,27 @@
-"""The arrays that cross layers, and which part of an adapter is meant.
-
-`AdapterWeights` maps PEFT's tensor names (``base_model.model....lora_A.weight``) to float32 arrays.
-Where only one of LoRA's two matrices is shared, it holds that matrix of every module.
-"""
+"""Types of fields that cross layers: arrays, adapter weights, names, ids."""
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-FloatArray = NDArray[np.float32]
-AdapterWeights = Mapping[str, FloatArray]
-LoraMatrices = Literal["AB", "A", "B", ""]  # which of an adapter's two matrices; "": nothing
+from fedrouter.serialization import ArrayField, SpaceField, WeightsField
+
 Tensor = TypeVar("Tensor")
 
+FloatArray = Annotated[NDArray[np.float32], ArrayField()]
+SpaceArray = Annotated[NDArray[np.float32], SpaceField()]
+# PEFT's tensor names (``base_model.model....lora_A.weight``) to float32 matrices. Where only one
+# of LoRA's two matrices is shared, that matrix of every module.
+AdapterWeights = Annotated[Mapping[str, NDArray[np.float32]], WeightsField()]
+LoraMatrices = Literal["AB", "A", "B", ""]  # which of an adapter's two matrices; "": neither
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]  # a folder's name too
+ClientId = Annotated[int, Field(ge=0, lt=2**31)]
 
-def select_matrices(tensors: Mapping[str, Tensor], parts: LoraMatrices) -> dict[str, Tensor]:
+
+def select_matrices(tensors: Mapping[str, Tensor], matrices: LoraMatrices) -> dict[str, Tensor]:
     """Of an adapter's tensors (or their shapes), by name, those of the matrices A, B or both."""
-    suffixes = tuple(f"lora_{part}.weight" for part in parts)
+    suffixes = tuple(f"lora_{matrix}.weight" for matrix in matrices)
     return {name: tensor for name, tensor in tensors.items() if name.endswith(suffixes)}

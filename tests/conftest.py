@@ -7,11 +7,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported; no tes
 
 import pytest
 import torch
+from support.clients import SPEC, client_of
 from support.toys import save_tiny_base, toy_settings, write_toy
 
+from fedrouter.adapters.lora import initial_weights
+from fedrouter.client.client import Client
 from fedrouter.config import ModelConfig, load_config
 from fedrouter.experiment import run
 from fedrouter.model.base_model import BaseModel
+from fedrouter.types import AdapterWeights
 
 torch.set_num_threads(1)  # on matrices this small, threads cost more than they give
 
@@ -26,6 +30,18 @@ def tiny_base(tiny_folder: Path) -> BaseModel:
     return BaseModel.load(
         ModelConfig(name=str(tiny_folder), max_length=96, template="{instruction}\n")
     )
+
+
+@pytest.fixture
+def client(tiny_base: BaseModel, tmp_path: Path) -> Client:
+    """A client on the toy tasks."""
+    return client_of(tiny_base, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny_base: BaseModel) -> AdapterWeights:
+    """An adapter for it."""
+    return initial_weights(tiny_base.model, SPEC, torch.Generator().manual_seed(1))
 
 
 @pytest.fixture

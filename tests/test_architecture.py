@@ -19,6 +19,7 @@ ORDER = [
     "errors",
     "seeding",
     "progress",
+    "serialization",
     "types",
     "config",
     "storage",

@@ -95,7 +95,7 @@ def test_bytes_are_those_of_the_adapters(finished: tuple[Path, Config]) -> None:
         array.size for array in load_file(next(folder.glob("tasks/*/*.safetensors"))).values()
     )
     summary = json.loads((folder / "summary.json").read_text())
-    sent = 3 * 3 * 2 * numbers * 2  # rounds, clients, tasks of each, fp16
+    sent = 3 * 3 * 2 * numbers * 2  # rounds, clients, tasks of each, float16
     third = 3 * numbers * 2  # round 3 also evaluates, with the task that a client does not hold
     geometry = 3 * (3 * 32 + 32 * 33 // 2) * 4  # to three clients: three centroids, half a space
     exchanges, evaluation = 3, 1
@@ -137,7 +137,7 @@ def test_the_degree_of_fusion_changes_nothing(
     run(config.model_copy(update={"engine": one_by_one}), tmp_path / "unfused")
     pairs = zip(saved_tensors(folder), saved_tensors(tmp_path / "unfused"), strict=True)
     for (name, array), (_, other) in pairs:
-        # Rounding to fp16 on the wire turns differences in the last float32 bit into its own.
+        # Rounding to float16 on the wire turns differences in the last float32 bit into its own.
         np.testing.assert_allclose(array, other, atol=1e-3, rtol=0, err_msg=name)
 
 

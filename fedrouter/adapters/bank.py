@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from transformers import PreTrainedModel
 
-from fedrouter.adapters.lora import LoraSpec, check_weights
-from fedrouter.adapters.targets import Target, find_targets
+from fedrouter.adapters.lora import LoraSpec, adapter_layout, check_weights
+from fedrouter.adapters.targets import Target
 from fedrouter.errors import AdapterError
 from fedrouter.types import AdapterWeights, FloatArray, LoraMatrices
 
@@ -51,9 +51,9 @@ class AdapterBank:
         self._spec = spec
         self._device = model.device
         self._pass: _Pass | None = None
+        self._layout = adapter_layout(model, spec)
         self._layers = [
-            _Layer(target, spec, size, trained, self._device)
-            for target in find_targets(model, spec.peft_config())
+            _Layer(target, spec, size, trained, self._device) for target in self._layout.targets
         ]
         self._hooks = [
             model.get_submodule(layer.target.name).register_forward_hook(self._hook(layer))
@@ -81,11 +81,11 @@ class AdapterBank:
         """Put an adapter's weights into a slot.
 
         Raises:
-            AdapterError: names, shapes or dtype do not fit, or a value is not finite.
+            AdapterError: names, shapes or dtype do not fit.
         """
-        shapes = [layer.target.shapes(self._spec.rank) for layer in self._layers]
-        check_weights(weights, {name: shape for pair in shapes for name, shape in pair.items()})
-        for layer, (name_a, name_b) in zip(self._layers, shapes, strict=True):
+        check_weights(weights, self._layout.shapes)
+        for layer in self._layers:
+            name_a, name_b = layer.target.shapes(self._spec.rank)
             layer.a[slot].copy_(torch.tensor(weights[name_a]))
             layer.b[slot].copy_(torch.tensor(weights[name_b]))
 

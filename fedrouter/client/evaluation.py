@@ -39,7 +39,7 @@ def evaluate(order: EvaluateOrder, context: RequestContext) -> EvaluationReport:
     return EvaluationReport(
         scores={scope: _scores(which, context, rows[scope]) for scope, which in chosen.items()},
         routed=_contingency(routed.tasks, widest),
-        found=count_labels(context),
+        local_tasks=count_labels(context),
     )
 
 

@@ -274,9 +274,10 @@ class FederationConfig(Section):
     timeout_s: Positive = Field(
         default=3600.0, description="longest wait for a client's reply, in seconds"
     )
-    transport: Literal["fp16", "fp32", "int8"] = Field(
-        default="fp16",
-        description='"fp16", "fp32" or "int8": how adapters travel; those only tried: int8',
+    transport: Literal["float32", "float16", "int8"] = Field(
+        default="float16",
+        description='"float32", "float16" or "int8": dtype in which adapters travel between server '
+        "and clients; adapters sent only for comparison always use int8",
     )
 
     @model_validator(mode="after")

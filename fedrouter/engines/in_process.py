@@ -1,36 +1,34 @@
-"""All clients in this process, on one resident base model; their train jobs are fused."""
+"""All clients in this process, on one shared base model; their train jobs are fused."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, tee
 
-import numpy as np
-
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client, PreparedRequest
+from fedrouter.errors import MessageError
 from fedrouter.model.base_model import BaseModel
-from fedrouter.protocol.codec import places_out
-from fedrouter.protocol.compression import TransportDtype, compression_for, decode, encode
-from fedrouter.protocol.messages import ClientReply, ClientRequest, OrderWithGeometry, RouteByTask
-from fedrouter.routing.types import TaskGeometry
+from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, compression_for
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
+from fedrouter.serialization import ArrayTable, serialize
 from fedrouter.server.engine import Traffic
 from fedrouter.training.trainer import train
-from fedrouter.types import AdapterWeights
 
 
 class InProcessEngine:
-    """Maps tasks over clients in one process.
+    """Maps requests over clients in one process.
 
     Adapters are rounded as the configured transport would round them, in both directions, so that
-    results do not depend on the engine. A client that fails ends the run: it is this process's own.
+    results do not depend on the engine. An error in a client ends the run, except for an update
+    that no message could carry.
 
     Args:
         base: the base model, shared by all clients.
         spec: the adapters' shape.
         clients: the clients by id.
-        transport: how adapters travel.
-        fuse: adapters trained in one pass.
-        progress: called with the number of tasks done since its last call.
+        transport: the dtype in which adapters travel.
+        fuse: number of adapters trained in one pass.
+        progress: called with the number of requests done since its last call.
     """
 
     def __init__(
@@ -55,55 +53,47 @@ class InProcessEngine:
         """All clients."""
         return sorted(self.clients)
 
-    def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply]:
-        """The replies in the order of the tasks; the train jobs of all of them are fused.
+    def run(self, requests: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
+        """The replies in the order of the requests; the train jobs of all of them are fused.
 
-        Tasks are prepared as far ahead as the fusion needs, so that memory does not grow with them.
+        Requests are prepared as far ahead as the fusion needs, so that memory does not grow with
+        their number.
         """
-        under_way, ahead = tee(self._prepare(task) for task in tasks)
+        encoder = WeightsEncoder()
+        under_way, ahead = tee(self._prepare(request, encoder) for request in requests)
         jobs = (job for prepared in ahead for job in prepared.jobs)
         results = train(self.base, self.spec, jobs, self.fuse)
         for prepared in under_way:
             client = self.clients[prepared.request.client]
             reply = client.finish(prepared, list(islice(results, len(prepared.jobs))))
             self.progress(1)
-            yield self._send_up(reply)
+            yield self._receive(reply)
 
-    def _prepare(self, task: ClientRequest) -> PreparedRequest:
-        adapters, transport = {}, compression_for(task, self.transport)
-        for name, weights in task.adapters.items():
-            adapters[name], size = _travel(weights, transport)
+    def _prepare(self, request: ClientRequest, encoder: WeightsEncoder) -> PreparedRequest:
+        """What a client does about a request, with its adapters as they arrive."""
+        adapters, transport = {}, compression_for(request, self.transport)
+        for name, weights in request.adapters.items():
+            adapters[name], size = encoder.transmit(weights, transport)
             self.traffic.down += size
-        if task.evaluate is not None and isinstance(task.evaluate.serving, RouteByTask):
-            self.traffic.down += places_bytes(task.evaluate.serving.geometry)
-        if isinstance(task.profile, OrderWithGeometry):
-            self.traffic.down += places_bytes(task.profile.geometry)
-        return self.clients[task.client].prepare(replace(task, adapters=adapters))
+        self.traffic.down += array_bytes(replace(request, adapters={}))
+        return self.clients[request.client].prepare(replace(request, adapters=adapters))
 
-    def _send_up(self, reply: ClientReply) -> ClientReply:
-        if reply.profile is not None:
-            self.traffic.up += array_bytes(reply.profile)
-            if reply.profile.scatter is not None:
-                self.traffic.up += array_bytes(reply.profile.scatter)
-        updates = []
-        for update in reply.updates:
-            weights, size = _travel(update.weights, self.transport)
-            self.traffic.up += size
-            updates.append(replace(update, weights=weights))
+    def _receive(self, reply: ClientReply) -> ClientReply | Failure:
+        """A reply with its adapters as they arrive."""
+        updates, encoder = [], WeightsEncoder()
+        try:
+            for update in reply.updates:
+                weights, size = encoder.transmit(update.weights, self.transport)
+                self.traffic.up += size
+                updates.append(replace(update, weights=weights))
+        except MessageError as error:
+            return Failure(reply.client, reply.round, str(error))
+        self.traffic.up += array_bytes(replace(reply, updates=()))
         return replace(reply, updates=tuple(updates))
 
 
-def _travel(weights: AdapterWeights, transport: TransportDtype) -> tuple[AdapterWeights, int]:
-    """Weights as the other side sees them, and the bytes they took."""
-    encoded = encode(weights, transport)
-    return decode(encoded), encoded.nbytes
-
-
-def places_bytes(geometry: TaskGeometry) -> int:
-    """Bytes of the arrays of `geometry` as they travel."""
-    return sum(array.nbytes for array in places_out("", geometry).values())
-
-
-def array_bytes(message: object) -> int:
-    """Bytes of a message's own arrays."""
-    return sum(value.nbytes for value in vars(message).values() if isinstance(value, np.ndarray))
+def array_bytes(message: ClientRequest | ClientReply) -> int:
+    """The bytes of a message's arrays, as they travel."""
+    table = ArrayTable()
+    serialize(message, table)
+    return sum(array.nbytes for array in table.arrays.values())

@@ -5,10 +5,12 @@ A message holds numbers, names and adapter weights, never a sample.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from fedrouter.routing.types import RoutingPolicy, TaskGeometry, TaskProfile
-from fedrouter.types import AdapterWeights, LoraMatrices
+from pydantic import Field
+
+from fedrouter.routing.types import ReceivedGeometry, RoutingPolicy, TaskProfile
+from fedrouter.types import AdapterWeights, ClientId, LoraMatrices, Name
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,14 @@ class ClusterPrompts:
     """
 
     scatter: bool = False
+    kind: Literal["cluster_prompts"] = "cluster_prompts"
 
 
 @dataclass(frozen=True)
 class GroupByLabel:
     """Profile: group the samples by the true task that they name (the oracle)."""
+
+    kind: Literal["group_by_label"] = "group_by_label"
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,10 @@ class AssignToNearest:
         scatter: send the scatter around the local centroids too.
     """
 
-    geometry: TaskGeometry
-    min_samples: int = 1
+    geometry: ReceivedGeometry
+    min_samples: Annotated[int, Field(ge=1)] = 1
     scatter: bool = False
+    kind: Literal["assign_to_nearest"] = "assign_to_nearest"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class DetectNewTasks:
         geometry: where the global tasks lie.
     """
 
-    geometry: TaskGeometry
+    geometry: ReceivedGeometry
+    kind: Literal["detect_new_tasks"] = "detect_new_tasks"
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,10 @@ class ReassignByLoss:
         scatter: send the scatter around the local centroids too.
     """
 
-    geometry: TaskGeometry
-    adapters: tuple[str, ...]
+    geometry: ReceivedGeometry
+    adapters: tuple[Name, ...]
     scatter: bool = False
+    kind: Literal["reassign_by_loss"] = "reassign_by_loss"
 
 
 OrderWithGeometry = AssignToNearest | DetectNewTasks | ReassignByLoss
@@ -87,7 +95,7 @@ class Comparison:
     """Ask for the losses of several received adapters on the same samples of a local task."""
 
     local_task: int
-    adapters: tuple[str, ...]
+    adapters: tuple[Name, ...]
 
 
 @dataclass(frozen=True)
@@ -95,15 +103,15 @@ class Proximal:
     """Add mu / 2 times the squared distance to the received adapter `toward` to the loss."""
 
     mu: float
-    toward: str
+    toward: Name
 
 
 @dataclass(frozen=True)
 class FrozenCompanion:
-    """Train with a second, constant adapter at work: the trained one counts `weight`, the received
-    adapter `adapter` 1 - weight."""
+    """Train beside a second, constant adapter: the output of the trained one has the weight
+    `weight`, that of the received adapter `adapter` has 1 - weight."""
 
-    adapter: str
+    adapter: Name
     weight: float
 
 
@@ -111,27 +119,27 @@ class FrozenCompanion:
 class TrainOrder:
     """One adapter that a client is asked to train.
 
-    Training starts from the run's initial adapter, overlaid with the received adapter and then with
-    what the client kept under `keep`, tensor by tensor: what is missing in one comes from the one
-    before it.
+    Training starts from the run's initial adapter, whose tensors are replaced by those of the
+    received adapter, and these by those that the client kept under `keep`.
 
     Attributes:
         adapters: received adapters to choose from, keys of `ClientRequest.adapters`. Of several,
             the client trains the one with the lowest loss on its samples; empty: none.
-        steps: optimiser steps for each local task that the samples make up: an order on all of a
-            client's samples takes as many times more as the client has local tasks.
-        local_task: train on this local task's samples; None: on all of the client's.
-        keep: the name under which the client keeps the result for later rounds; None: it does not.
+        steps: optimiser steps for each local task. An order on all of a client's samples takes this
+            times the number of the client's local tasks.
+        local_task: the local task whose samples are trained on; None: all samples.
+        keep: the name under which the client keeps the result for later rounds; None: not kept.
         keep_parts: the matrices that it keeps.
-        train_parts: the matrices that are trained; the others stay as they are.
+        train_parts: the matrices that are trained; the others are constant.
         send: the matrices that are sent back.
-        proximal, beside: see there.
+        proximal: an additional term of the loss.
+        companion: a second, constant adapter in the forward pass.
     """
 
-    adapters: tuple[str, ...]
+    adapters: tuple[Name, ...]
     steps: int
     local_task: int | None = None
-    keep: str | None = None
+    keep: Name | None = None
     keep_parts: LoraMatrices = "AB"
     train_parts: LoraMatrices = "AB"
     send: LoraMatrices = "AB"
@@ -144,8 +152,9 @@ class SingleAdapter:
     """Answer every prompt with one adapter: the initial one, overlaid with the received `adapter`
     and with what the client kept under `keep` (either may be None)."""
 
-    adapter: str | None = None
-    keep: str | None = None
+    adapter: Name | None = None
+    keep: Name | None = None
+    kind: Literal["single_adapter"] = "single_adapter"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -158,14 +167,15 @@ class RouteByTask:
     """Answer a prompt with the adapter of the task whose centroid is nearest.
 
     Attributes:
-        places: where the tasks lie; their names are keys of the received adapters.
-        own: the client's own tasks: the choice in scope `local`.
-        policy: how many of them answer, and what does where none is near.
+        geometry: where the tasks lie; their names are keys of the received adapters.
+        own: the client's own tasks, the only ones offered in scope "local".
+        policy: how many adapters are mixed, and what answers an out-of-distribution prompt.
     """
 
-    geometry: TaskGeometry
-    own: tuple[str, ...]
+    geometry: ReceivedGeometry
+    own: tuple[Name, ...]
     policy: RoutingPolicy = field(default_factory=RoutingPolicy)
+    kind: Literal["route_by_task"] = "route_by_task"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -177,7 +187,8 @@ class RouteByTask:
 class TrueTask:
     """Answer a prompt with the adapter of its true task (the oracle): true name -> adapter."""
 
-    adapters: Mapping[str, str]
+    adapters: Mapping[str, Name]
+    kind: Literal["true_task"] = "true_task"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -187,16 +198,18 @@ class TrueTask:
 
 @dataclass(frozen=True)
 class InstanceMixture:
-    """Answer with a mix of the kept and the received adapter that depends on the prompt (FedDPA).
+    """Answer with a mixture of the kept and the received adapter that depends on the prompt
+    (FedDPA).
 
     The kept adapter's weight is `scale` times the mean cosine between the prompt and `samples`
     random training prompts of the client, by the last token's hidden state.
     """
 
-    adapter: str
-    keep: str
+    adapter: Name
+    keep: Name
     scale: float
     samples: int
+    kind: Literal["instance_mixture"] = "instance_mixture"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -208,7 +221,8 @@ class InstanceMixture:
 class LowestLoss:
     """Answer with the received adapter that has the lowest loss on the client's training data."""
 
-    adapters: tuple[str, ...]
+    adapters: tuple[Name, ...]
+    kind: Literal["lowest_loss"] = "lowest_loss"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -226,11 +240,11 @@ class EvaluateOrder:
 
     Attributes:
         serving: how to answer.
-        scopes: "local": its own test rows; "global": all test rows, where it has them; "base": the
-            widest of the two, answered by the base model alone.
+        scopes: "local": its own test rows; "global": all test rows, if it has them; "base": all
+            test rows that it has, answered by the base model alone.
     """
 
-    serving: Serving
+    serving: Annotated[Serving, Field(discriminator="kind")]
     scopes: tuple[Scope, ...]
 
 
@@ -242,21 +256,21 @@ class ClientRequest:
         client: the client's id.
         round: 1 to the number of rounds; 0 before the first; the number of rounds + 1 after the
             last.
-        profile: set when the client is to profile its data.
+        profile: how to profile its data; None: it does not.
         compare: local tasks on which to compare received adapters.
-        evaluate: set when it is to evaluate what it receives and has kept, before training.
-        train: what to train; the order is the slot of `Update`.
+        evaluate: how to evaluate the received and kept adapters before training; None: it does not.
+        train: what to train, in the order of `Update.slot`.
         adapters: the adapters that the orders name.
         lr: this round's learning rate.
     """
 
-    client: int
-    round: int
-    profile: ProfileOrder | None = None
+    client: ClientId
+    round: ClientId
+    profile: Annotated[ProfileOrder, Field(discriminator="kind")] | None = None
     compare: tuple[Comparison, ...] = ()
     evaluate: EvaluateOrder | None = None
     train: tuple[TrainOrder, ...] = ()
-    adapters: Mapping[str, AdapterWeights] = field(default_factory=dict)
+    adapters: Mapping[Name, AdapterWeights] = field(default_factory=dict)
     lr: float = 0.0
 
 
@@ -282,16 +296,16 @@ class Update:
     """One trained adapter.
 
     Attributes:
-        slot: which of the task's train orders it answers.
-        adapter: the received adapter it was trained from; None where the order names none.
-        weights: the matrices that the order asks to send; may be empty.
-        samples: number of samples it stands for: its weight in a mean.
+        slot: the index of the train order that it answers.
+        adapter: the received adapter that it was trained from; None if the order names none.
+        weights: the matrices that the order asks for; may be empty.
+        samples: number of training samples: its weight in a mean.
         loss: mean training loss over the steps.
         tokens: number of tokens trained on.
     """
 
     slot: int
-    adapter: str | None
+    adapter: Name | None
     weights: AdapterWeights
     samples: int
     loss: float
@@ -308,29 +322,32 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What a client's evaluation gave. A label is a true task's name, "" where rows name none.
+    """The results of a client's evaluation. A label is a true task's name, or "" for rows that name
+    none.
 
     Attributes:
         scores: scope -> label -> mean scores.
-        routed: task -> label -> number of all test rows (of its own, where it has no others) that
-            the router sent there; empty where nothing is routed.
-        found: for each local task, label -> number of its training samples; empty without profile.
+        routed: task -> label -> number of test rows that were routed there, of all that the client
+            has; empty if nothing is routed.
+        local_tasks: for each local task, label -> number of its training samples; empty if the
+            client has no profile.
     """
 
     scores: Mapping[str, Mapping[str, LabelScores]]
     routed: Mapping[str, Mapping[str, int]]
-    found: tuple[Mapping[str, int], ...]
+    local_tasks: tuple[Mapping[str, int], ...]
 
 
 @dataclass(frozen=True)
 class ClientReply:
-    """A client's answer: what of profile, comparisons, evaluation and training it was asked for.
+    """A client's answer to each part of a `ClientRequest`.
 
-    Or `changed` and nothing else: its rows are not those that it found its local tasks in.
+    If `changed`, nothing else is set: its rows are not those that its local tasks were computed
+    from.
     """
 
-    client: int
-    round: int
+    client: ClientId
+    round: ClientId
     profile: TaskProfile | None = None
     losses: tuple[ComparedLosses, ...] = ()
     evaluation: EvaluationReport | None = None
@@ -340,7 +357,7 @@ class ClientReply:
 
 @dataclass(frozen=True)
 class Failure:
-    """No usable answer from a client, and why; the reason holds no sample."""
+    """The reason why there is no usable answer from a client; it holds no sample."""
 
     client: int
     round: int

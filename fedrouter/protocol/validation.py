@@ -1,7 +1,8 @@
 """A client's reply, checked before anything of it is used.
 
-What is wrong costs the client its part in the round: the reason goes into the log and into
-metrics.jsonl. Reasons quote no text from the reply, names excepted.
+The codec has checked that all arrays hold finite numbers (`codec.unpack_reply`).
+A fault costs the client its part in the round: the reason goes into the log and into metrics.jsonl.
+Reasons quote no text from the reply except names.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,16 +23,14 @@ from fedrouter.protocol.messages import (
     Update,
     asks_scatter,
 )
-from fedrouter.routing.clustering import check_profile
 from fedrouter.routing.types import TaskProfile
 from fedrouter.routing.whitening import LARGEST
 from fedrouter.types import select_matrices
 
-LARGEST_COUNT = 10**9  # samples, tokens or rows: more than any client has
-LARGEST_LOSS = 1e6
-LARGEST_NUMBER = 1e6  # in an adapter; trained ones stay below 100
-LARGEST_LABEL = 200  # characters of a true task's name
-LARGEST_TABLE = 10_000  # labels, or local tasks
+MAX_COUNT = 10**9  # samples, tokens or rows: more than any client has
+MAX_LOSS = 1e6
+MAX_LABEL = 200  # characters of a true task's name
+MAX_TABLE = 10_000  # labels, or local tasks
 
 
 @dataclass(frozen=True)
@@ -40,145 +39,201 @@ class ExpectedArrays:
 
     Attributes:
         shapes: names and shapes of a whole adapter's tensors.
-        dimension: that of embeddings.
+        dimension: the number of dimensions of embeddings.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     dimension: int
 
 
-def check_reply(task: ClientRequest, reply: ClientReply, expected: ExpectedArrays) -> None:
-    """Check that a reply answers its task, with arrays of the right shapes and sane numbers.
+def check_reply(request: ClientRequest, reply: ClientReply, expected: ExpectedArrays) -> None:
+    """Check that a reply answers its request, with arrays of the right shapes and sane numbers.
 
     Args:
-        task: what was asked.
+        request: what was asked.
         reply: the answer.
         expected: what the arrays of the run look like.
 
     Raises:
         MessageError: one line that names the first fault.
     """
-    if (reply.client, reply.round) != (task.client, task.round):
+    if (reply.client, reply.round) != (request.client, request.round):
         raise MessageError(
-            f"the reply is for client {reply.client} and round {reply.round}, "
-            f"not for client {task.client} and round {task.round}"
+            f"reply: expected client {request.client} and round {request.round}, got client "
+            f"{reply.client} and round {reply.round}"
         )
     if reply.changed:
         if reply != ClientReply(reply.client, reply.round, changed=True):
-            raise MessageError("the data have changed, but there is more in the reply")
+            raise MessageError("reply: expected nothing else if the data changed, got more")
         return
     for part, asked, given in (
-        ("profile", task.profile, reply.profile),
-        ("evaluation", task.evaluate, reply.evaluation),
+        ("profile", request.profile, reply.profile),
+        ("evaluation", request.evaluate, reply.evaluation),
     ):
         if (asked is None) != (given is None):
-            raise MessageError(f"the {part} {'was not asked for' if given else 'is missing'}")
-    if task.profile is not None and reply.profile is not None:
-        _check_profile(task.profile, reply.profile, task.client, expected.dimension)
-    _check_losses(task, reply)
+            raise MessageError(f"{part}: expected {_one(asked)}, got {_one(given)}")
+    if request.profile is not None and reply.profile is not None:
+        check_profile(request.profile, reply.profile, request.client, expected.dimension)
+    _check_losses(request, reply)
     if reply.evaluation is not None:
-        _check_findings(reply.evaluation)
-    if [update.slot for update in reply.updates] != list(range(len(task.train))):
-        raise MessageError(f"{len(reply.updates)} updates do not answer {len(task.train)} orders")
-    for order, update in zip(task.train, reply.updates, strict=True):
+        _check_evaluation(reply.evaluation)
+    slots = [update.slot for update in reply.updates]
+    if slots != list(range(len(request.train))):
+        raise MessageError(
+            f"updates: expected one for each of {len(request.train)} train orders in order, got "
+            f"those of orders {slots[:20]}"
+        )
+    for order, update in zip(request.train, reply.updates, strict=True):
         _check_update(order, update, expected)
 
 
-def _check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimension: int) -> None:
+def _one(part: object) -> str:
+    return "none" if part is None else "one"
+
+
+def check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimension: int) -> None:
+    """Check what a client reports about its data against what was asked.
+
+    Args:
+        order: what was asked.
+        profile: the answer.
+        client: who was asked.
+        dimension: the number of dimensions of embeddings.
+
+    Raises:
+        MessageError: one line that names the first fault.
+    """
     if profile.client != client:
-        raise MessageError(f"the profile is that of client {profile.client}")
-    if profile.centroids.dtype != np.float32 or profile.centroids.ndim != 2:
-        raise MessageError("the profile's centroids are not a float32 matrix")
-    if len(profile.counts) > LARGEST_TABLE or max(profile.counts, default=0) > LARGEST_COUNT:
-        raise MessageError("the profile has absurdly many local tasks or samples")
-    check_profile(profile, dimension)
+        raise MessageError(f"profile: expected that of client {client}, got {profile.client}")
+    counts, centroids = profile.counts, profile.centroids
+    if not 1 <= len(counts) <= MAX_TABLE:
+        raise MessageError(f"profile: expected 1 to {MAX_TABLE} local tasks, got {len(counts)}")
+    if centroids.dtype != np.float32 or centroids.shape != (len(counts), dimension):
+        raise MessageError(
+            f"profile: expected float32 centroids of shape ({len(counts)}, {dimension}), got "
+            f"{centroids.dtype} of shape {centroids.shape}"
+        )
+    if not np.isfinite(centroids).all():
+        raise MessageError("profile: expected finite centroids")
+    for count in counts:
+        _check_count("profile", "samples", count)
+    for what, moments in (
+        ("second", profile.second_moments),
+        ("fourth", profile.fourth_moments),
+    ):
+        if len(moments) != len(counts) or not all(0 <= m < np.inf for m in moments):
+            raise MessageError(
+                f"profile: expected one finite, not negative {what} moment for each of "
+                f"{len(counts)} local tasks"
+            )
     _check_tasks(order, profile)
     _check_scatter(order, profile, min(dimension, LARGEST))
-    if len(profile.names) != (len(profile.counts) if isinstance(order, GroupByLabel) else 0):
-        raise MessageError("the profile names not each of its local tasks, or names unasked")
-    _check_labels(profile.names)
+    names = len(counts) if isinstance(order, GroupByLabel) else 0
+    if len(profile.names) != names:
+        raise MessageError(f"profile: expected {names} task names, got {len(profile.names)}")
+    _check_labels("profile", profile.names)
 
 
 def _check_tasks(order: ProfileOrder, profile: TaskProfile) -> None:
-    placed = isinstance(order, OrderWithGeometry)
-    number = len(order.geometry.centroids) if isinstance(order, OrderWithGeometry) else 0
-    expected = len(profile.counts) if placed else 0
+    tasks = profile.tasks
+    if not isinstance(order, OrderWithGeometry):
+        if tasks:
+            raise MessageError(f"profile: expected no global tasks, got {len(tasks)}")
+        return
     new = -1 if isinstance(order, DetectNewTasks) else None
-    known = [task for task in profile.tasks if task != new]
-    distinct = len(profile.tasks) == expected and len(known) == len(set(known))
-    if not distinct or not all(0 <= t < number for t in known):
-        raise MessageError("the profile names not one global task for each local task")
+    known = [task for task in tasks if task != new]
+    number = len(order.geometry.centroids)
+    possible = all(0 <= task < number for task in known) and len(known) == len(set(known))
+    if len(tasks) != len(profile.counts) or not possible:
+        raise MessageError(
+            f"profile: expected a different one of {number} global tasks for each of "
+            f"{len(profile.counts)} local tasks"
+        )
 
 
 def _check_scatter(order: ProfileOrder, profile: TaskProfile, size: int) -> None:
-    found = profile.scatter
-    if (found is not None) != asks_scatter(order):
-        raise MessageError("the profile lacks its scatter, or has one unasked")
-    if found is None:
+    scatter = profile.scatter
+    if (scatter is not None) != asks_scatter(order):
+        raise MessageError(
+            f"profile: expected {'a' if asks_scatter(order) else 'no'} scatter, got {_one(scatter)}"
+        )
+    if scatter is None:
         return
-    products = found.products
-    if products.dtype != np.float32 or products.shape != (size * (size + 1) // 2,):
-        raise MessageError(f"the profile's scatter is not that of {size} dimensions")
-    if not np.isfinite(products).all() or not 0 <= found.fourth < np.inf:
-        raise MessageError("the profile's scatter is not finite")
+    products, number = scatter.products, size * (size + 1) // 2
+    if products.dtype != np.float32 or products.shape != (number,):
+        raise MessageError(
+            f"profile: expected a float32 scatter of shape ({number},), got {products.dtype} of "
+            f"shape {products.shape}"
+        )
+    if not np.isfinite(products).all() or not 0 <= scatter.fourth < np.inf:
+        raise MessageError("profile: expected a scatter of finite numbers")
 
 
-def _check_losses(task: ClientRequest, reply: ClientReply) -> None:
-    asked = [(one.local_task, {*one.adapters}) for one in task.compare]
+def _check_losses(request: ClientRequest, reply: ClientReply) -> None:
+    asked = [(order.local_task, {*order.adapters}) for order in request.compare]
     if [(one.local_task, {*one.adapters}) for one in reply.losses] != asked:
-        raise MessageError("the losses do not answer the comparisons that were asked for")
+        raise MessageError(
+            f"losses: expected those of {len(asked)} comparisons, with the adapters asked for"
+        )
     for one in reply.losses:
-        _check_count("samples", one.samples)
-        if not all(0 <= loss <= LARGEST_LOSS for loss in (one.base, *one.adapters.values())):
-            raise MessageError("a loss of a comparison is not possible")
+        _check_count("losses", "samples", one.samples)
+        for loss in (one.base, *one.adapters.values()):
+            _check_loss("losses", loss)
 
 
-def _check_findings(evaluation: EvaluationReport) -> None:
+def _check_evaluation(evaluation: EvaluationReport) -> None:
     for by_label in evaluation.scores.values():
-        _check_labels(by_label)
+        _check_labels("evaluation", by_label)
         for one in by_label.values():
-            _check_count("test rows", one.rows)
+            _check_count("evaluation", "test rows", one.rows)
             if not all(np.isfinite(score) for score in one.scores.values()):
-                raise MessageError("a score is not a finite number")
-    if len(evaluation.found) > LARGEST_TABLE:
-        raise MessageError("the evaluation has absurdly many local tasks")
-    for table in (*evaluation.routed.values(), *evaluation.found):
-        _check_labels(table)
+                raise MessageError("evaluation: expected finite scores")
+    if len(evaluation.local_tasks) > MAX_TABLE:
+        raise MessageError(
+            f"evaluation: expected at most {MAX_TABLE} local tasks, got "
+            f"{len(evaluation.local_tasks)}"
+        )
+    for table in (*evaluation.routed.values(), *evaluation.local_tasks):
+        _check_labels("evaluation", table)
         for count in table.values():
-            _check_count("rows", count)
+            _check_count("evaluation", "rows", count)
 
 
 def _check_update(order: TrainOrder, update: Update, expected: ExpectedArrays) -> None:
-    named = order.adapters or (None,)
-    if update.adapter not in named:
-        raise MessageError(f"update {update.slot} is of an adapter that its order does not name")
+    where = f"update {update.slot}"
+    if update.adapter not in (order.adapters or (None,)):
+        raise MessageError(f"{where}: expected an adapter that its order names")
     shapes = select_matrices(expected.shapes, order.send)
     for name in sorted(update.weights.keys() ^ shapes.keys()):
-        which = "missing" if name in shapes else "not one that was asked for"
-        raise MessageError(f"update {update.slot}: tensor {name[:LARGEST_LABEL]!r} is {which}")
+        which = "is missing" if name in shapes else "was not asked for"
+        raise MessageError(f"{where}: tensor {name[:MAX_LABEL]!r} {which}")
     for name, array in update.weights.items():
         if array.dtype != np.float32 or array.shape != shapes[name]:
             raise MessageError(
-                f"update {update.slot}: tensor {name!r} is {array.dtype} of shape {array.shape}, "
-                f"not float32 of shape {shapes[name]}"
+                f"{where}: tensor {name!r}: expected float32 of shape {shapes[name]}, got "
+                f"{array.dtype} of shape {array.shape}"
             )
-        if not np.isfinite(array).all() or np.abs(array).max(initial=0) > LARGEST_NUMBER:
-            raise MessageError(
-                f"update {update.slot}: tensor {name!r} holds numbers that are not finite, "
-                f"or beyond {LARGEST_NUMBER:g}"
-            )
-    _check_count("samples", update.samples)
-    _check_count("tokens", update.tokens)
-    if not 0 <= update.loss <= LARGEST_LOSS:
-        raise MessageError(f"update {update.slot}: a loss of {update.loss} is not possible")
+    _check_count(where, "samples", update.samples)
+    _check_count(where, "tokens", update.tokens)
+    _check_loss(where, update.loss)
 
 
-def _check_count(what: str, count: int) -> None:
-    if not 1 <= count <= LARGEST_COUNT:
-        raise MessageError(f"{count} {what} are not possible")
+def _check_loss(where: str, loss: float) -> None:
+    if not 0 <= loss <= MAX_LOSS:
+        raise MessageError(
+            f"{where}: expected a loss from 0 to {MAX_LOSS:g}, got {loss:g}; lower training.lr if "
+            "training diverged"
+        )
 
 
-def _check_labels(labels: Iterable[str]) -> None:
+def _check_count(where: str, what: str, count: int) -> None:
+    if not 1 <= count <= MAX_COUNT:
+        raise MessageError(f"{where}: expected 1 to {MAX_COUNT} {what}, got {count}")
+
+
+def _check_labels(where: str, labels: Iterable[str]) -> None:
     known = list(labels)
-    if len(known) > LARGEST_TABLE or any(len(label) > LARGEST_LABEL for label in known):
-        raise MessageError("the names of true tasks are too many or too long")
+    if len(known) > MAX_TABLE or any(len(label) > MAX_LABEL for label in known):
+        raise MessageError(
+            f"{where}: expected at most {MAX_TABLE} task names of at most {MAX_LABEL} characters"
+        )

@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from fedrouter.errors import MessageError
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator
 from fedrouter.types import FloatArray
@@ -131,17 +129,8 @@ def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTas
         profiles: at least one, of different clients.
         n_global: number of global tasks, at least 1.
         seed: decides the starts of K-means.
-
-    Raises:
-        MessageError: a profile that is malformed or does not fit the others.
     """
     ordered = sorted(profiles, key=lambda profile: profile.client)
-    dimension = ordered[0].centroids.size // max(1, len(ordered[0].counts))
-    for profile in ordered:
-        check_profile(profile, dimension)
-    for one, other in pairwise(ordered):
-        if one.client == other.client:
-            raise MessageError(f"client {one.client} sent two profiles; one is expected")
     local = np.concatenate([profile.centroids for profile in ordered])
     centroids = cluster(local, n_global, seed).centroids
     nearest = squared_distances(local, centroids).argmin(axis=1)
@@ -153,31 +142,6 @@ def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTas
             profile.client: tuple(next(assigned) for _ in profile.counts) for profile in ordered
         },
     )
-
-
-def check_profile(profile: TaskProfile, dimension: int) -> None:
-    """Check what a client says about its data before it is used.
-
-    Raises:
-        MessageError: shapes that do not match, numbers that are not finite, or empty local tasks.
-    """
-    centroids, counts, second_moments = profile.centroids, profile.counts, profile.second_moments
-    sizes = {len(counts), len(second_moments), len(profile.fourth_moments)}
-    fault = None
-    if centroids.shape != (len(counts), dimension) or len(sizes) > 1 or not counts:
-        fault = (
-            f"centroids of shape {centroids.shape}, {len(counts)} counts, {len(second_moments)} "
-            f"second and {len(profile.fourth_moments)} fourth moments; expected centroids of shape "
-            f"(local tasks, {dimension}) and one of each for every local task"
-        )
-    elif not all(
-        np.isfinite(each).all() for each in (centroids, second_moments, profile.fourth_moments)
-    ):
-        fault = "a number that is not finite"
-    elif min(counts) < 1 or min(*second_moments, *profile.fourth_moments) < 0:
-        fault = "a local task without samples or with a negative moment"
-    if fault:
-        raise MessageError(f"the profile of client {profile.client} has {fault}")
 
 
 def squared_distances(

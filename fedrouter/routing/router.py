@@ -1,52 +1,41 @@
 """Prompts -> global tasks, by the nearest centroid (step 3 of the method)."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from fedrouter.config import RouterConfig
 from fedrouter.errors import AdapterError, ModelError, RunError
 from fedrouter.routing.clustering import squared_distances
-from fedrouter.routing.types import AdapterMixture, RoutingPolicy, TaskGeometry
+from fedrouter.routing.types import AdapterMixture, ReceivedGeometry, RoutingPolicy, TaskGeometry
+from fedrouter.serialization import ArrayTable, deserialize, serialize
 from fedrouter.storage.atomic import write_json, write_tensors
 
 LEAST = 0.01  # an adapter that counts less in a mix is left out
 TINY = np.finfo(np.float64).tiny
 ROUNDING = 1e-14  # distances that differ by less, relative to the largest, are equal
 TENSORS, HEADER = "router.safetensors", "router.json"
+FORMAT: Literal[4] = 4  # of these two
 
 
-class Header(BaseModel):
-    """What ``router.json`` holds. A task's name is a folder's name too: no separators in it."""
+@dataclass(frozen=True)
+class RouterFile:
+    """What ``router.json`` holds; its arrays are in ``router.safetensors``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal[3]
-    tasks: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], ...],
-        Field(min_length=1),
-    ]
-    mean: float = Field(ge=0, allow_inf_nan=False)
-    deviation: float = Field(ge=0, allow_inf_nan=False)
-    variance: float = Field(ge=0, allow_inf_nan=False)
+    format: Literal[4]
+    geometry: ReceivedGeometry
     base_fingerprint: str
-    sha256: str
-
-    @field_validator("tasks")
-    @classmethod
-    def _unique(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(tasks)) < len(tasks):
-            raise ValueError("a name stands there twice")
-        return tasks
+    sha256: str  # of router.safetensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +168,7 @@ class Router:
         base_fingerprint: the base model whose embeddings they are.
     """
 
-    geometry: TaskGeometry
+    geometry: ReceivedGeometry
     base_fingerprint: str
 
     def route(
@@ -207,60 +196,45 @@ class Router:
 
     def save(self, folder: Path) -> None:
         """Write ``router.safetensors`` and then ``router.json``, which vouches for both."""
-        geometry = self.geometry
-        space = {} if geometry.space is None else {"space": geometry.space}
-        write_tensors(folder / TENSORS, {"centroids": geometry.centroids, **space})
-        header = Header(
-            format=3,
-            tasks=geometry.tasks,
-            mean=geometry.mean,
-            deviation=geometry.deviation,
-            variance=geometry.variance,
-            base_fingerprint=self.base_fingerprint,
-            sha256=sha256((folder / TENSORS).read_bytes()).hexdigest(),
-        )
-        write_json(folder / HEADER, header.model_dump(mode="json"))
+        table = ArrayTable()
+        serialize(self.geometry, table)
+        write_tensors(folder / TENSORS, table.arrays)
+        digest = sha256((folder / TENSORS).read_bytes()).hexdigest()
+        content = RouterFile(FORMAT, self.geometry, self.base_fingerprint, digest)
+        write_json(folder / HEADER, json.loads(serialize(content, ArrayTable())))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The router that `save` wrote.
 
         Raises:
-            RunError: it is missing, damaged or of a format that this version does not know.
+            RunError: it is missing, damaged, or of another format.
         """
+        header, data, arrays = _read(folder)
         try:
-            header = Header.model_validate_json((folder / HEADER).read_bytes())
-            data = (folder / TENSORS).read_bytes()
-            tensors = load(data)
-            centroids = tensors["centroids"]
-            space = tensors.get("space")
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename} is missing; is {folder} a finished run?") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise RunError(f"{folder / HEADER}: {where}: {first['msg']}") from None
-        except (OSError, SafetensorError, KeyError) as error:
-            raise RunError(f"{folder / TENSORS} holds no readable centroids: {error}") from None
-        if sha256(data).hexdigest() != header.sha256:
+            content = deserialize(RouterFile, header, ArrayTable(arrays))
+        except ValueError as error:
+            raise RunError(f"{folder / HEADER}: {error}; {_remedy(header)}") from None
+        if sha256(data).hexdigest() != content.sha256:
             raise RunError(
                 f"{folder / TENSORS} and {HEADER} do not belong together; copy both again"
             )
-        if centroids.ndim != 2 or len(centroids) != len(header.tasks):
-            raise RunError(
-                f"{folder / TENSORS} has centroids of shape {centroids.shape} for "
-                f"{len(header.tasks)} tasks"
-            )
-        if centroids.dtype != np.float32 or not np.isfinite(centroids).all():
-            raise RunError(f"{folder / TENSORS} has centroids that are not finite float32 numbers")
-        if space is not None and (
-            space.dtype != np.float32
-            or space.shape[:1] != centroids.shape[1:]
-            or space.ndim != 2
-            or not np.isfinite(space).all()
-        ):
-            raise RunError(f"{folder / TENSORS} has a space that does not fit its centroids")
-        geometry = TaskGeometry(
-            header.tasks, centroids, header.mean, header.deviation, header.variance, space
-        )
-        return cls(geometry, header.base_fingerprint)
+        return cls(content.geometry, content.base_fingerprint)
+
+
+def _read(folder: Path) -> tuple[bytes, bytes, dict[str, NDArray[Any]]]:
+    """The bytes of both files of a router, and its arrays."""
+    try:
+        header, data = (folder / HEADER).read_bytes(), (folder / TENSORS).read_bytes()
+        return header, data, load(data)
+    except FileNotFoundError as error:
+        raise RunError(f"{error.filename} is missing; is {folder} a finished run?") from None
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{folder / TENSORS} holds no readable arrays: {error}") from None
+
+
+def _remedy(header: bytes) -> str:
+    """What to do about a header that cannot be read."""
+    if re.search(rb'"format": *[1-3]\b', header):
+        return "it was written by an earlier fedrouter; start a new run"
+    return "restore the file, or start a new run"

@@ -1,23 +1,24 @@
-"""What clients and the server tell each other about where tasks lie, and how prompts are routed."""
+"""Where tasks lie, what clients report about that, and how prompts are routed."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from fedrouter.types import FloatArray
+from pydantic import AfterValidator, Field
+
+from fedrouter.types import ClientId, FloatArray, Name, SpaceArray
 
 Fallback = Literal["nearest", "base", "average", "mix"]
-AdapterMixture = tuple[
-    tuple[str, float], ...
-]  # adapters by name, with weights; (): the base model alone
+AdapterMixture = tuple[tuple[str, float], ...]  # names and weights; (): the base model alone
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, eq=False)
 class Scatter:
-    """How a client's samples lie around their local task's centroid, added up over them.
+    """A client's scatter matrix around its local centroids, summed over all of its samples.
 
     Attributes:
         products: float32, shape (r (r + 1) / 2,): the upper triangle, row by row, of the sum of
-            z z^T, z being a sample's projected embedding less its local task's mean.
+            z z^T, where z is a sample's projected embedding minus its local task's mean.
         fourth: the sum of |z|^4.
     """
 
@@ -27,23 +28,24 @@ class Scatter:
 
 @dataclass(frozen=True)
 class TaskProfile:
-    """What a client says about its data: one entry per local task, never a sample.
+    """What a client reports about its data: one entry for each local task, never a sample.
 
     Attributes:
         client: the client's id.
         centroids: float32, shape (local tasks, d): mean embedding of each local task's prompts.
         counts: number of training samples in each local task; all positive.
-        spreads: mean squared distance of each local task's embeddings to its centroid; where the
-            server sent places, to the nearest of those, there.
-        fourths: mean of the fourth power of that distance.
-        names: the true task's name of each local task, where the server asked for them (the
-            oracle); else empty.
-        tasks: the global task of each local task, where the server sent their centroids, -1: a new
-            one; else empty.
-        scatter: where the server asked for it.
+        second_moments: mean squared distance of each local task's embeddings to its centroid or, if
+            the order has a `TaskGeometry`, to the assigned global centroid in its transformed
+            space.
+        fourth_moments: mean of the fourth power of that distance.
+        names: the true task that each local task stands for, if the order is `GroupByLabel`; else
+            empty.
+        tasks: the index of the global task that each local task was assigned to, if the order has a
+            `TaskGeometry`; -1 for a new task; else empty.
+        scatter: if the order asks for it.
     """
 
-    client: int
+    client: ClientId
     centroids: FloatArray
     counts: tuple[int, ...]
     second_moments: tuple[float, ...]
@@ -55,37 +57,58 @@ class TaskProfile:
 
 @dataclass(frozen=True, eq=False)
 class TaskGeometry:
-    """Where the global tasks lie: a prompt is of the one with the nearest centroid.
+    """Task centroids, the linear transform in which distances are taken, and the in-distribution
+    distance statistics that routing needs. A prompt belongs to the task of the nearest centroid.
 
     Attributes:
-        tasks: the T tasks' names.
+        tasks: the T tasks' names, all different.
         centroids: float32, shape (T, d): g_t.
-        mean: mean squared distance of a task's prompts to its centroid; of prompts that were not
-            used to find it.
-        deviation: the standard deviation of that squared distance.
-        variance: of a task's prompts along one direction.
-        space: float32, shape (d, r): maps embeddings to where distances are taken; None: they are
-            taken between the embeddings as they are.
+        mean: in-distribution mean of the squared distance of a prompt to its task's centroid,
+            estimated for prompts that the centroids were not computed from.
+        deviation: standard deviation of that squared distance.
+        variance: in-distribution variance of a prompt along one direction.
+        space: float32, shape (d, r): distances are taken between x @ space; None: between the
+            embeddings x as they are.
     """
 
-    tasks: tuple[str, ...]
+    tasks: tuple[Name, ...]
     centroids: FloatArray
-    mean: float
-    deviation: float
-    variance: float
-    space: FloatArray | None = None
+    mean: NotNegative
+    deviation: NotNegative
+    variance: NotNegative
+    space: SpaceArray | None = None
+
+
+def _consistent(geometry: TaskGeometry) -> TaskGeometry:
+    tasks, centroids, space = geometry.tasks, geometry.centroids, geometry.space
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ValueError("expected one or more task names, all different")
+    if centroids.ndim != 2 or len(centroids) != len(tasks):
+        raise ValueError(
+            f"expected {len(tasks)} centroids, got an array of shape {centroids.shape}"
+        )
+    if space is not None and (space.ndim != 2 or len(space) != centroids.shape[1]):
+        raise ValueError(
+            f"expected a transform of {centroids.shape[1]} dimensions, got one of shape "
+            f"{space.shape}"
+        )
+    return geometry
+
+
+# A geometry that was read from outside: its parts fit each other.
+ReceivedGeometry = Annotated[TaskGeometry, AfterValidator(_consistent)]
 
 
 @dataclass(frozen=True)
 class RoutingPolicy:
-    """What answers a routed prompt.
+    """Which adapters answer a routed prompt.
 
     Attributes:
-        top_k: a mix of so many nearest tasks' adapters.
-        fallback: what answers a prompt from outside every known task instead: "nearest": nothing
-            else; "base": the base model alone; "average": the mean of all allowed tasks' adapters;
-            "mix": a mix of the two nearest, or of `top_k` where that is more.
-        threshold: a prompt is from outside where it is stranger (`routing.Routes`) than this.
+        top_k: number of nearest tasks whose adapters are mixed, weighted by distance.
+        fallback: what answers an out-of-distribution prompt instead: "nearest": as for any other;
+            "base": the base model alone; "average": the mean of all allowed tasks' adapters; "mix":
+            a mixture of the max(2, top_k) nearest.
+        threshold: a prompt is out of distribution if its `Routes.ood_score` exceeds this.
     """
 
     top_k: int = 1

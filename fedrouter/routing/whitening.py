@@ -12,17 +12,17 @@ mixture of Gaussians with one common covariance, run where the samples are.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.routing.types import Scatter, TaskProfile
+from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 from fedrouter.seeding import generator
+from fedrouter.serialization import symmetric_matrix, upper_triangle
 from fedrouter.types import FloatArray
 
-Space = Literal["raw", "standardised", "whitened"]
-Number = TypeVar("Number", np.float32, np.float64)
+SpaceKind = Literal["raw", "standardised", "whitened"]
 
 LARGEST = 512  # dimensions of a scatter: 525 KB; longer embeddings are projected first
 FLOOR = 1e-6  # eigenvalues count at least so much of the largest
@@ -39,24 +39,6 @@ class ScatterSum:
 
     products: NDArray[np.float64]
     fourth: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Located:
-    """Where the global tasks lie.
-
-    Attributes:
-        centroids: float32, shape (T, d): the mean embedding of each task's samples.
-        space: float32, shape (d, r): maps embeddings to where distances are taken; None: raw.
-        mean, deviation: of the squared distances, there, of prompts to their task's centroid.
-        variance: of prompts, there, along the directions from one centroid to another.
-    """
-
-    centroids: FloatArray
-    space: FloatArray | None
-    mean: float
-    deviation: float
-    variance: float
 
 
 def projection(dimension: int, seed: int) -> NDArray[np.float64]:
@@ -79,18 +61,6 @@ def scatter(
     return Scatter(products, float(np.square(np.square(rest).sum(axis=1)).sum()))
 
 
-def upper_triangle(matrix: NDArray[Number]) -> NDArray[Number]:
-    """The upper triangle of a matrix, shape (r, r), row by row: shape (r (r + 1) / 2,)."""
-    return matrix[np.triu_indices(len(matrix))]
-
-
-def symmetric_matrix(upper: NDArray[Number], size: int) -> NDArray[Number]:
-    """The symmetric matrix, shape (size, size), of an upper triangle."""
-    matrix = np.zeros((size, size), upper.dtype)
-    matrix[np.triu_indices(size)] = upper
-    return np.asarray(matrix + np.triu(matrix, 1).T)
-
-
 def sum_scatters(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], ScatterSum]:
     """The profiles without their scatters, and the sum of those: a scatter is large, and in memory
     for no longer than it takes to add it."""
@@ -105,66 +75,120 @@ def sum_scatters(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], Sc
     return kept, total
 
 
-def locate(
-    kind: Space,
+def fit_geometry(
+    kind: SpaceKind,
     profiles: Sequence[TaskProfile],
     scatters: ScatterSum,
     assigned: Sequence[Sequence[int]],
     *,
-    before: FloatArray,
+    before: TaskGeometry,
     projected: NDArray[np.float64],
-) -> Located:
-    """Centroids, space and distances from what clients added up.
-
-    A whitened space fits the samples that it was made of: they lie nearer to their centroids than
-    new prompts will. Without a sample z, S would be S - z z' / n, and z's squared distance D
-    D / (1 - D (1 - rho) / n) (Sherman and Morrison); mean and deviation are corrected by that.
+) -> TaskGeometry:
+    """Estimate centroids, transform and distance statistics from what clients added up.
 
     Args:
-        kind: "raw": as they are; "standardised": every dimension by its deviation over all samples;
-            "whitened": by the covariance within the tasks, shrunk towards a round one (Ledoit and
-            Wolf 2004).
+        kind: the space: "raw", embeddings as they are; "standardised", every dimension divided by
+            its deviation over all samples; "whitened", by the covariance within the tasks, shrunk
+            towards a multiple of the identity (Ledoit and Wolf 2004).
         profiles: at least one.
         scatters: the sum of theirs.
-        assigned: for each of them, the global task of each local task.
-        before: shape (T, d): centroids of the global tasks so far; those without samples stay.
-        projected: what the clients' scatters were projected with.
+        assigned: for each profile, the global task of each local task.
+        before: the geometry so far; the centroids of tasks without samples stay.
+        projected: the map that the clients' scatters were projected with.
     """
     local = np.concatenate([profile.centroids for profile in profiles]).astype(np.float64)
     counts = np.concatenate([profile.counts for profile in profiles]).astype(np.float64)
     tasks = np.concatenate([np.asarray(one, np.int64) for one in assigned])
-    sums, sizes = np.zeros(before.shape), np.zeros(len(before))
-    np.add.at(sums, tasks, local * counts[:, None])
-    np.add.at(sizes, tasks, counts)
-    held = sizes > 0
-    centroids = np.where(held[:, None], sums / np.where(held, sizes, 1)[:, None], before)
+    centroids = _means(local, counts, tasks, before.centroids)
+    raw = replace(before, centroids=centroids.astype(np.float32), space=None)
     if kind == "raw":
-        return Located(centroids.astype(np.float32), None, *distance_moments(profiles))
-    around = symmetric_matrix(scatters.products, projected.shape[1])
-    samples = counts.sum()
+        mean, deviation, variance = distance_moments(profiles)
+        return replace(raw, mean=mean, deviation=deviation, variance=variance)
+    around = symmetric_matrix(scatters.products)
+    samples = float(counts.sum())
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples
-    own = 0.0  # what a sample's own part in the space is, of its squared distance
+    own = 0.0  # the share of a sample's squared distance that the sample itself adds to the space
     if kind == "standardised":
         middle = np.average(local, axis=0, weights=counts)
         total = (around + _between(local, counts, middle, projected)) / samples
         scaled = np.diag(1 / _floored(np.diag(total)) ** 0.5)
     else:
-        covariance, rho = shrunk(within, samples, scatters.fourth)
-        values, vectors = np.linalg.eigh(covariance)
-        root = (vectors / _floored(values) ** 0.5) @ vectors.T
-        scaled = (root + root.T) / 2  # symmetric to the last bit: half of it need not travel
+        scaled, rho = _whitening(within, samples, scatters.fourth)
         own = (1 - rho) / samples
+    return _transformed(
+        raw,
+        profiles,
+        within=within,
+        centroids=centroids @ projected,
+        projected=projected,
+        scaled=scaled,
+        own=own,
+    )
+
+
+def _transformed(
+    raw: TaskGeometry,
+    profiles: Sequence[TaskProfile],
+    *,
+    within: NDArray[np.float64],
+    centroids: NDArray[np.float64],
+    projected: NDArray[np.float64],
+    scaled: NDArray[np.float64],
+    own: float,
+) -> TaskGeometry:
+    """The geometry in the space of a transform, with its distance statistics.
+
+    A whitened space fits the samples that it was computed from: they lie nearer to their centroids
+    than new prompts will. Leaving a sample z out, S would be S - z z' / n, and z's squared distance
+    D would be D / (1 - D (1 - rho) / n) (Sherman and Morrison); mean and deviation are corrected
+    by that.
+
+    Args:
+        raw: the geometry with its new centroids.
+        profiles: what clients reported; their moments are of the space before.
+        within: S, the covariance within the tasks, of projected embeddings, shape (r, r).
+        centroids: projected, shape (T, r).
+        projected: the projection, shape (d, r).
+        scaled: the transform after it, shape (r, r).
+        own: (1 - rho) / n for a whitened space; 0: no correction.
+    """
     inside = scaled @ within @ scaled
     mean = float(np.trace(inside))
     reported, deviation, _ = distance_moments(profiles)
     rest = 1 - min(own * mean, 1 - FLOOR)
-    return Located(
-        centroids=centroids.astype(np.float32),
+    return replace(
+        raw,
         space=(projected @ scaled).astype(np.float32),
         mean=mean / rest,
         deviation=mean * deviation / reported / rest**2 if reported > 0 else 0.0,
-        variance=_along(inside, centroids @ projected @ scaled) / rest,
+        variance=_along(inside, centroids @ scaled) / rest,
     )
+
+
+def _means(
+    local: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    tasks: NDArray[np.int64],
+    before: FloatArray,
+) -> NDArray[np.float64]:
+    """The mean of the local centroids of each task, weighted by samples; of a task without any,
+    the centroid before."""
+    sums, sizes = np.zeros(before.shape), np.zeros(len(before))
+    np.add.at(sums, tasks, local * counts[:, None])
+    np.add.at(sizes, tasks, counts)
+    held = sizes > 0
+    means = np.where(held[:, None], sums / np.where(held, sizes, 1)[:, None], before)
+    return np.asarray(means)
+
+
+def _whitening(
+    within: NDArray[np.float64], samples: float, fourth: float
+) -> tuple[NDArray[np.float64], float]:
+    """The symmetric inverse root of the shrunk covariance, and the shrinkage rho."""
+    covariance, rho = shrunk(within, samples, fourth)
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors / _floored(values) ** 0.5) @ vectors.T
+    return (root + root.T) / 2, rho  # symmetric to the last bit: half of it need not travel
 
 
 def _along(covariance: NDArray[np.float64], centroids: NDArray[np.float64]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, write_adapter
 from fedrouter.config import Config
-from fedrouter.errors import DataError, EngineError, ModelError, TrainingError
+from fedrouter.errors import CheckpointError, DataError, EngineError, ModelError, TrainingError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
@@ -91,7 +91,6 @@ class Server:
         self._usage = costs
         self._data = data
         self._progress = progress or Progress()
-        self._last_failure = ""
         self._initial = shared_model.initial(spec, config.seed)
         self._expected = ExpectedArrays(
             {name: array.shape for name, array in self._initial.items()},
@@ -118,7 +117,7 @@ class Server:
             ):
                 self._note(folder, done)
                 state = done.state
-        self._require_training(state)
+        self._require_training(folder, state)
         return self._finish(folder, state)
 
     def _start(self, folder: RunFolder) -> ServerState:
@@ -170,8 +169,13 @@ class Server:
         self._usage = ResourceUsage(**meta["costs"])
         self._usage.add("load", load_seconds)
         self.engine.traffic = Traffic(**meta["traffic"])
-        state_type = self.strategy.state_type
-        return state_type.unpack(checkpoint.round, checkpoint.arrays, meta["state"])
+        try:
+            return self.strategy.state_type.unpack(checkpoint.arrays, meta["state"])
+        except ValueError as error:
+            raise CheckpointError(
+                f"{folder.path}: round {checkpoint.round} is of another version of fedrouter "
+                f"({error}); start a new run"
+            ) from None
 
     def _note(self, folder: RunFolder, done: FinishedRound) -> None:
         """Record a finished round: its line in metrics.jsonl and its checkpoint."""
@@ -183,14 +187,13 @@ class Server:
             metrics = score_table(done.evaluation.values())
             record["evaluation"] = {"round": done.state.round - 1, "metrics": metrics}
         for failure in done.record.failures:
-            self._last_failure = str(failure["reason"])
             self._progress.message(
                 f"round {done.record.round}, client {failure['client']}: {failure['reason']}"
             )
         folder.append_metrics(record)
         self._checkpoint(folder, done.state)
 
-    def _require_training(self, state: ServerState) -> None:
+    def _require_training(self, folder: RunFolder, state: ServerState) -> None:
         """Refuse to export adapters of a run in which no update was ever used.
 
         Raises:
@@ -198,7 +201,8 @@ class Server:
         """
         if self._usage.tokens:
             return
-        reason = f" (the last reason: {self._last_failure})" if self._last_failure else ""
+        failures = [failure for line in folder.read_metrics() for failure in line["failures"]]
+        reason = f" (the last reason: {failures[-1]['reason']})" if failures else ""
         raise TrainingError(
             f"nothing was trained: in none of the {state.round} rounds did a client return a "
             f"usable update{reason}; start a new run, with a lower training.lr if updates diverged"

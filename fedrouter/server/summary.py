@@ -119,7 +119,7 @@ def _trained(state: ServerState, evaluation: Mapping[int, EvaluationReport]) -> 
     return _sum(
         {task: labels}
         for client, one in sorted(evaluation.items())
-        for task, labels in zip(state.assignment.get(client, ()), one.found, strict=False)
+        for task, labels in zip(state.assignment.get(client, ()), one.local_tasks, strict=False)
     )
 
 

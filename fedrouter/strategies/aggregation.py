@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.errors import MessageError
 from fedrouter.types import AdapterWeights
 
 LARGEST_WEIGHT = 1e15  # more samples than anyone has; keeps the float64 sums from overflowing
@@ -21,15 +20,20 @@ class WeightedMean:
         self._total = 0.0
 
     def add(self, weights: AdapterWeights, weight: float) -> None:
-        """Add one adapter, which counts as `weight` samples. A refused one changes nothing.
+        """Add one adapter with a weight, its number of samples.
+
+        Args:
+            weights: float32 tensors; names and shapes are those of the adapters added before, as
+                `protocol.validation.check_reply` makes sure of replies.
+            weight: positive.
 
         Raises:
-            MessageError: the weights are not finite float32 arrays, or differ in names or shapes
-                from those added first; or `weight` is not a positive number.
+            ValueError: the weight is not positive, or the names are others.
         """
         if not 0 < weight <= LARGEST_WEIGHT:
-            raise MessageError(f"an adapter stands for {weight} samples; a positive number is due")
-        check_weights(weights, self._sums or weights)
+            raise ValueError(f"expected a positive weight, got {weight}")
+        if self._sums and self._sums.keys() != weights.keys():
+            raise ValueError("expected the tensors of the adapters added before")
         for name, array in weights.items():
             self._sums.setdefault(name, np.zeros(array.shape))
             self._sums[name] += array * np.float64(weight)
@@ -46,29 +50,3 @@ class WeightedMean:
         return {
             name: (total / self._total).astype(np.float32) for name, total in self._sums.items()
         }
-
-
-def check_weights(
-    weights: AdapterWeights, like: AdapterWeights | dict[str, NDArray[np.float64]]
-) -> None:
-    """Check that `weights` are finite float32 arrays with the names and shapes of `like`.
-
-    Raises:
-        MessageError: they are not; the message names the first tensor at fault.
-    """
-    if not weights:
-        raise MessageError("an adapter has no tensors")
-    for name in sorted(weights.keys() ^ like.keys()):
-        which = "unknown" if name in weights else "missing"
-        raise MessageError(f"an adapter's tensor {name!r} is {which}; the ranks or targets differ")
-    for name, array in weights.items():
-        if array.shape != like[name].shape:
-            raise MessageError(
-                f"an adapter's tensor {name!r} has shape {array.shape}, not {like[name].shape}; "
-                "the ranks or base models differ"
-            )
-        if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise MessageError(
-                f"an adapter's tensor {name!r} does not hold finite float32 numbers; "
-                "lower training.lr if its training diverged"
-            )

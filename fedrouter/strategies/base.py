@@ -1,18 +1,20 @@
 """The contract of a strategy: one federated method, pure over a serialisable state."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-import numpy as np
+from numpy.typing import NDArray
 
 from fedrouter.config import Config
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
+from fedrouter.serialization import ArrayTable, deserialize, serialize
 from fedrouter.strategies.aggregation import WeightedMean
-from fedrouter.types import AdapterWeights, FloatArray
+from fedrouter.types import AdapterWeights
 
 SHARED = "global"  # the name of the one adapter that all clients share
 PERSONAL = "personal"  # the name under which a client keeps an adapter of its own
@@ -35,36 +37,20 @@ class ServerState:
     adapters: Mapping[str, AdapterWeights]
     pending: tuple[str, ...] = ()
 
-    def pack(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-        """The state as named arrays and JSON, for a checkpoint; the round is left out."""
-        arrays: dict[str, np.ndarray[Any, Any]] = {
-            f"adapters/{adapter}/{name}": array
-            for adapter, weights in self.adapters.items()
-            for name, array in weights.items()
-        }
-        meta = {"base": self.base, "adapters": list(self.adapters), "pending": list(self.pending)}
-        return arrays, meta
+    def pack(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """The state as named arrays and JSON, for a checkpoint."""
+        table = ArrayTable()
+        meta = json.loads(serialize(self, table))
+        return table.arrays, meta
 
     @classmethod
-    def unpack(cls, round: int, arrays: Mapping[str, FloatArray], meta: Mapping[str, Any]) -> Self:
+    def unpack(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Self:
         """The state that `pack` wrote.
 
-        Args:
-            round: the round of the checkpoint.
-            arrays, meta: what `pack` returned.
+        Raises:
+            ValueError: the two are nothing that it could have written.
         """
-        return cls(round=round, **cls._fields(arrays, meta))
-
-    @classmethod
-    def _fields(cls, arrays: Mapping[str, FloatArray], meta: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields but `round`; a subclass adds its own."""
-        adapters: dict[str, dict[str, FloatArray]] = {name: {} for name in meta["adapters"]}
-        for key, array in arrays.items():
-            kind, _, rest = key.partition("/")
-            if kind == "adapters":
-                adapter, _, tensor = rest.partition("/")
-                adapters[adapter][tensor] = array
-        return {"base": meta["base"], "adapters": adapters, "pending": tuple(meta["pending"])}
+        return deserialize(cls, json.dumps(meta), ArrayTable(arrays))
 
 
 State = TypeVar("State", bound=ServerState)

@@ -8,7 +8,6 @@ every cluster has an adapter, which starts as the average of all and is averaged
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -30,25 +29,6 @@ class ClusteredState(ServerState):
 
     deltas: Mapping[int, FloatArray] = field(default_factory=dict)
     clusters: Mapping[int, str] = field(default_factory=dict)
-
-    def pack(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-        """The state as named arrays and JSON, for a checkpoint; the round is left out."""
-        arrays, meta = super().pack()
-        arrays |= {f"deltas/{client}": delta for client, delta in self.deltas.items()}
-        meta["clusters"] = {str(client): cluster for client, cluster in self.clusters.items()}
-        return arrays, meta
-
-    @classmethod
-    def _fields(cls, arrays: Mapping[str, FloatArray], meta: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            **super()._fields(arrays, meta),
-            "deltas": {
-                int(name.removeprefix("deltas/")): array
-                for name, array in arrays.items()
-                if name.startswith("deltas/")
-            },
-            "clusters": {int(client): cluster for client, cluster in meta["clusters"].items()},
-        }
 
 
 class Clustered(Strategy[ClusteredState]):

@@ -1,23 +1,18 @@
-import json
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
-from support.tiny_models import KINDS, VOCABULARY, tiny_model
+from support.adapters import broken, frozen, random_weights
+from support.tiny_models import KINDS, VOCABULARY
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from fedrouter.adapters.bank import NO_ADAPTER, AdapterBank
-from fedrouter.adapters.lora import LoraSpec, initial_weights, read_adapter, write_adapter
-from fedrouter.adapters.targets import find_targets
-from fedrouter.config import AdapterConfig
+from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.errors import AdapterError
 from fedrouter.types import AdapterWeights, LoraMatrices
 
@@ -25,17 +20,6 @@ SPEC = LoraSpec(rank=4, alpha=8, dropout=0.0)
 DROPOUT = LoraSpec(rank=4, alpha=8, dropout=0.3)
 BATCHES = {0: (3, 7), 1: (2, 5), 2: (4, 9)}  # slot: rows and tokens of its batches
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-def frozen(kind: str) -> PreTrainedModel:
-    return tiny_model(kind).requires_grad_(False)
-
-
-def random_weights(model: PreTrainedModel, spec: LoraSpec, seed: int) -> dict[str, np.ndarray]:
-    """An adapter of which neither A nor B is zero."""
-    draws = np.random.default_rng(seed)
-    zero = initial_weights(model, spec, torch.Generator())
-    return {name: draws.normal(0, 0.2, a.shape).astype(np.float32) for name, a in zero.items()}
 
 
 def tokens(slot: int, step: int = 0) -> Tensor:
@@ -440,67 +424,6 @@ def test_a_bfloat16_base_computes_adapters_in_float32_as_peft_does() -> None:
     torch.testing.assert_close(logits, judge(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_saved_folder_loads_in_peft_and_the_other_way_round(kind: str, tmp_path: Path) -> None:
-    model = frozen(kind)
-    weights = random_weights(model, SPEC, 0)
-    ids, slots = tokens(0), torch.zeros(3, dtype=torch.int64)
-    with torch.no_grad(), AdapterBank(model, SPEC, size=1) as bank:
-        bank.load(0, weights)
-        with bank.active(slots):
-            logits = model(input_ids=ids).logits
-        write_adapter(tmp_path / "runs" / "ours", bank.dump(0), SPEC.resolved(model), "base")
-    judge = PeftModel.from_pretrained(frozen(kind), tmp_path / "runs" / "ours").eval()
-    torch.testing.assert_close(judge(input_ids=ids).logits, logits, **TOLERANCE)
-
-    judge.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
-    returned, spec = read_adapter(tmp_path / "theirs")
-    assert spec == SPEC.resolved(model)
-    assert returned.keys() == weights.keys()
-    for name, array in returned.items():
-        np.testing.assert_array_equal(array, weights[name])
-
-
-def test_only_lora_tensors_are_saved_also_with_an_added_pad_token(tmp_path: Path) -> None:
-    model = tiny_model("llama")
-    model.resize_token_embeddings(VOCABULARY + 1)
-    model.requires_grad_(False)
-    weights = random_weights(model, SPEC, 0)
-    write_adapter(tmp_path / "adapter", weights, SPEC, "base")
-    files = sorted(path.name for path in (tmp_path / "adapter").iterdir())
-    assert files == ["adapter_config.json", "adapter_model.safetensors"]
-    with safe_open(tmp_path / "adapter" / files[1], framework="np") as file:
-        assert all("lora_" in name for name in file.keys())  # noqa: SIM118
-    loaded, _ = read_adapter(tmp_path / "adapter")
-    with AdapterBank(model, SPEC, size=1) as bank:
-        bank.load(0, loaded)
-
-
-def test_folder_is_the_same_bytes_each_time_and_replaces_an_older_one(tmp_path: Path) -> None:
-    spec = LoraSpec(targets=("k_proj", "o_proj", "q_proj", "v_proj"))
-    weights = random_weights(frozen("llama"), spec, 0)
-    contents = []
-    for _ in range(2):
-        write_adapter(tmp_path / "a", weights, spec, "base")
-        contents.append([path.read_bytes() for path in sorted((tmp_path / "a").iterdir())])
-    assert contents[0] == contents[1]
-    assert json.loads(contents[0][0])["target_modules"] == list(spec.targets)
-
-
-def broken(weights: dict[str, np.ndarray], how: str) -> dict[str, np.ndarray]:
-    name = next(iter(weights))
-    array = weights.pop(name)
-    changed = {
-        "missing": {},
-        "renamed": {f"{name}.x": array},
-        "transposed": {name: array.T},
-        "float64": {name: array.astype(np.float64)},
-        "nan": {name: np.where(array == array[0, 0], np.nan, array).astype(np.float32)},
-        "infinite": {name: np.full_like(array, np.inf)},
-    }
-    return weights | changed[how]
-
-
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -508,8 +431,6 @@ def broken(weights: dict[str, np.ndarray], how: str) -> dict[str, np.ndarray]:
         ("renamed", "unknown|missing"),
         ("transposed", "shape"),
         ("float64", "float64"),
-        ("nan", "NaN"),
-        ("infinite", "infinity"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(how: str, says: str) -> None:
@@ -518,91 +439,6 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(how: str, says: 
         with pytest.raises(AdapterError, match=says):
             bank.load(0, broken(random_weights(model, SPEC, 0), how))
         assert not any(array.any() for array in bank.dump(0).values())
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "says"),
-    [
-        ("adapter_config.json", lambda config: {**config, "use_dora": True}, "use_dora"),
-        ("adapter_config.json", lambda config: {**config, "bias": "all"}, "bias"),
-        ("adapter_config.json", lambda config: {**config, "rank_pattern": {"q": 2}}, "rank_p"),
-        ("adapter_config.json", lambda config: {**config, "peft_type": "LOHA"}, "peft_type"),
-        ("adapter_config.json", lambda config: {**config, "r": 0}, "rank 0"),
-        ("adapter_config.json", lambda config: {**config, "lora_alpha": "x"}, "unusable"),
-        ("adapter_config.json", lambda config: [config], "unusable"),
-        ("adapter_model.safetensors", lambda arrays: {"embed": np.ones((2, 2))}, "not a LoRA"),
-        ("adapter_model.safetensors", lambda arrays: broken(arrays, "infinite"), "infinity"),
-        ("adapter_model.safetensors", lambda arrays: broken(arrays, "float64"), "float64"),
-        ("adapter_model.safetensors", lambda arrays: broken(arrays, "transposed"), "shape"),
-    ],
-)
-def test_unusable_folders_are_refused(
-    file: str, change: Callable, says: str, tmp_path: Path
-) -> None:
-    write_adapter(tmp_path, random_weights(frozen("llama"), SPEC, 0), SPEC, "base")
-    path = tmp_path / file
-    if path.suffix == ".json":
-        path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    else:
-        save_file({n: np.ascontiguousarray(a) for n, a in change(load_file(path)).items()}, path)
-    with pytest.raises(AdapterError, match=says) as caught:
-        read_adapter(tmp_path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
-def test_missing_or_cut_files_are_refused(file: str, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "a", random_weights(frozen("llama"), SPEC, 0), SPEC, "base")
-    path = tmp_path / "a" / file
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(AdapterError, match=file):
-        read_adapter(tmp_path / "a")
-    path.unlink()
-    with pytest.raises(AdapterError, match=file):
-        read_adapter(tmp_path / "a")
-
-
-def short_names(kind: str, targets: tuple[str, ...] | str | None) -> set[str]:
-    spec = LoraSpec(targets=targets)
-    return {t.name.split(".")[-1] for t in find_targets(frozen(kind), spec.peft_config())}
-
-
-def test_targets_follow_pefts_rules() -> None:
-    assert short_names("llama", None) == {"q_proj", "v_proj"}
-    assert short_names("gpt2", None) == {"c_attn"}
-    assert short_names("llama", ("o_proj", "down_proj")) == {"o_proj", "down_proj"}
-    assert short_names("llama", r".*layers\.1\..*(gate|up)_proj") == {"gate_proj", "up_proj"}
-    assert "lm_head" not in short_names("llama", "all-linear")
-    assert len(short_names("llama", "all-linear")) == 7
-    assert short_names("gpt2", "all-linear") == {"c_attn", "c_proj", "c_fc"}
-
-
-@pytest.mark.parametrize("targets", [("nothing",), ("input_layernorm",), ("embed_tokens",)])
-def test_targets_that_cannot_carry_adapters_are_refused(targets: tuple[str, ...]) -> None:
-    with pytest.raises(AdapterError, match=r"adapter\.targets"):
-        LoraSpec(targets=targets).resolved(frozen("llama"))
-
-
-def test_output_layer_is_refused() -> None:
-    with pytest.raises(AdapterError, match="lm_head"):
-        LoraSpec(targets=("lm_head",)).resolved(frozen("llama"))
-
-
-def test_architecture_without_defaults_asks_for_targets_in_one_line() -> None:
-    model = frozen("llama")
-    model.config.model_type = "unheard-of"
-    with pytest.raises(AdapterError, match=r"set adapter\.targets") as caught:
-        LoraSpec().resolved(model)
-    assert "\n" not in str(caught.value)
-
-
-def test_spec_from_config_and_out_of_range() -> None:
-    spec = LoraSpec.from_config(AdapterConfig(rank=2, targets=["v_proj", "q_proj"]))
-    assert spec == LoraSpec(rank=2, targets=("q_proj", "v_proj"))
-    assert LoraSpec.from_config(AdapterConfig()) == LoraSpec()
-    with pytest.raises(AdapterError, match="dropout"):
-        LoraSpec(dropout=1.0)
 
 
 def test_slots_and_inputs_that_do_not_fit_are_refused() -> None:
@@ -614,20 +450,6 @@ def test_slots_and_inputs_that_do_not_fit_are_refused() -> None:
             model(input_ids=tokens(0))
         with pytest.raises(ValueError, match=r"\(2, 1\) weights"):
             bank.active(torch.tensor([0, 1]), torch.ones(2, 1)).__enter__()
-
-
-def test_initial_weights_are_pefts_and_come_from_the_generator_alone() -> None:
-    model = frozen("llama")
-    first, second = (
-        initial_weights(model, SPEC, torch.Generator().manual_seed(3)) for _ in range(2)
-    )
-    for name, array in first.items():
-        np.testing.assert_array_equal(array, second[name])
-        if "lora_B" in name:
-            assert not array.any()
-        else:
-            bound = 1 / np.sqrt(32)
-            assert 0.8 * bound < np.abs(array).max() <= bound
 
 
 def test_gradients_are_clipped_one_adapter_at_a_time() -> None:

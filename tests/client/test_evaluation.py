@@ -51,7 +51,7 @@ def test_an_untrained_adapter_scores_as_the_base_model(
     }
     assert sum(one.rows for one in evaluation.scores["global"].values()) == 4
     assert loss(evaluation, "global") == pytest.approx(loss(evaluation, "base"), rel=1e-5)
-    assert (evaluation.routed, evaluation.found) == ({}, ())
+    assert (evaluation.routed, evaluation.local_tasks) == ({}, ())
 
 
 def test_a_kept_adapter_answers(client: Client, tiny_base: BaseModel) -> None:
@@ -70,7 +70,7 @@ def test_a_router_offers_only_the_own_tasks_locally(
     )
     evaluation = serve(client, rule, colour=adapter, strip=trained.weights)
     assert evaluation.routed == {"colour": {"colour": 2}, "strip": {"strip": 2}}
-    assert evaluation.found == ({"colour": 6}, {"strip": 6})
+    assert evaluation.local_tasks == ({"colour": 6}, {"strip": 6})
     # Locally both rows go to the trained adapter; globally the colours to the untrained one.
     assert evaluation.scores["local"]["colour"].scores["loss"] < loss(evaluation, "base") - 0.1
     untrained = evaluation.scores["global"]["colour"].scores["loss"]

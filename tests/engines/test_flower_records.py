@@ -48,7 +48,7 @@ def test_a_simulation_ends_as_a_run_in_this_process(
     ours, theirs = adapters(tmp_path / "here"), adapters(tmp_path / "there")
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
-        # One client's jobs are fused with fewer others there, and fp16 rounds what differs.
+        # One client's jobs are fused with fewer others there, and float16 rounds what differs.
         np.testing.assert_allclose(theirs[name], array, atol=2e-3, err_msg=name)
     if "strategy=feddpa" not in changes:
         routers = [load_file(tmp_path / run / "router.safetensors") for run in ("here", "there")]

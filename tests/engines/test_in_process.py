@@ -1,34 +1,25 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from support.clients import SPEC, client_of, engine
 
-from fedrouter.adapters.lora import initial_weights
 from fedrouter.client.client import Client
 from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.compression import TransportDtype, decode, encode
 from fedrouter.protocol.messages import (
+    ClientReply,
     ClientRequest,
     ClusterPrompts,
+    Failure,
     TrainOrder,
 )
 from fedrouter.types import AdapterWeights
 
 
-@pytest.fixture
-def client(tiny_base: BaseModel, tmp_path: Path) -> Client:
-    return client_of(tiny_base, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_base: BaseModel) -> AdapterWeights:
-    return initial_weights(tiny_base.model, SPEC, torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("transport", ["float32", "float16", "int8"])
 def test_the_engine_rounds_as_the_transport_does(
     client: Client, tiny_base: BaseModel, adapter: AdapterWeights, transport: TransportDtype
 ) -> None:
@@ -54,7 +45,7 @@ def test_replies_come_in_the_order_of_the_tasks(
     tiny_base: BaseModel, adapter: AdapterWeights, tmp_path: Path
 ) -> None:
     clients = {id: client_of(tiny_base, tmp_path, id=id) for id in range(3)}
-    run = InProcessEngine(tiny_base, SPEC, clients, transport="fp32", fuse=2)
+    run = InProcessEngine(tiny_base, SPEC, clients, transport="float32", fuse=2)
     list(run.run([ClientRequest(id, 0, profile=ClusterPrompts()) for id in clients]))
     tasks = [
         ClientRequest(
@@ -72,3 +63,20 @@ def test_replies_come_in_the_order_of_the_tasks(
     for one, other in zip(replies[1].updates, alone.updates, strict=True):
         for name, array in one.weights.items():
             np.testing.assert_allclose(array, other.weights[name], atol=1e-4)
+
+
+@pytest.mark.parametrize("transport", ["float32", "float16", "int8"])
+def test_an_update_that_diverged_costs_its_client_alone(
+    tiny_base: BaseModel, adapter: AdapterWeights, tmp_path: Path, transport: TransportDtype
+) -> None:
+    """As on Flower, where the client cannot encode it."""
+    clients = {id: client_of(tiny_base, tmp_path, id=id) for id in range(2)}
+    run = InProcessEngine(tiny_base, SPEC, clients, transport=transport, fuse=2)
+    order = (TrainOrder(("a",), 2),)
+    good = ClientRequest(0, round=1, train=order, adapters={"a": adapter}, lr=0.01)
+    failure, reply = run.run([replace(good, client=1, lr=1e30), good])
+    assert isinstance(failure, Failure)
+    assert (failure.client, failure.round) == (1, 1)
+    assert "lower training.lr" in failure.reason
+    assert isinstance(reply, ClientReply)
+    assert len(reply.updates) == 1

@@ -12,8 +12,11 @@ from fedrouter.engines.flower.client_app import client_id, node_config
 from fedrouter.engines.flower.engine import FlowerEngine
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import ConfigError, MessageError
+from fedrouter.protocol import compression
 from fedrouter.protocol.codec import pack_reply
+from fedrouter.protocol.compression import EncodedWeights, TransportDtype, encode
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, TrainOrder, Update
+from fedrouter.types import AdapterWeights
 
 WEIGHTS = {"m.lora_A.weight": np.ones((1, 2), np.float32)}
 CONFIG = load_config(
@@ -22,7 +25,7 @@ CONFIG = load_config(
         "federation.clients=4",
         "federation.wait_s=0.05",
         "federation.timeout_s=0.5",
-        "federation.transport=fp32",
+        "federation.transport=float32",
         "engine.fuse=8",
     ],
 )
@@ -74,7 +77,7 @@ class FakeGrid:
         return found[::-1]  # in another order than they were asked for
 
 
-def good(client: int, base: str = "base", transport: str = "fp32") -> Records:
+def good(client: int, base: str = "base", transport: str = "float32") -> Records:
     update = Update(0, "global", WEIGHTS, samples=3, loss=1.0, tokens=9)
     header, arrays = pack_reply(ClientReply(client, 1, updates=(update,)), transport)
     return to_records({"reply": header, "base": base}, arrays)
@@ -104,6 +107,24 @@ def test_replies_come_in_the_order_of_the_tasks() -> None:
     assert all(isinstance(reply, ClientReply) for reply in replies)
 
 
+def test_an_adapter_is_rounded_once_a_round_and_counted_for_each_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = {name: array.copy() for name, array in WEIGHTS.items()}  # replies hold WEIGHTS
+    rounded = []
+
+    def counting(weights: AdapterWeights, transport: TransportDtype) -> EncodedWeights:
+        rounded.append(weights)
+        return encode(weights, transport)
+
+    monkeypatch.setattr(compression, "encode", counting)
+    flower = engine(FakeGrid(3, good))
+    requests = [ClientRequest(c, 1, adapters={"global": sent}) for c in flower.online()]
+    list(flower.run(requests))
+    assert sum(weights is sent for weights in rounded) == 1
+    assert flower.traffic.down == 3 * 8
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -112,9 +133,10 @@ def test_replies_come_in_the_order_of_the_tasks() -> None:
         (lambda: flwr_app.Error(8, "secret"), "its process crashed"),
         (lambda: flwr_app.Error(77, "secret"), "Flower error 77"),
         (lambda: to_records({"error": "DataError: no rows"}, {}), "DataError: no rows"),
+        (lambda: to_records({"error": "a\n\x1b[2Jforged"}, {}), "a??[2Jforged"),
         (lambda: good(1, base="other"), "another base model"),
-        (lambda: to_records({"reply": "{}", "base": "base"}, {}), "malformed"),
-        (flwr_app.RecordDict, "without texts and arrays"),
+        (lambda: to_records({"reply": "{}", "base": "base"}, {}), "Field required"),
+        (flwr_app.RecordDict, "expected a record of texts and one of arrays"),
     ],
 )
 def test_a_bad_answer_costs_its_client_alone(bad: Callable[[], Records], reason: str) -> None:
@@ -171,15 +193,30 @@ def test_arrays_of_another_format_are_refused() -> None:
         from_records(records)
 
 
-def test_a_node_must_say_where_its_data_and_state_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedrouter.engines.flower.client_app._simulated", lambda: False)
+@pytest.mark.parametrize(
+    ("text", "got"), [(1, "int"), (b"x", "bytes"), (["x"], "list")], ids=["int", "bytes", "list"]
+)
+def test_texts_that_are_not_texts_are_refused(text: int | bytes | list[str], got: str) -> None:
+    records = to_records({"task": "{}"}, {})
+    records["texts"]["task"] = text  # type: ignore[index]
+    with pytest.raises(MessageError, match=f"expected texts, got {got}"):
+        from_records(records)
+
+
+def test_a_node_must_say_where_its_data_and_state_are() -> None:
     with pytest.raises(ConfigError, match="'data'"):
-        node_config(CONFIG, {"state-dir": "x"})
+        node_config(CONFIG, {"state-dir": "x"}, simulated=False)
     with pytest.raises(ConfigError, match="'state-dir'"):
-        node_config(CONFIG, {"data": "run"})
-    mine = node_config(CONFIG, {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base"})
+        node_config(CONFIG, {"data": "run"}, simulated=False)
+    own = {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base"}
+    mine = node_config(CONFIG, own, simulated=False)
     assert str(mine.data.train) == "mine.jsonl"
     assert mine.model.name == "/my/base"  # never what the server says
+
+
+def test_in_a_simulation_the_runs_configuration_decides() -> None:
+    assert node_config(CONFIG, {}, simulated=True).model == CONFIG.model
+    assert node_config(CONFIG, {}, simulated=True).data == CONFIG.data
 
 
 def test_ids_of_clients() -> None:

@@ -15,7 +15,14 @@ from support.flower_processes import Deployment, children
 from support.places import ROOT
 from support.toys import toy_settings
 
-REFUSALS = ("is missing", "of shape", "finite numbers", "not possible", "int64", "malformed")
+REFUSALS = (
+    "is missing",
+    "expected float32 of shape",
+    "expected 1 to",
+    "finite numbers",
+    "got int64",
+    "Invalid JSON",
+)
 
 
 class Federation:

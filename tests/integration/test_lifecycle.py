@@ -42,7 +42,7 @@ class Growing(InProcessEngine):
         self.spec = LoraSpec(rank=4, alpha=8, dropout=0.0).resolved(shared_model.base.model)
         self._parts = (config, shared_model, folder)
         self.held: dict[int, Client] = {}
-        super().__init__(shared_model.base, self.spec, self.held, transport="fp32", fuse=8)
+        super().__init__(shared_model.base, self.spec, self.held, transport="float32", fuse=8)
 
     def hold(self, id: int, rows: Sequence[Row]) -> None:
         config, shared_model, folder = self._parts

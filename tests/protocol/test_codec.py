@@ -101,51 +101,55 @@ def test_a_task_comes_back_whole(rule: Serving) -> None:
     adapters = {"global": WEIGHTS, "task-00": {A: WEIGHTS[A]}}
     order = EvaluateOrder(rule, ("local", "base"))
     task = ClientRequest(3, 7, GroupByLabel(), (), order, ORDERS, adapters, lr=5e-4)
-    assert same(unpack_request(*pack_request(task, "fp32")), task)
+    assert same(unpack_request(*pack_request(task, "float32")), task)
 
 
 def test_an_order_to_compare_comes_back_with_adapters_as_int8() -> None:
     compare = (Comparison(1, ("global", "task-00")),)
     exact = {A: WEIGHTS[A] * 0 + 127}
     task = ClientRequest(3, 7, compare=compare, adapters={"global": exact, "task-00": exact})
-    header, arrays = pack_request(task, "fp32")
-    assert arrays[f"adapter/global/{A}"].dtype == np.int8
+    header, arrays = pack_request(task, "float32")
+    adapter = json.loads(header)["adapters"]["global"]
+    assert [arrays[key].dtype for key in adapter[A]] == [np.int8, np.float32]
     assert same(unpack_request(header, arrays), task)
 
 
 @pytest.mark.parametrize("geometry", [PLACES, MAPPED, FOLDED])
 def test_an_order_to_profile_comes_back_whole(geometry: TaskGeometry | None) -> None:
     task = ClientRequest(3, 0, ReassignByLoss(geometry, ("task-01",), scatter=True))
-    assert same(unpack_request(*pack_request(task, "fp16")), task)
+    assert same(unpack_request(*pack_request(task, "float16")), task)
 
 
 @pytest.mark.parametrize(
     ("geometry", "name", "shape", "reason"),
     [
-        (MAPPED, "centroids", (7, 7), "not one centroid"),
-        (MAPPED, "space", (7, 7), "does not fit"),
-        (FOLDED, "space", (4,), "does not fit"),
-        (FOLDED, "space", (2, 2), "1 dimension"),
+        (MAPPED, "centroids", (7, 7), "expected 2 centroids"),
+        (MAPPED, "centroids", (2,), "expected 2 centroids"),
+        (MAPPED, "space", (7, 7), "expected a transform of 2 dimensions"),
+        (FOLDED, "space", (4,), "upper triangle"),
+        (FOLDED, "space", (2, 2, 1), "expected a transform"),
     ],
 )
 def test_places_that_do_not_fit_are_refused(
     geometry: TaskGeometry, name: str, shape: tuple[int, ...], reason: str
 ) -> None:
-    header, arrays = pack_request(ClientRequest(3, 0, AssignToNearest(geometry)), "fp16")
-    bad = {**arrays, f"profile/{name}": np.ones(shape, np.float32)}
+    header, arrays = pack_request(ClientRequest(3, 0, AssignToNearest(geometry)), "float16")
+    key = json.loads(header)["profile"]["geometry"][name]
+    bad = {**arrays, key: np.ones(shape, np.float32)}
     with pytest.raises(MessageError, match=reason):
         unpack_request(header, bad)
 
 
 def test_half_of_a_symmetric_space_travels() -> None:
-    _, arrays = pack_request(ClientRequest(3, 0, AssignToNearest(FOLDED)), "fp16")
-    assert arrays["profile/space"].tolist() == [1, -2, 3]
+    header, arrays = pack_request(ClientRequest(3, 0, AssignToNearest(FOLDED)), "float16")
+    key = json.loads(header)["profile"]["geometry"]["space"]
+    assert arrays[key].tolist() == [1, -2, 3]
 
 
-@pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("transport", ["float32", "float16", "int8"])
 def test_a_reply_comes_back_whole(transport: TransportDtype) -> None:
     back = unpack_reply(*pack_reply(REPLY, transport))
-    if transport != "int8":  # these numbers are exact in fp16
+    if transport != "int8":  # these numbers are exact in float16
         assert same(back, REPLY)
     for name, array in WEIGHTS.items():
         np.testing.assert_allclose(back.updates[0].weights[name], array, rtol=1e-2)
@@ -173,7 +177,7 @@ def test_arrays_that_do_not_fit_are_refused(dtype: str, shape: list[int], data: 
 
 
 def changed(**fields: Any) -> str:
-    header, _ = pack_reply(REPLY, "fp16")
+    header, _ = pack_reply(REPLY, "float16")
     return json.dumps({**json.loads(header), **fields})
 
 
@@ -191,29 +195,61 @@ def changed(**fields: Any) -> str:
         changed(updates=[]),
         changed(profile=None),
         changed(evaluation={"scores": []}),
+        changed(updates=[{**json.loads(changed())["updates"][0], "slot": True}]),
     ],
 )
 def test_malformed_headers_are_refused(header: str) -> None:
-    _, arrays = pack_reply(REPLY, "fp16")
+    _, arrays = pack_reply(REPLY, "float16")
     with pytest.raises(MessageError):
         unpack_reply(header, arrays)
 
 
+HEADER = json.loads(changed())
+TENSOR, CENTROID = HEADER["updates"][0]["weights"][A][0], HEADER["profile"]["centroids"]
+
+
 @pytest.mark.parametrize(
-    "arrays",
+    ("arrays", "reason"),
     [
-        {"update/0/x": np.ones((1, 2), np.float32)},
-        {"update/9/x": np.ones((1, 2), np.float16)},
-        {"update/0/x": np.array([[np.nan]], np.float16)},
-        {"centroids": np.ones(3, np.float32)},
-        {"centroids": np.full((2, 2), np.inf, np.float32)},
-        {"something": np.ones((1, 1), np.float32)},
+        ({"something": np.ones((1, 1), np.float32)}, "no field refers to"),
+        ({TENSOR: np.array([[np.nan, 1]], np.float16)}, "finite"),
+        ({TENSOR: np.ones((1, 2), np.int8)}, "without scales"),
+        ({TENSOR: np.array([["a", "b"]])}, "got <U1"),
+        ({CENTROID: np.ones((2, 2))}, "profile.centroids: .*got float64"),
+        ({CENTROID: np.full((2, 2), np.inf, np.float32)}, "profile.centroids: .*finite"),
     ],
 )
-def test_unexpected_arrays_are_refused(arrays: dict[str, Any]) -> None:
-    header, good = pack_reply(REPLY, "fp16")
-    with pytest.raises(MessageError):
+def test_unexpected_arrays_are_refused(arrays: dict[str, Any], reason: str) -> None:
+    header, good = pack_reply(REPLY, "float16")
+    with pytest.raises(MessageError, match=reason):
         unpack_reply(header, {**good, **arrays})
+
+
+def test_missing_arrays_are_refused() -> None:
+    header, good = pack_reply(REPLY, "float16")
+    del good[CENTROID]
+    with pytest.raises(MessageError, match="refer to an array of its own"):
+        unpack_reply(header, good)
+
+
+def test_an_array_cannot_be_referred_to_twice() -> None:
+    twice = {**HEADER["profile"], "scatter": {"products": CENTROID, "fourth": 1.0}}
+    _, arrays = pack_reply(REPLY, "float16")
+    with pytest.raises(MessageError, match="refer to an array of its own"):
+        unpack_reply(changed(profile=twice), arrays)
+
+
+def test_the_names_of_unknown_fields_cannot_forge_lines_of_a_log() -> None:
+    _, arrays = pack_reply(REPLY, "float16")
+    with pytest.raises(MessageError, match=r"a\?\?\[2J") as caught:
+        unpack_reply(changed(**{"a\n\x1b[2J": 1}), arrays)
+    assert str(caught.value).isprintable()
+
+
+def test_weights_that_no_message_can_carry_are_a_message_error() -> None:
+    update = Update(0, None, {A: np.array([[np.nan]], np.float32)}, 5, 1.25, 100)
+    with pytest.raises(MessageError, match=r"lower training\.lr"):
+        pack_reply(ClientReply(3, 7, updates=(update,)), "float16")
 
 
 JSON = st.recursive(
@@ -223,9 +259,9 @@ JSON = st.recursive(
 )
 
 
-@given(field=st.sampled_from(["client", "round", "profile", "findings", "updates"]), value=JSON)
+@given(field=st.sampled_from(["client", "round", "profile", "evaluation", "updates"]), value=JSON)
 def test_whatever_a_header_holds_is_understood_or_refused(field: str, value: Any) -> None:
-    _, arrays = pack_reply(REPLY, "fp16")
+    _, arrays = pack_reply(REPLY, "float16")
     try:
         reply = unpack_reply(changed(**{field: value}), arrays)
     except MessageError:

@@ -6,7 +6,14 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
-from fedrouter.protocol.compression import Encoded, TransportDtype, compression_for, decode, encode
+from fedrouter.protocol.compression import (
+    EncodedWeights,
+    TransportDtype,
+    WeightsEncoder,
+    compression_for,
+    decode,
+    encode,
+)
 from fedrouter.protocol.messages import (
     ClientRequest,
     ClusterPrompts,
@@ -47,32 +54,32 @@ def test_adapters_that_are_only_tried_travel_as_int8() -> None:
     regroup = ClientRequest(0, 1, profile=ReassignByLoss(GEOMETRY, ("a",)))
     train = ClientRequest(0, 1, train=(TrainOrder(("a",), 1),))
     place = ClientRequest(0, 1, profile=ClusterPrompts())
-    assert [compression_for(task, "fp16") for task in (compare, regroup, train, place)] == [
+    assert [compression_for(task, "float16") for task in (compare, regroup, train, place)] == [
         "int8",
         "int8",
-        "fp16",
-        "fp16",
+        "float16",
+        "float16",
     ]
 
 
-@pytest.mark.parametrize(("transport", "nbytes"), [("fp32", 48), ("fp16", 24), ("int8", 20)])
+@pytest.mark.parametrize(("transport", "nbytes"), [("float32", 48), ("float16", 24), ("int8", 20)])
 def test_bytes_on_the_wire(transport: TransportDtype, nbytes: int) -> None:
     encoded = encode({"a": np.ones((2, 6), np.float32)}, transport)
     assert encoded.nbytes == nbytes
 
 
 @given(MATRICES)
-def test_fp32_keeps_every_bit(matrix: NDArray[np.float32]) -> None:
-    decoded = decode(encode({"a": matrix}, "fp32"))
+def test_float32_keeps_every_bit(matrix: NDArray[np.float32]) -> None:
+    decoded = decode(encode({"a": matrix}, "float32"))
     assert decoded["a"].dtype == np.float32
     assert decoded["a"].tobytes() == matrix.tobytes()
 
 
 @given(MATRICES)
-def test_fp16_rounds_once(matrix: NDArray[np.float32]) -> None:
-    once = decode(encode({"a": matrix}, "fp16"))
+def test_float16_rounds_once(matrix: NDArray[np.float32]) -> None:
+    once = decode(encode({"a": matrix}, "float16"))
     np.testing.assert_allclose(once["a"], matrix, rtol=2**-11, atol=2**-24)
-    assert decode(encode(once, "fp16"))["a"].tobytes() == once["a"].tobytes()
+    assert decode(encode(once, "float16"))["a"].tobytes() == once["a"].tobytes()
 
 
 @given(MATRICES)
@@ -82,15 +89,15 @@ def test_int8_moves_no_number_by_more_than_half_a_step(matrix: NDArray[np.float3
     assert (error <= encoded.scales["a"].astype(np.float64) * 0.50002).all()
 
 
-def test_what_does_not_fit_fp16_is_refused() -> None:
-    with pytest.raises(MessageError, match=r"'a' holds 7e\+04.*fp32"):
-        encode(weights((1, -70000)), "fp16")
+def test_what_does_not_fit_float16_is_refused() -> None:
+    with pytest.raises(MessageError, match=r"'a' holds 7e\+04.*float32"):
+        encode(weights((1, -70000)), "float16")
 
 
-@pytest.mark.parametrize("transport", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("transport", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_refused(transport: TransportDtype, value: float) -> None:
-    with pytest.raises(MessageError, match="finite"):
+    with pytest.raises(MessageError, match="NaN or infinity"):
         encode(weights((value, 1)), transport)
 
 
@@ -101,20 +108,38 @@ SCALE = np.ones((1, 1), np.float32)
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [
-        (Encoded("pickle", {}), "fp32, fp16, int8"),  # type: ignore[arg-type]
-        (Encoded("fp16", {"a": np.ones((1, 1), np.float32)}), "float32 in an fp16"),
-        (Encoded("fp32", {"a": np.array([None])}), "object"),
-        (Encoded("fp16", {"a": np.full((1, 1), np.nan, np.float16)}), "finite"),
-        (Encoded("fp16", {"a": np.ones((1, 1), np.float16)}, {"a": SCALE}), "scales"),
-        (Encoded("int8", {"a": INT8}), "scales"),
-        (Encoded("int8", {"a": INT8}, {"a": SCALE, "b": SCALE}), "scales"),
-        (Encoded("int8", {"a": INT8}, {"a": np.ones((2, 1), np.float32)}), "per rank"),
-        (Encoded("int8", {"a": INT8}, {"a": np.ones((1, 1))}), "per rank"),  # type: ignore[dict-item]
-        (Encoded("int8", {"a": INT8[0]}, {"a": SCALE}), "per rank"),
-        (Encoded("int8", {"a": INT8}, {"a": SCALE * np.inf}), "finite"),
-        (Encoded("int8", {"a": INT8 * 100}, {"a": SCALE * 3e38}), "finite"),
+        (EncodedWeights({"a": np.array([None])}), "got object"),
+        (EncodedWeights({"a": np.ones((1, 1))}), "got float64"),
+        (EncodedWeights({"a": np.full((1, 1), np.nan, np.float16)}), "finite"),
+        (EncodedWeights({"a": np.array([[1, np.nan]], np.float32)}), "finite"),
+        (EncodedWeights({"a": np.array([[1, np.inf]], np.float32)}), "finite"),
+        (EncodedWeights({"a": np.array([[1, -1e7]], np.float32)}), r"up to 1e\+06"),
+        (EncodedWeights({"a": np.ones((1, 1), np.float16)}, {"a": SCALE}), "with scales"),
+        (EncodedWeights({"a": INT8}), "without scales"),
+        (EncodedWeights({"a": INT8}, {"a": np.ones((2, 1), np.float32)}), "per rank"),
+        (EncodedWeights({"a": INT8}, {"a": np.ones((1, 1))}), "per rank"),  # type: ignore[dict-item]
+        (EncodedWeights({"a": INT8[0]}, {"a": SCALE}), "per rank"),
+        (EncodedWeights({"a": INT8}, {"a": SCALE * np.inf}), "finite"),
+        (EncodedWeights({"a": INT8 * 100}, {"a": SCALE * 3e38}), "finite"),
     ],
 )
-def test_messages_that_cannot_be_right_are_refused(encoded: Encoded, message: str) -> None:
+def test_messages_that_cannot_be_right_are_refused(encoded: EncodedWeights, message: str) -> None:
     with pytest.raises(MessageError, match=message):
         decode(encoded)
+
+
+def test_an_encoder_encodes_an_adapter_once_for_each_dtype() -> None:
+    encoder, one, equal = WeightsEncoder(), weights((1, 2)), weights((1, 2))
+    half = encoder.encode(one, "float16")
+    assert encoder.encode(one, "float16") is half
+    assert encoder.encode(one, "int8").arrays["a"].dtype == np.int8
+    assert encoder.encode(equal, "float16") is not half  # it goes by identity
+    received, nbytes = encoder.transmit(one, "float16")
+    assert (received["a"].tolist(), nbytes) == ([[1, 2]], 4)
+    assert encoder.transmit(one, "float16")[0] is received
+
+
+def test_an_encoder_does_not_mistake_an_adapter_for_one_that_is_gone() -> None:
+    encoder = WeightsEncoder()
+    for value in range(50):  # each could get the id of the one before, were that not held
+        assert encoder.transmit(weights((value,)), "float32")[0]["a"].tolist() == [[value]]

@@ -1,12 +1,10 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from fedrouter.errors import MessageError
 from fedrouter.routing.clustering import cluster, join, squared_distances
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import derive_seed
@@ -101,26 +99,6 @@ def test_join_does_not_depend_on_the_order_of_the_profiles(
     assert list(dict.fromkeys(found)) == list(range(len(tasks.centroids)))
     nearest = np.square(points[:, None] - tasks.centroids).sum(axis=2)
     np.testing.assert_allclose(nearest[range(len(found)), found], nearest.min(axis=1), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (TaskProfile(1, np.zeros((2, 2), np.float32), (1,), (0.0,), (0.0,)), r"shape \(2, 2\)"),
-        (TaskProfile(1, np.zeros((1, 3), np.float32), (1,), (0.0,), (0.0,)), r"shape \(1, 3\)"),
-        (TaskProfile(1, np.zeros((0, 2), np.float32), (), (), ()), "0 counts"),
-        (profile(1, (np.nan, 0)), "not finite"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (np.inf,), (0.0,)), "not finite"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (0.0,), (np.nan,)), "not finite"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (0.0,), ()), "0 fourth moments"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (0,), (0.0,), (0.0,)), "without samples"),
-        (TaskProfile(1, np.zeros((1, 2), np.float32), (1,), (-1.0,), (0.0,)), "negative moment"),
-        (profile(0, (1, 1)), "two profiles"),
-    ],
-)
-def test_bad_profiles_are_refused(bad: TaskProfile, message: str) -> None:
-    with pytest.raises(MessageError, match=message):
-        join([profile(0, (0, 0)), bad], 2, seed=0)
 
 
 def test_distances_agree_with_scipy_over_several_blocks() -> None:

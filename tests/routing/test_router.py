@@ -128,13 +128,13 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format"),
-        ({"tasks": []}, "tasks"),
-        ({"tasks": ["../../etc", "b", "c"]}, "tasks.0"),
-        ({"tasks": ["a", "b"]}, r"shape \(3, 2\) for 2 tasks"),
-        ({"tasks": ["a", "b", "b"]}, "tasks: .*twice"),
-        ({"mean": -1}, "mean"),
-        ({"deviation": "much"}, "deviation"),
+        ({"format": 3}, "earlier fedrouter; start a new run"),
+        ({"tasks": []}, "geometry: expected one or more task names"),
+        ({"tasks": ["../../etc", "b", "c"]}, "geometry.tasks.0"),
+        ({"tasks": ["a", "b"]}, "geometry: expected 2 centroids"),
+        ({"tasks": ["a", "b", "b"]}, "geometry: .*all different"),
+        ({"mean": -1}, "geometry.mean"),
+        ({"deviation": "much"}, "geometry.deviation"),
         ({"extra": 1}, "extra"),
         ({"sha256": "0"}, "do not belong together"),
     ],
@@ -144,7 +144,9 @@ def test_a_header_that_cannot_be_right_is_refused(
 ) -> None:
     make().save(tmp_path)
     header = json.loads((tmp_path / "router.json").read_text())
-    (tmp_path / "router.json").write_text(json.dumps(header | change))
+    for part in (header, header["geometry"]):
+        part |= {key: value for key, value in change.items() if key in part or key == "extra"}
+    (tmp_path / "router.json").write_text(json.dumps(header))
     with pytest.raises(RunError, match=message) as caught:
         Router.load(tmp_path)
     assert "\n" not in str(caught.value)
@@ -165,7 +167,7 @@ def test_centroids_that_cannot_be_right_are_refused(
 def test_a_file_without_centroids_is_refused(tmp_path: Path) -> None:
     make().save(tmp_path)
     save_file({"other": np.zeros((3, 2), np.float32)}, tmp_path / "router.safetensors")
-    with pytest.raises(RunError, match="no readable centroids"):
+    with pytest.raises(RunError, match="restore the file"):
         Router.load(tmp_path)
 
 

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
 from fedrouter.routing.clustering import group, squared_distances
-from fedrouter.routing.types import TaskProfile
+from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.routing.whitening import (
     LARGEST,
-    Located,
-    Space,
-    locate,
+    SpaceKind,
+    fit_geometry,
     projection,
     scatter,
     shrunk,
@@ -52,22 +51,33 @@ def federation(
 
 
 def place(
-    kind: Space,
+    kind: SpaceKind,
     profiles: list[TaskProfile],
     assigned: list[tuple[int, ...]],
     before: NDArray[np.float64],
-) -> Located:
+) -> TaskGeometry:
     known, scatters = sum_scatters(iter(profiles))
     assert all(one.scatter is None for one in known)
-    projected = projection(before.shape[1], 0)
-    before = before.astype(np.float32)
-    return locate(kind, known, scatters, assigned, before=before, projected=projected)
+    names = tuple(f"task-{t}" for t in range(len(before)))
+    return fit_geometry(
+        kind,
+        known,
+        scatters,
+        assigned,
+        before=TaskGeometry(names, before.astype(np.float32), 0.0, 0.0, 0.0),
+        projected=projection(before.shape[1], 0),
+    )
 
 
-def located(kind: Space, profiles: list[TaskProfile]) -> tuple[NDArray[np.float64], float]:
+def transform(geometry: TaskGeometry) -> NDArray[np.float32]:
+    assert geometry.space is not None
+    return geometry.space
+
+
+def located(kind: SpaceKind, profiles: list[TaskProfile]) -> tuple[NDArray[np.float64], float]:
     assigned: list[tuple[int, ...]] = [(0, 1)] * len(profiles)
     found = place(kind, profiles, assigned, np.zeros((2, D)))
-    return found.space.astype(np.float64), found.mean
+    return transform(found).astype(np.float64), found.mean
 
 
 def test_whitening_is_that_of_scikit_learns_ledoit_wolf_on_all_samples() -> None:
@@ -92,7 +102,7 @@ def test_standardising_divides_by_the_deviation_over_all_samples() -> None:
     points = np.array([[0.0, 0], [2, 0], [4, 10], [6, 10]])
     profiles = [profile(0, points, np.array([0, 0, 1, 1]))]
     found = place("standardised", profiles, [(0, 1)], np.zeros((2, 2)))
-    np.testing.assert_allclose(found.space, np.diag(1 / points.std(axis=0)), rtol=1e-6)
+    np.testing.assert_allclose(transform(found), np.diag(1 / points.std(axis=0)), rtol=1e-6)
 
 
 def test_a_direction_that_tells_nothing_no_longer_decides() -> None:
@@ -115,15 +125,15 @@ def test_centroids_are_means_over_samples_and_stay_where_there_are_none() -> Non
     ]
     found = place("whitened", profiles, [(0,), (0,)], np.array([[9.0, 9], [7, 7]]))
     np.testing.assert_allclose(found.centroids, [[2, 2], [7, 7]])
-    assert np.isfinite(found.space).all()
+    assert np.isfinite(transform(found)).all()
 
 
 def test_samples_that_are_all_alike_give_a_finite_space() -> None:
     points = np.ones((5, 2))
     profiles = [profile(0, points, np.zeros(5, int))]
-    for kind in get_args(Space)[1:]:
+    for kind in get_args(SpaceKind)[1:]:
         found = place(kind, profiles, [(0,)], points[:1])
-        np.testing.assert_array_equal(found.space, np.eye(2))
+        np.testing.assert_array_equal(transform(found), np.eye(2))
 
 
 def test_long_embeddings_are_projected_and_their_profile_stays_small() -> None:
@@ -146,7 +156,7 @@ def test_held_out_prompts_lie_as_far_from_their_task_as_the_router_expects() -> 
     fitted = [profile(0, cloud[:200], labels[:200])]
     first = place("whitened", fitted, [(0, 1)], np.zeros((2, 40)))
 
-    def squared(points: NDArray[np.float64], found: Located) -> NDArray[np.float64]:
+    def squared(points: NDArray[np.float64], found: TaskGeometry) -> NDArray[np.float64]:
         distances = squared_distances(points, found.centroids, found.space)
         return np.asarray(distances[np.arange(len(points)), labels[: len(points)]])
 

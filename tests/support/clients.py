@@ -58,7 +58,7 @@ def engine(base: BaseModel, client: Client, transport: TransportDtype) -> InProc
 def train(
     client: Client, base: BaseModel, round: int, order: TrainOrder, **adapters: AdapterWeights
 ):
-    run = engine(base, client, "fp32")
+    run = engine(base, client, "float32")
     [reply] = run.run([ClientRequest(3, round, train=(order,), adapters=adapters, lr=0.1)])
     return reply.updates[0], run.traffic
 

@@ -9,8 +9,8 @@ A node's configuration says what is the node's own business:
 * ``state-dir``: where it keeps its local tasks and its own adapters.
 * ``model``: the base model's folder or name on this machine.
 
-A server may choose none of these: outside a simulation, where all is one machine, ``data`` and
-``state-dir`` must be given.
+A server may choose none of these: ``data`` and ``state-dir`` must be given. Only in a simulation,
+in which server and clients are one machine, does the run's configuration decide.
 """
 
 import hashlib
@@ -37,8 +37,13 @@ from fedrouter.training.trainer import train
 NodeConfig = Mapping[str, object]
 
 
-def make_client_app() -> ClientApp:
-    """A ClientApp that answers greetings and tasks."""
+def make_client_app(*, simulated: bool = False) -> ClientApp:
+    """A ClientApp that answers greetings and tasks.
+
+    Args:
+        simulated: the clients are actors on the server's own machine, so that the run's
+            configuration may say where data, state and base model are.
+    """
     app = ClientApp()
 
     @app.query()
@@ -49,9 +54,10 @@ def make_client_app() -> ClientApp:
 
     @app.train()
     def work(message: Message, context: Context) -> Message:
-        """Do a task. What goes wrong is told in words of ours, which hold no sample."""
+        """Do a task. An error is reported in a text of our own, which holds no sample."""
         try:
-            return Message(_answer(message, context.node_config), reply_to=message)
+            answer = _answer(message, context.node_config, simulated=simulated)
+            return Message(answer, reply_to=message)
         except FedRouterError as error:
             reason = f"{type(error).__name__}: {error}"
         except Exception as error:  # whose text may quote data
@@ -67,39 +73,48 @@ def client_id(node: NodeConfig) -> int:
     return int(str(node.get("client-id", node.get("partition-id", -1))))
 
 
-def _answer(message: Message, node: NodeConfig) -> RecordDict:
+def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDict:
     texts, arrays = from_records(message.content)
-    config = node_config(parse_config(texts["config"]), node)
+    config = node_config(parse_config(texts["config"]), node, simulated=simulated)
     shared_model = _shared_model(config.model.model_dump_json(), config.engine.device)
-    client = _client(config, texts, node, shared_model)
-    work = client.prepare(unpack_request(texts["task"], arrays))
     spec = LoraSpec.from_config(config.adapter).resolved(shared_model.base.model)
+    client = _client(config, texts, node, shared_model, spec)
+    work = client.prepare(unpack_request(texts["task"], arrays))
     results = list(train(shared_model.base, spec, work.jobs, int(config.engine.fuse)))
     header, out = pack_reply(client.finish(work, results), config.federation.transport)
     return to_records({"reply": header, "base": shared_model.base.fingerprint}, out)
 
 
-def node_config(config: Config, node: NodeConfig) -> Config:
-    """The run's configuration with what is the node's own business put in its place.
+def node_config(config: Config, node: NodeConfig, *, simulated: bool) -> Config:
+    """The run's configuration, with the node's own data, device and base model.
+
+    Args:
+        config: the run's.
+        node: the node's own.
+        simulated: as for `make_client_app`.
 
     Raises:
         ConfigError: outside a simulation, the node does not say where its data and state are.
     """
     for key in ("data", "state-dir"):
-        if key not in node and not _simulated():
+        if key not in node and not simulated:
             raise ConfigError(f"this node's --node-config lacks {key!r}; start it again with it")
     data = config.data
     if node.get("data", "run") != "run":
         data = DataConfig(train=Path(str(node["data"])), test_fraction=data.test_fraction)
     engine = config.engine.model_copy(update={"device": str(node.get("device", "auto"))})
     model = config.model
-    if not _simulated():
+    if not simulated:
         model = model.model_copy(update={"name": str(node.get("model", "nano"))})
     return config.model_copy(update={"data": data, "engine": engine, "model": model})
 
 
 def _client(
-    config: Config, texts: Mapping[str, str], node: NodeConfig, shared_model: SharedModel
+    config: Config,
+    texts: Mapping[str, str],
+    node: NodeConfig,
+    shared_model: SharedModel,
+    spec: LoraSpec,
 ) -> Client:
     id = client_id(node)
     key = hashlib.sha256(texts["config"].encode()).hexdigest()[:16]
@@ -108,7 +123,7 @@ def _client(
         id,
         _holding(config.model_dump_json(), id, own="client-id" in node),
         shared_model=shared_model,
-        spec=LoraSpec.from_config(config.adapter).resolved(shared_model.base.model),
+        spec=spec,
         config=config,
         folder=folder,
     )
@@ -131,8 +146,3 @@ def _holding(config_json: str, id: int, own: bool) -> ClientData:
         test = sample_test(splits.test, config.evaluation.samples, config.seed)
         return ClientData(splits.train, test)
     return deal(config, splits, STRATEGIES[config.strategy].pooled)[id]
-
-
-def _simulated() -> bool:
-    """Whether this is an actor of Flower's simulation, on the server's own machine."""
-    return "ray" in sys.modules

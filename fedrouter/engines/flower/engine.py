@@ -13,8 +13,9 @@ from flwr.serverapp import Grid
 
 from fedrouter.config import Config, dump_config
 from fedrouter.engines.flower.records import from_records, to_records
-from fedrouter.errors import MessageError
+from fedrouter.errors import MessageError, printable
 from fedrouter.protocol.codec import pack_request, unpack_reply
+from fedrouter.protocol.compression import WeightsEncoder
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
 from fedrouter.server.engine import Traffic
 
@@ -81,9 +82,9 @@ class FlowerEngine:
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         """The replies in the order of the tasks, each as soon as those before it are there."""
         nodes = {client: node for node, client in self._clients.items()}
-        messages = []
+        messages, encoder = [], WeightsEncoder()
         for task in tasks:
-            header, arrays = pack_request(task, self._config.federation.transport)
+            header, arrays = pack_request(task, self._config.federation.transport, encoder)
             self.traffic.down += sum(array.nbytes for array in arrays.values())
             content = to_records({**self._texts, "task": header}, arrays)
             messages.append(
@@ -152,9 +153,12 @@ class FlowerEngine:
         try:
             texts, arrays = from_records(message.content)
             if "error" in texts:
-                return Failure(task.client, task.round, texts["error"][:300])
+                return Failure(task.client, task.round, printable(texts["error"], 300))
             if texts.get("base") != self._fingerprint:
-                raise MessageError("the client has another base model than the server")
+                raise MessageError(
+                    "the client has another base model than the server; start its node with the "
+                    "same one"
+                )
             reply = unpack_reply(texts.get("reply", ""), arrays)
         except MessageError as error:
             return Failure(task.client, task.round, str(error))

@@ -1,4 +1,4 @@
-"""Our messages in Flower's records: the header as one text, the arrays as plain bytes.
+"""fedrouter's messages in Flower's records: texts in one, arrays as plain bytes in another.
 
 Flower's own array format is not used: its reader parses a header that the sender wrote.
 """
@@ -16,7 +16,7 @@ RAW = "fedrouter.raw"
 
 
 def to_records(texts: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> RecordDict:
-    """Texts and arrays by name, as the content of a Flower message."""
+    """The content of a Flower message that holds these texts and arrays, by name."""
     packed = {}
     for name, array in arrays.items():
         dtype, shape, data = array_bytes(array)
@@ -26,21 +26,23 @@ def to_records(texts: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> 
 
 
 def from_records(records: RecordDict) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    """What `to_records` packed.
+    """The texts and arrays that `to_records` packed.
 
     Raises:
-        MessageError: something else was.
+        MessageError: the records are nothing that it could have packed.
     """
     texts, packed = records.get("texts"), records.get("arrays")
     if not isinstance(texts, ConfigRecord) or not isinstance(packed, ArrayRecord):
-        raise MessageError("a message without texts and arrays")
-    if any(not isinstance(text, str) for text in texts.values()):
-        raise MessageError("a message's texts are not texts")
-    arrays = {
-        name: array_of(array.dtype, list(array.shape), array.data)
-        for name, array in packed.items()
-        if array.stype == RAW
-    }
-    if len(arrays) != len(packed):
-        raise MessageError("a message has an array in a format that is not read")
+        raise MessageError(
+            "message: expected a record of texts and one of arrays; install the same version of "
+            "fedrouter on server and clients"
+        )
+    for text in texts.values():
+        if not isinstance(text, str):
+            raise MessageError(f"message: expected texts, got {type(text).__name__}")
+    arrays = {}
+    for name, array in packed.items():
+        if array.stype != RAW:
+            raise MessageError(f"array: expected format {RAW!r}, got another")
+        arrays[name] = array_of(array.dtype, list(array.shape), array.data)
     return {name: str(text) for name, text in texts.items()}, arrays

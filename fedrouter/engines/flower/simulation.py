@@ -45,7 +45,7 @@ def simulate(serve: Callable[[Grid], dict[str, Any]], clients: int) -> dict[str,
         os.environ["FLWR_HOME"] = home
         run_simulation(
             server_app=server,
-            client_app=make_client_app(),
+            client_app=make_client_app(simulated=True),
             num_supernodes=clients,
             backend_config={
                 "client_resources": {"num_cpus": 1.0, "num_gpus": 0.0},

@@ -20,7 +20,7 @@ from fedrouter.routing.router import Router, policy
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies.fedrouter.late_clients import LateClients
-from fedrouter.strategies.fedrouter.state import TaskState, initial_geometry, sample_counts
+from fedrouter.strategies.fedrouter.state import TaskState, initial_geometry
 from fedrouter.types import AdapterWeights
 
 
@@ -58,7 +58,7 @@ class FedRouter(LateClients):
                 client: tuple(geometry.tasks[t] for t in tasks)
                 for client, tasks in joined.assignment.items()
             },
-            counts=sample_counts(profiles),
+            counts={profile.client: profile.counts for profile in profiles},
         )
 
     def orders(self, state: TaskState, round: int, client: int) -> tuple[TrainOrder, ...]:

@@ -20,8 +20,8 @@ from fedrouter.protocol.messages import (
     ProfileOrder,
 )
 from fedrouter.routing.search import SEARCH
-from fedrouter.routing.types import TaskGeometry, TaskProfile
-from fedrouter.routing.whitening import ScatterSum, locate, projection, sum_scatters
+from fedrouter.routing.types import TaskProfile
+from fedrouter.routing.whitening import ScatterSum, fit_geometry, projection, sum_scatters
 from fedrouter.strategies.fedrouter.paper import FedRouter
 from fedrouter.strategies.fedrouter.state import TaskState
 from fedrouter.types import AdapterWeights
@@ -84,16 +84,8 @@ class RefinedFedRouter(FedRouter):
         number = {task: t for t, task in enumerate(geometry.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
         projected = projection(geometry.centroids.shape[1], self.config.seed)
-        found = locate(
-            self.space, profiles, scatters, assigned, before=geometry.centroids, projected=projected
-        )
         return state.with_geometry(
-            TaskGeometry(
-                tasks=geometry.tasks,
-                centroids=found.centroids,
-                mean=found.mean,
-                deviation=found.deviation,
-                variance=found.variance,
-                space=found.space,
+            fit_geometry(
+                self.space, profiles, scatters, assigned, before=geometry, projected=projected
             )
         )

@@ -1,9 +1,8 @@
 """The state of a method whose adapters belong to tasks."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.routing.whitening import distance_moments
 from fedrouter.strategies.base import ServerState
-from fedrouter.types import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,47 +61,6 @@ class TaskState(ServerState):
             counts={c: counts for c, counts in self.counts.items() if c not in clients},
         )
 
-    def pack(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-        """The state as named arrays and JSON, for a checkpoint; the round is left out."""
-        arrays, meta = super().pack()
-        geometry = self.geometry
-        arrays["router"] = geometry.centroids
-        if geometry.space is not None:
-            arrays["space"] = geometry.space
-        meta |= {
-            "router": {
-                "tasks": list(geometry.tasks),
-                "mean": geometry.mean,
-                "deviation": geometry.deviation,
-                "variance": geometry.variance,
-            },
-            "assignment": {str(client): list(ids) for client, ids in self.assignment.items()},
-            "counts": {str(client): list(counts) for client, counts in self.counts.items()},
-            "labels": dict(self.labels),
-            "history": [asdict(event) for event in self.history],
-        }
-        return arrays, meta
-
-    @classmethod
-    def _fields(cls, arrays: Mapping[str, FloatArray], meta: Mapping[str, Any]) -> dict[str, Any]:
-        numbers = meta["router"]
-        geometry = TaskGeometry(
-            tuple(numbers["tasks"]),
-            arrays["router"],
-            numbers["mean"],
-            numbers["deviation"],
-            numbers["variance"],
-            arrays.get("space"),
-        )
-        return {
-            **super()._fields(arrays, meta),
-            "router": Router(geometry, meta["base"]),
-            "assignment": {int(client): tuple(ids) for client, ids in meta["assignment"].items()},
-            "counts": {int(client): tuple(counts) for client, counts in meta["counts"].items()},
-            "labels": meta["labels"],
-            "history": tuple(Event(**event) for event in meta["history"]),
-        }
-
 
 def task_names(number: int) -> tuple[str, ...]:
     """The names of the first global tasks."""
@@ -125,8 +82,3 @@ def initial_geometry(joined: GlobalTasks, profiles: Sequence[TaskProfile]) -> Ta
     )
     moments = distance_moments(profiles, apart.astype(np.float64))
     return TaskGeometry(task_names(len(joined.centroids)), joined.centroids, *moments)
-
-
-def sample_counts(profiles: Iterable[TaskProfile]) -> dict[int, tuple[int, ...]]:
-    """Client -> the number of samples of each of its local tasks."""
-    return {profile.client: profile.counts for profile in profiles}

@@ -78,7 +78,7 @@ def test_a_merged_task_is_the_eldest_with_the_mean_of_all() -> None:
     assert after.router.geometry.centroids.tolist() == [[0.25, 0], [9, 0]]
     assert after.assignment == {0: ("task-00", "task-00"), 1: ("task-00", "task-02")}
     assert after.history == (Event(1, "merged", "task-01", "task-00"),)
-    again = TaskState.unpack(1, *after.pack())
+    again = TaskState.unpack(*after.pack())
     assert (again.history, again.pending) == (after.history, ("compare",))
 
 
