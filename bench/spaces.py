@@ -3,7 +3,7 @@
 Eight clients with the true numbers of tasks, ten seeds; `clustering.space` by scenario. Routing
 accuracy is over the test rows, each found task standing for the true one of most of its training
 rows; ARI is over the training rows. Beside the router's accuracy that of a learned one: multinomial
-logistic regression on the found tasks, over standardised embeddings of all training rows in one
+logistic regression on the found tasks, over standardized embeddings of all training rows in one
 place, where gradients that clients add up would lead as well.
 
 ``python -m bench.spaces [--full] [--train FILE --test FILE]``: built-in tasks, or rows of one's own
@@ -35,7 +35,7 @@ from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.rounds import exchanges
 from fedrouter.strategies import make_strategy
 
-SPACES = ("raw", "standardised", "whitened")
+SPACES = ("raw", "standardized", "whitened")
 SCENARIOS = ("single", "dual", "all", "dirichlet")
 
 

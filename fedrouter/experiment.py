@@ -16,7 +16,7 @@ from fedrouter.progress import Progress
 from fedrouter.server.engine import Engine
 from fedrouter.server.server import ResourceUsage, Server
 from fedrouter.storage.run_folder import RunFolder
-from fedrouter.strategies import STRATEGIES, make_strategy
+from fedrouter.strategies import make_strategy, strategy_class
 
 
 class Experiment:
@@ -45,7 +45,7 @@ class Experiment:
             self._data = data_fingerprint(splits)
             self.config = resolve(config, {row.task for row in splits.train})
             make_strategy(self.config)  # refuses settings that the method cannot work with
-            self._dealt = deal(self.config, splits, STRATEGIES[self.config.strategy].pooled)
+            self._dealt = deal(self.config, splits, strategy_class(self.config.strategy).pooled)
             model, device = self.config.model, self.config.engine.device
             self._shared_model = shared_model or SharedModel.load(model, device)
             base = self._shared_model.base

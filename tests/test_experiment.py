@@ -331,7 +331,7 @@ def test_kill_9(finished: tuple[Path, Config], tmp_path: Path) -> None:
     assert_same_result(folder, target)
 
 
-@pytest.mark.parametrize("space", ["standardised", "whitened"])
+@pytest.mark.parametrize("space", ["standardized", "whitened"])
 def test_another_space_from_profile_to_prompt(
     space: str, tiny_folder: Path, toy_data: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from fedrouter.comparison.grid import Cell
 from fedrouter.comparison.statistics import paired_difference, spread
 from fedrouter.config import scenario_names, strategy_names
-from fedrouter.strategies import STRATEGIES
+from fedrouter.strategies import strategy_class
 
 METHOD = "fedrouter"  # what all others are compared with
 ORACLE = "oracle"
@@ -74,7 +74,7 @@ def combine(
 
 def kind(strategy: str) -> Kind:
     """Whether a strategy's clients answer with adapters of their own, or it is a reference."""
-    method = STRATEGIES[strategy]
+    method = strategy_class(strategy)
     if method.reference:
         return "reference"
     return "personalised" if method.personalised else "shared"

@@ -1,10 +1,10 @@
 """Validated configuration: TOML in, unknown keys refused, all faults reported at once."""
 
 from fedrouter.config.load import dump_config, load_config, override, parse_config
+from fedrouter.config.registry import register_strategy, registered, strategy_names
 from fedrouter.config.schema import (
     AUTO,
     AdapterConfig,
-    BaselinesConfig,
     ClusteringConfig,
     Columns,
     CompareConfig,
@@ -18,13 +18,12 @@ from fedrouter.config.schema import (
     Source,
     TrainingConfig,
     scenario_names,
-    strategy_names,
 )
+from fedrouter.config.section import Section
 
 __all__ = [
     "AUTO",
     "AdapterConfig",
-    "BaselinesConfig",
     "ClusteringConfig",
     "Columns",
     "CompareConfig",
@@ -35,12 +34,15 @@ __all__ = [
     "FederationConfig",
     "ModelConfig",
     "RouterConfig",
+    "Section",
     "Source",
     "TrainingConfig",
     "dump_config",
     "load_config",
     "override",
     "parse_config",
+    "register_strategy",
+    "registered",
     "scenario_names",
     "strategy_names",
 ]

@@ -8,7 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedrouter.config.reference import describe
+from fedrouter.config.registry import strategy_names
 from fedrouter.config.schema import Source
+from fedrouter.config.section import check_known
+from fedrouter.config.synonyms import SYNONYMS
 
 _PLAIN = {  # where pydantic speaks of Python rather than of TOML
     "bool_type": "should be true or false",
@@ -48,17 +51,40 @@ def explain(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
 
 def unknown_key(key: str) -> str:
     """Refusal of a key, with the known ones that are nearest to it."""
+    section, _, strategy = key.partition(".")
+    if section == "strategies" and "." not in strategy:
+        return _unknown_strategy(key, strategy)
     near = " or ".join(_nearest(re.sub(r"\[\d+\]", "", key)))
     return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
 
 
-def _nearest(key: str) -> list[str]:
-    """Known keys: those of the same name in other sections, else the one spelt most alike."""
+def _unknown_strategy(key: str, name: str) -> str:
+    """Refusal of a section in `[strategies]` that is no strategy's."""
+    try:
+        check_known(name, "named after a strategy", strategy_names())
+    except ValueError as error:
+        return f"unknown section {key}: it {error}"
+    raise AssertionError(f"{key} is a known section")
+
+
+def _nearest(key: str) -> Sequence[str]:
+    """Known keys: those that another library's name stands for, else those of the same name in
+    other sections (in the same strategy's section, where it has one), else the one spelt most
+    alike."""
     known = [entry.name for entry in describe()]
-    same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    section, _, leaf = key.rpartition(".")
+    within = [name for name in known if name.startswith(f"{section}.")]
+    if section.startswith("strategies."):
+        return get_close_matches(key, within, n=1) or within
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
     known += [f"data.sources.{entry.name}" for entry in describe(Source)]
     sections = sorted({name.rpartition(".")[0] for name in known} - {""})
-    return same or get_close_matches(key, [*known, *sections], n=1)
+    return (
+        SYNONYMS.get(key)
+        or same
+        or SYNONYMS.get(leaf)
+        or get_close_matches(key, [*known, *sections], n=1)
+    )
 
 
 def _locate(location: Sequence[int | str], raw: Mapping[str, Any]) -> tuple[str, Any]:
@@ -81,7 +107,14 @@ def _text(fault: Mapping[str, Any]) -> str:
     text = str(_PLAIN.get(fault["type"], fault["msg"]))
     for pattern, plain in _PLAINER.items():
         text = re.sub(pattern, plain, text)
-    return text
+    return text + _nearest_value(fault) if fault["type"] == "literal_error" else text
+
+
+def _nearest_value(fault: Mapping[str, Any]) -> str:
+    """The allowed value that is spelt most like the one given, as a question; "" without one."""
+    allowed = re.findall("'([^']*)'", str(fault["ctx"]["expected"]))
+    near = get_close_matches(str(fault["input"]), allowed, n=1, cutoff=0.75)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _join(texts: Sequence[str]) -> str:

@@ -52,13 +52,14 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 def dump_config(config: Config) -> str:
     """The whole configuration as TOML that `load_config` reads back; unset keys are left out, and
-    so is a section `compare` that says nothing."""
+    so are the sections `compare` and `strategies` where they are empty."""
     return tomli_w.dumps(_raw(config))
 
 
 def _raw(config: Config) -> dict[str, Any]:
-    silent = {"compare"} if config.compare == CompareConfig() else None
-    return config.model_dump(mode="json", exclude_none=True, exclude=silent)
+    empty = {"compare"} if config.compare == CompareConfig() else set()
+    empty |= set() if config.strategies else {"strategies"}
+    return config.model_dump(mode="json", exclude_none=True, exclude=empty)
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Config:

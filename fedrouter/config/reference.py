@@ -1,4 +1,4 @@
-"""The documentation of every configuration key, from the schema itself."""
+"""The documentation of every configuration key and every strategy, from the schema itself."""
 
 import json
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fedrouter.config.registry import StrategyEntry, registered
 from fedrouter.config.schema import Config, Source
 
 
@@ -19,10 +20,16 @@ class Key:
 
 
 def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[Key]:
-    """Every key of a section and of the sections in it, in the order of the schema."""
+    """Every key of a section and of the sections in it, in the order of the schema.
+
+    Those of a strategy are named `strategies.NAME.key`.
+    """
     keys: list[Key] = []
     for name, field in section.model_fields.items():
-        if isinstance(field.default, BaseModel):
+        if section is Config and name == "strategies":
+            for entry in registered().values():
+                keys += describe(entry.settings, f"{name}.{entry.name}.")
+        elif isinstance(field.default, BaseModel):
             keys += describe(type(field.default), f"{prefix}{name}.")
         else:
             keys.append(Key(f"{prefix}{name}", field.default, field.description or ""))
@@ -30,7 +37,9 @@ def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[Key]:
 
 
 def page() -> str:
-    """docs/configuration.md: a table of all keys, one of those of a source."""
+    """docs/configuration.md: a table of all keys, one of those of a source, and the strategies."""
+    common = [key for key in describe() if not key.name.startswith("strategies.")]
+    strategies = "\n\n".join(_strategy(entry) for entry in registered().values())
     return f"""\
 # Configuration
 
@@ -44,12 +53,25 @@ unknown key is refused. Relative paths are relative to the current folder, also 
 fedrouter run my.toml --set federation.rounds=10 --set data.train=rows.jsonl
 ```
 
-{_table(describe())}
+{_table(common)}
 
 Each table in `data.sources` (`[[data.sources]]` in TOML):
 
 {_table(describe(Source))}
+
+## Strategies
+
+The values of the key `strategy`. A strategy that has keys of its own reads them from the section
+`[strategies.NAME]`; a run reads only the section of its own strategy.
+
+{strategies}
 """
+
+
+def _strategy(entry: StrategyEntry) -> str:
+    title = f"### `{entry.name}`\n\n{entry.description}"
+    keys = describe(entry.settings, f"strategies.{entry.name}.")
+    return f"{title}\n\n{_table(keys)}" if keys else title
 
 
 def _table(keys: list[Key]) -> str:

@@ -5,11 +5,20 @@ The descriptions are the documentation: docs/configuration.md is generated from 
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    create_model,
+    model_validator,
+)
+
+from fedrouter.config.registry import registered, strategy_names
+from fedrouter.config.section import Count, Name, Names, Positive, Section, check_known
 
 AUTO: Literal["auto"] = "auto"
 TEMPLATES = ("alpaca",)
@@ -41,25 +50,27 @@ def scenario_names() -> tuple[str, ...]:
 
 
 def _scenario(name: str) -> str:
-    return _known(name, "a scenario", scenario_names())
+    return check_known(name, "a scenario", scenario_names())
 
 
 def _strategy(name: str) -> str:
-    return _known(name, "a strategy", strategy_names())
+    return check_known(name, "a strategy", strategy_names())
+
+
+def _strategy_sections(value: Any) -> Any:
+    """The sections in `[strategies]`, each by the schema that its strategy registered."""
+    if not isinstance(value, Mapping):
+        return value  # which pydantic refuses
+    schemas: dict[str, Any] = {
+        name: (entry.settings, None) for name, entry in registered().items() if name in value
+    }
+    sections = create_model("StrategySections", __base__=Section, **schemas).model_validate(value)
+    return {name: getattr(sections, name) for name in value}
 
 
 def _cell(name: str) -> str:
     names = (*scenario_names(), *strategy_names())
-    return _known(name, "the name of a scenario or strategy", names)
-
-
-def _known(name: str, what: str, names: tuple[str, ...]) -> str:
-    if name in names:
-        return name
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    if near:
-        raise ValueError(f"should be {what}; did you mean {near[0]!r}?")
-    raise ValueError(f"should be one of {', '.join(names)}")
+    return check_known(name, "the name of a scenario or strategy", names)
 
 
 def _assignment(text: str) -> str:
@@ -68,19 +79,10 @@ def _assignment(text: str) -> str:
     return text
 
 
-# Strict mode would refuse TOML's strings for paths and its lists for tuples.
+# Strict mode would refuse TOML's strings for paths.
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(_path)]
-Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
 Template = Annotated[str, AfterValidator(_template)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: read-only, no unknown keys, no conversions, no NaN or infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+StrategyName = Annotated[str, AfterValidator(_strategy)]
 
 
 class ModelConfig(Section):
@@ -304,7 +306,7 @@ class ClusteringConfig(Section):
         'of each serves the other as well; unset: auto, in mode "paper" as many as there are task '
         "names, 4 where rows name no task",
     )
-    space: Literal["raw", "standardised", "whitened"] | None = Field(
+    space: Literal["raw", "standardized", "whitened"] | None = Field(
         default=None,
         description="where prompts are compared, for clustering and routing: embeddings as they "
         "are, divided by their deviations, or whitened by the covariance within the tasks; the "
@@ -333,50 +335,6 @@ class TrainingConfig(Section):
                 f"training.lr_min = {self.lr_min} should be at most training.lr = {self.lr}"
             )
         return self
-
-
-class BaselinesConfig(Section):
-    """What methods other than FedRouter need; a description begins with those that read the key."""
-
-    prox_mu: float = Field(
-        default=0.01,
-        ge=0,
-        description="fedprox: mu / 2 times the squared distance to the received adapter is added "
-        "to the loss",
-    )
-    finetune_rounds: Count | None = Field(
-        default=None,
-        description="fedavg-ft, feddpa-f: rounds at the end in which every client trains for "
-        "itself; unset: a fifth of the rounds, at least 1",
-    )
-    ditto_lambda: float = Field(
-        default=0.1, ge=0, description="ditto: as prox_mu, for the client's own adapter"
-    )
-    dpa_weight: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="feddpa, feddpa-f: what the local adapter counts in training; the global one "
-        "counts the rest",
-    )
-    dpa_scale: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="feddpa, feddpa-f: in answering it counts this times the prompt's mean cosine "
-        "to local samples",
-    )
-    dpa_samples: Count = Field(
-        default=5, description="feddpa, feddpa-f: number of local samples to compare a prompt with"
-    )
-    cluster_round: Count | None = Field(
-        default=None,
-        description="clustered: the round in which clusters are formed; unset: a quarter of the "
-        "rounds, at least 1",
-    )
-    clusters: Count = Field(
-        default=4, description="clustered, ifca: clusters of clients, each with an adapter"
-    )
 
 
 class RouterConfig(Section):
@@ -434,7 +392,7 @@ class CompareConfig(Section):
     """The grid of `fedrouter compare`: every strategy in every scenario with every seed."""
 
     strategies: Annotated[
-        tuple[Annotated[str, AfterValidator(_strategy)], ...] | None,
+        tuple[StrategyName, ...] | None,
         Field(strict=False, min_length=1),
     ] = Field(
         default=None,
@@ -460,22 +418,9 @@ class CompareConfig(Section):
 class Config(Section):
     """A run's whole configuration."""
 
-    strategy: Literal[
-        "fedrouter",
-        "local",
-        "fedavg",
-        "fedprox",
-        "fedavg-ft",
-        "ditto",
-        "feddpa",
-        "feddpa-f",
-        "fedsa",
-        "ffa",
-        "clustered",
-        "ifca",
-        "oracle",
-        "centralised",
-    ] = Field(default="fedrouter", description="the federated method")
+    strategy: StrategyName = Field(
+        default="fedrouter", description="the federated method, one of those listed below"
+    )
     seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
     mode: Literal["auto", "paper"] = Field(
         default="auto",
@@ -488,13 +433,16 @@ class Config(Section):
     federation: FederationConfig = FederationConfig()
     clustering: ClusteringConfig = ClusteringConfig()
     training: TrainingConfig = TrainingConfig()
-    baselines: BaselinesConfig = BaselinesConfig()
+    strategies: Annotated[
+        Mapping[str, SerializeAsAny[Section]], BeforeValidator(_strategy_sections)
+    ] = {}
     router: RouterConfig = RouterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
     compare: CompareConfig = CompareConfig()
 
-
-def strategy_names() -> tuple[str, ...]:
-    """The values of the key `strategy`."""
-    return get_args(Config.model_fields["strategy"].annotation)
+    @property
+    def strategy_settings(self) -> Section:
+        """The section of the strategy in use, `[strategies.NAME]`, with defaults for unset keys."""
+        given = self.strategies.get(self.strategy)
+        return registered()[self.strategy].settings() if given is None else given

@@ -15,7 +15,7 @@ from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.routing.router import Router
 from fedrouter.seeding import generator
 from fedrouter.storage.run_folder import RunFolder
-from fedrouter.strategies import STRATEGIES
+from fedrouter.strategies import strategy_class
 
 POINTS = 1500  # the largest number of prompts on a map
 
@@ -46,7 +46,7 @@ def embedding_map(run: RunFolder, shared_model: SharedModel) -> EmbeddingMap:
     from sklearn.decomposition import PCA
 
     config = load_config(run.path / "config.toml")
-    pooled = STRATEGIES[config.strategy].pooled
+    pooled = strategy_class(config.strategy).pooled
     dealt = deal(config, load_splits(config.data, config.seed), pooled)
     router = Router.load(run.path) if (run.path / "router.json").exists() else None
     assigned = [] if router is None else _global_tasks(run, dealt)

@@ -1,4 +1,4 @@
-"""Spaces to compare prompts in: embeddings as they are, standardised, or whitened.
+"""Spaces to compare prompts in: embeddings as they are, standardized, or whitened.
 
 Embeddings of language models are anisotropic: most of their variance lies within a task, in
 directions that tell nothing about it. Divided by it, distances tell tasks apart: with the
@@ -22,7 +22,7 @@ from fedrouter.seeding import generator
 from fedrouter.serialization import symmetric_matrix, upper_triangle
 from fedrouter.types import FloatArray
 
-SpaceKind = Literal["raw", "standardised", "whitened"]
+SpaceKind = Literal["raw", "standardized", "whitened"]
 
 LARGEST = 512  # dimensions of a scatter: 525 KB; longer embeddings are projected first
 FLOOR = 1e-6  # eigenvalues count at least so much of the largest
@@ -87,7 +87,7 @@ def fit_geometry(
     """Estimate centroids, transform and distance statistics from what clients added up.
 
     Args:
-        kind: the space: "raw", embeddings as they are; "standardised", every dimension divided by
+        kind: the space: "raw", embeddings as they are; "standardized", every dimension divided by
             its deviation over all samples; "whitened", by the covariance within the tasks, shrunk
             towards a multiple of the identity (Ledoit and Wolf 2004).
         profiles: at least one.
@@ -108,7 +108,7 @@ def fit_geometry(
     samples = float(counts.sum())
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples
     own = 0.0  # the share of a sample's squared distance that the sample itself adds to the space
-    if kind == "standardised":
+    if kind == "standardized":
         middle = np.average(local, axis=0, weights=counts)
         total = (around + _between(local, counts, middle, projected)) / samples
         scaled = np.diag(1 / _floored(np.diag(total)) ** 0.5)

@@ -1,41 +1,32 @@
-"""Federated methods, one file per family, by the name that the key `strategy` gives them."""
+"""Federated methods, one file per family; each registers itself under its name."""
+
+# The order of these imports is the order in which strategies are listed and compared.
+# isort: off
+from fedrouter.strategies.fedrouter import FedRouter
+from fedrouter.strategies.local import Local
+from fedrouter.strategies.fedavg import FedAvg
+from fedrouter.strategies.fedprox import FedProx
+from fedrouter.strategies.finetune import FedAvgFT
+from fedrouter.strategies.ditto import Ditto
+from fedrouter.strategies.feddpa import FedDPA, FedDPAF
+from fedrouter.strategies.fedsa import FedSA
+from fedrouter.strategies.ffa import FFA
+from fedrouter.strategies.clustered import Clustered
+from fedrouter.strategies.ifca import IFCA
+from fedrouter.strategies.fedrouter.oracle import Oracle
+from fedrouter.strategies.centralized import Centralized
+# isort: on
 
 from typing import Any
 
-from fedrouter.config import Config
+from fedrouter.config import Config, registered
 from fedrouter.strategies.base import ServerState, Strategy
-from fedrouter.strategies.centralised import Centralised
-from fedrouter.strategies.clustered import Clustered
-from fedrouter.strategies.ditto import Ditto
-from fedrouter.strategies.fedavg import FedAvg
-from fedrouter.strategies.feddpa import FedDPA, FedDPAF
-from fedrouter.strategies.fedprox import FedProx
-from fedrouter.strategies.fedrouter import FedRouter, make_fedrouter
-from fedrouter.strategies.fedrouter.oracle import Oracle
 from fedrouter.strategies.fedrouter.state import TaskState
-from fedrouter.strategies.fedsa import FedSA
-from fedrouter.strategies.ffa import FFA
-from fedrouter.strategies.finetune import FedAvgFT
-from fedrouter.strategies.ifca import IFCA
-from fedrouter.strategies.local import Local
 
-# The configuration knows the names too, to report a wrong one together with all other faults.
-STRATEGIES: dict[str, type[Strategy[Any]]] = {
-    "fedrouter": FedRouter,
-    "local": Local,
-    "fedavg": FedAvg,
-    "fedprox": FedProx,
-    "fedavg-ft": FedAvgFT,
-    "ditto": Ditto,
-    "feddpa": FedDPA,
-    "feddpa-f": FedDPAF,
-    "fedsa": FedSA,
-    "ffa": FFA,
-    "clustered": Clustered,
-    "ifca": IFCA,
-    "oracle": Oracle,
-    "centralised": Centralised,
-}
+
+def strategy_class(name: str) -> type[Strategy[Any]]:
+    """The strategy that is registered under a name, one of `fedrouter.config.strategy_names()`."""
+    return registered()[name].cls
 
 
 def make_strategy(config: Config) -> Strategy[Any]:
@@ -44,8 +35,28 @@ def make_strategy(config: Config) -> Strategy[Any]:
     Raises:
         ConfigError: other settings do not suit it.
     """
-    method = STRATEGIES[config.strategy]
-    return make_fedrouter(config) if method is FedRouter else method(config)
+    strategy: Strategy[Any] = registered()[config.strategy].factory(config)
+    return strategy
 
 
-__all__ = ["STRATEGIES", "ServerState", "Strategy", "TaskState", "make_strategy"]
+__all__ = [
+    "FFA",
+    "IFCA",
+    "Centralized",
+    "Clustered",
+    "Ditto",
+    "FedAvg",
+    "FedAvgFT",
+    "FedDPA",
+    "FedDPAF",
+    "FedProx",
+    "FedRouter",
+    "FedSA",
+    "Local",
+    "Oracle",
+    "ServerState",
+    "Strategy",
+    "TaskState",
+    "make_strategy",
+    "strategy_class",
+]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from numpy.typing import NDArray
 
-from fedrouter.config import Config
+from fedrouter.config import Config, Section
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
@@ -69,15 +69,19 @@ class Strategy(Generic[State]):
             beside the others, never ranked.
         pooled: client 0 is given the training rows of all clients.
         state_type: the class of the method's state.
+        settings: the strategy's own section, `[strategies.NAME]`; a subclass that registers a
+            schema for it annotates this attribute with that schema.
     """
 
     personalised: ClassVar[bool] = False
     reference: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
     state_type: ClassVar[type[ServerState]] = ServerState
+    settings: Section
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.settings = config.strategy_settings
 
     def profile(self, clients: Sequence[int]) -> list[ClientRequest]:
         """What to ask the clients before the first round: by default nothing."""

@@ -1,4 +1,6 @@
-"""Clustered federated learning: clients whose adapters move the same way share one.
+"""Clustered federated learning (Sattler et al., "Clustered Federated Learning", 2021) with one
+hierarchical clustering of the clients' updates (Briggs et al., "Federated Learning with
+Hierarchical Clustering of Local Updates", 2020).
 
 FedAvg until round t0. Then, with delta_k = B_k - B_global of the last LoRA layer, the rows of the
 matrix S_ij = cos(delta_i, delta_j) are grouped by Ward linkage, cut at K clusters. From then on
@@ -10,12 +12,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from pydantic import Field
 
-from fedrouter.config import Config
+from fedrouter.config import Config, Section, register_strategy
+from fedrouter.config.section import Count
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import ClientReply, Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState, Strategy, cluster_names, noting
 from fedrouter.types import AdapterWeights, FloatArray, select_matrices
+
+
+class ClusteredSettings(Section):
+    """The section `[strategies.clustered]`."""
+
+    clusters: Count = Field(
+        default=4, description="K: number of clusters of clients, each with its own adapter"
+    )
+    clustering_round: Count | None = Field(
+        default=None,
+        description="t0: the round after which clients are clustered by their updates; unset: a "
+        "quarter of federation.rounds, at least 1",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +48,12 @@ class ClusteredState(ServerState):
     clusters: Mapping[int, str] = field(default_factory=dict)
 
 
+@register_strategy("clustered", settings=ClusteredSettings)
 class Clustered(Strategy[ClusteredState]):
-    """K is `baselines.clusters`; t0 is `baselines.cluster_round`, by default a quarter of the
-    rounds and at least 1.
+    """Clustered federated learning (Sattler et al., 2021; Briggs et al., 2020): clients whose
+    updates have similar directions are clustered once, and every cluster shares one adapter.
+
+    K is `clusters`; t0 is `clustering_round`, by default a quarter of the rounds and at least 1.
 
     A client that missed round t0 is placed by the last delta it sent before; one that sent none
     goes to the largest cluster. The clusters are formed later where nobody answered up to t0.
@@ -43,16 +63,17 @@ class Clustered(Strategy[ClusteredState]):
     """
 
     state_type = ClusteredState
+    settings: ClusteredSettings
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         rounds = config.federation.rounds
-        self.cluster_round = config.baselines.cluster_round or max(1, rounds // 4)
-        if self.cluster_round >= rounds:
+        self.clustering_round = self.settings.clustering_round or max(1, rounds // 4)
+        if self.clustering_round >= rounds:
             raise ConfigError(
-                f"strategy {config.strategy!r} forms its clusters in round {self.cluster_round} "
-                f"and trains them afterwards: set federation.rounds to {self.cluster_round + 1} "
-                "or more, or baselines.cluster_round lower"
+                f"strategy {config.strategy!r} forms its clusters in round {self.clustering_round} "
+                f"and trains them afterwards: set federation.rounds to {self.clustering_round + 1} "
+                "or more, or strategies.clustered.clustering_round lower"
             )
 
     def orders(self, state: ClusteredState, round: int, client: int) -> tuple[TrainOrder, ...]:
@@ -77,9 +98,9 @@ class Clustered(Strategy[ClusteredState]):
                 deltas[reply.client] = last_layer(update.weights) - before
 
         state = super().aggregate(state, round, noting(replies, note))
-        if round < self.cluster_round or not deltas:
+        if round < self.clustering_round or not deltas:
             return replace(state, deltas=deltas)
-        labels = ward(deltas, self.config.baselines.clusters)
+        labels = ward(deltas, self.settings.clusters)
         names = cluster_names(max(labels.values()) + 1)
         return replace(
             state,

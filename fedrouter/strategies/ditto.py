@@ -1,13 +1,27 @@
 """Ditto (Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization", 2021)."""
 
-from fedrouter.config import Config
+from pydantic import Field
+
+from fedrouter.config import Config, Section, register_strategy
 from fedrouter.protocol.messages import Proximal, Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy, split_steps
 
 
+class DittoSettings(Section):
+    """The section `[strategies.ditto]`."""
+
+    proximal_weight: float = Field(
+        default=0.1,
+        ge=0,
+        description="lambda in the paper: the personal adapter's loss gets the additional term "
+        "lambda / 2 times the squared L2 distance to the received shared adapter",
+    )
+
+
+@register_strategy("ditto", settings=DittoSettings)
 class Ditto(Strategy[ServerState]):
-    """FedAvg's adapter w, and beside it for each client k a v_k that minimises
-    F_k(v) + lambda / 2 * ||v - w||^2, lambda = `baselines.ditto_lambda`, and lives on with k.
+    """Ditto (Li et al., 2021): FedAvg's adapter w and, for each client k, a personal adapter v_k
+    that minimises F_k(v) + lambda / 2 * ||v - w||^2 and stays with the client.
 
     A round's steps are split between the two.
 
@@ -16,6 +30,7 @@ class Ditto(Strategy[ServerState]):
     """
 
     personalised = True
+    settings: DittoSettings
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -23,7 +38,7 @@ class Ditto(Strategy[ServerState]):
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """w, which is sent; then v_k, near the received w, where a new client's v_k starts."""
-        near = Proximal(self.config.baselines.ditto_lambda, toward=SHARED)
+        near = Proximal(self.settings.proximal_weight, toward=SHARED)
         return (
             TrainOrder((SHARED,), self._shared_steps),
             TrainOrder((SHARED,), self._own_steps, keep=PERSONAL, send="", proximal=near),

@@ -1,11 +1,16 @@
-"""FedAvg of LoRA adapters (FedIT): one adapter for everything, averaged over the clients."""
+"""FedAvg (McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", 2017) of LoRA adapters, as in FedIT (Zhang et al., "Towards Building the Federated GPT:
+Federated Instruction Tuning", 2024)."""
 
+from fedrouter.config import register_strategy
 from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState, Strategy
 
 
+@register_strategy("fedavg")
 class FedAvg(Strategy[ServerState]):
-    """A and B of one adapter are averaged with the clients' shares of the samples."""
+    """FedAvg of LoRA adapters (McMahan et al., 2017; FedIT: Zhang et al., 2024): one adapter for
+    all clients, A and B averaged with weights proportional to the clients' numbers of samples."""
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """All of the client's samples."""

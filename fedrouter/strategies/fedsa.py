@@ -1,16 +1,19 @@
 """FedSA-LoRA (Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning",
-2025): A learns what is common, B what is the client's own."""
+2025)."""
 
 from collections.abc import Iterable
 
+from fedrouter.config import register_strategy
 from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy
 from fedrouter.types import AdapterWeights, select_matrices
 
 
+@register_strategy("fedsa")
 class FedSA(Strategy[ServerState]):
-    """Both matrices are trained; A is averaged, B stays with the client."""
+    """FedSA-LoRA (Guo et al., 2025): both LoRA matrices are trained; A is averaged over the
+    clients, B stays with the client."""
 
     personalised = True
 

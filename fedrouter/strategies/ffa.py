@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable
 
+from fedrouter.config import register_strategy
 from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import SHARED, ServerState, Strategy
 from fedrouter.types import AdapterWeights, select_matrices
 
 
+@register_strategy("ffa")
 class FFA(Strategy[ServerState]):
-    """A stays at its first value, the same everywhere, so that the mean of the B is the mean of the
-    products B A. Only B is trained and travels; clients derive A themselves."""
+    """FFA-LoRA (Sun et al., 2024): A keeps its initial value, the same on all clients; only B is
+    trained, sent and averaged.
+
+    The mean of the B is therefore the mean of the products B A. Clients derive A from the seed."""
 
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str

@@ -1,18 +1,31 @@
-"""FedAvg first, then every client for itself: FedAvg with fine-tuning, and what FedDPA-F shares
-with it."""
+"""FedAvg followed by fine-tuning on each client: `fedavg-ft` (Wang et al., "Federated Evaluation of
+On-device Personalization", 2019), and the two phases that FedDPA-F shares with it."""
 
-from fedrouter.config import Config
+from pydantic import Field
+
+from fedrouter.config import Config, Section, register_strategy
+from fedrouter.config.section import Count
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState
 from fedrouter.strategies.fedavg import FedAvg
 
 
+class FinetuneSettings(Section):
+    """The section of a strategy that ends with rounds of local fine-tuning."""
+
+    finetune_rounds: Count | None = Field(
+        default=None,
+        description="number of rounds at the end of the run in which every client trains its own "
+        "adapter and sends nothing; unset: a fifth of federation.rounds, at least 1",
+    )
+
+
 class TwoPhases(FedAvg):
     """FedAvg up to the last F rounds, in which clients train what they keep and send nothing.
 
-    F is `baselines.finetune_rounds`, by default a fifth of the rounds and at least 1; they are part
-    of the run's rounds, so that the budget is that of the other methods. Each phase is a training
+    F is `finetune_rounds`, by default a fifth of the rounds and at least 1; they are part of the
+    run's rounds, so that the budget is that of the other methods. Each phase is a training
     of its own, over which the rate falls anew from `training.lr` to `training.lr_min`.
 
     Attributes:
@@ -23,15 +36,17 @@ class TwoPhases(FedAvg):
     """
 
     personalised = True
+    settings: FinetuneSettings
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         rounds = config.federation.rounds
-        last = config.baselines.finetune_rounds or max(1, rounds // 5)
+        last = self.settings.finetune_rounds or max(1, rounds // 5)
         if last >= rounds:
             raise ConfigError(
                 f"strategy {config.strategy!r} fine-tunes in the last {last} rounds, after FedAvg: "
-                f"set federation.rounds to {last + 1} or more, or baselines.finetune_rounds lower"
+                f"set federation.rounds to {last + 1} or more, or strategies.{config.strategy}."
+                "finetune_rounds lower"
             )
         self.shared_rounds = rounds - last
 
@@ -53,8 +68,10 @@ class TwoPhases(FedAvg):
         return self._cosine(round - self.shared_rounds, last)
 
 
+@register_strategy("fedavg-ft", settings=FinetuneSettings)
 class FedAvgFT(TwoPhases):
-    """FedAvg, after which every client trains a copy of the averaged adapter further."""
+    """FedAvg with fine-tuning (Wang et al., 2019): after FedAvg, every client trains a copy of the
+    averaged adapter further and keeps it."""
 
     def own_order(self) -> TrainOrder:
         """The client's copy; the averaged adapter where it has none yet."""

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 
-from fedrouter.config import Config
+from pydantic import Field
+
+from fedrouter.config import Config, Section, register_strategy
+from fedrouter.config.section import Count
 from fedrouter.protocol.messages import LowestLoss, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator
@@ -10,17 +13,29 @@ from fedrouter.strategies.base import ServerState, Strategy, cluster_names
 from fedrouter.types import AdapterWeights
 
 
+class IFCASettings(Section):
+    """The section `[strategies.ifca]`."""
+
+    clusters: Count = Field(
+        default=4, description="k in the paper: number of clusters of clients, each with an adapter"
+    )
+
+
+@register_strategy("ifca", settings=IFCASettings)
 class IFCA(Strategy[ServerState]):
-    """K = `baselines.clusters` adapters; a client trains the one that fits its data best.
+    """IFCA (Ghosh et al., 2020): K adapters; in every round a client trains the one with the lowest
+    loss on its samples.
 
     LoRA's B starts at zero, so that at first all K compute the same and no loss can tell them
     apart. The adapters therefore get apart in round 1, in which each client is dealt one: a seeded
     shuffle of the clients, dealt out in turn, so that none stays untrained while clients answer.
     """
 
+    settings: IFCASettings
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.names = cluster_names(config.baselines.clusters)
+        self.names = cluster_names(self.settings.clusters)
         draws = generator(config.seed, "ifca")
         self._places: list[int] = draws.permutation(config.federation.clients).tolist()
 

@@ -1,15 +1,19 @@
-"""Local training: every client for itself."""
+"""Local training, as in FedIT (Zhang et al., "Towards Building the Federated GPT: Federated
+Instruction Tuning", 2024): the baseline without federation."""
 
 from collections.abc import Iterable
 
+from fedrouter.config import register_strategy
 from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import PERSONAL, ServerState, Strategy
 from fedrouter.types import AdapterWeights
 
 
+@register_strategy("local")
 class Local(Strategy[ServerState]):
-    """A client trains an adapter of its own and sends nothing."""
+    """Local training, the baseline without federation (as in FedIT: Zhang et al., 2024): every
+    client trains its own adapter on its own samples and sends nothing."""
 
     personalised = True
 

@@ -324,7 +324,7 @@ def test_derived_figures_by_hand() -> None:
             ("fedavg", "dual", 1): (0.50, 0.10),  # the best rival in dual/local: +20 %
             ("local", "dual", 1): (0.40, 0.10),
             ("oracle", "dual", 1): (0.75, 0.60),  # a reference, not a rival; gap 20 %
-            ("centralised", "dual", 1): (0.90, 0.90),
+            ("centralized", "dual", 1): (0.90, 0.90),
             ("fedrouter", "single", 1): (0.50, 0.60),
             ("fedavg", "single", 1): (0.50, 0.59),  # not personalised
             ("local", "single", 1): (0.50, 0.20),

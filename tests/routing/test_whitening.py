@@ -101,7 +101,7 @@ def test_the_shrunk_covariance_is_ledoit_and_wolfs() -> None:
 def test_standardising_divides_by_the_deviation_over_all_samples() -> None:
     points = np.array([[0.0, 0], [2, 0], [4, 10], [6, 10]])
     profiles = [profile(0, points, np.array([0, 0, 1, 1]))]
-    found = place("standardised", profiles, [(0, 1)], np.zeros((2, 2)))
+    found = place("standardized", profiles, [(0, 1)], np.zeros((2, 2)))
     np.testing.assert_allclose(transform(found), np.diag(1 / points.std(axis=0)), rtol=1e-6)
 
 

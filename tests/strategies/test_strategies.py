@@ -6,7 +6,6 @@ The clients train by adding: client 0 adds 1 to every number it trains, client 1
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from safetensors.numpy import load, save
 
-from fedrouter.config import Config, load_config
+from fedrouter.config import load_config, strategy_names
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import (
     ClientReply,
@@ -32,7 +31,7 @@ from fedrouter.protocol.messages import (
     Update,
 )
 from fedrouter.routing.types import Scatter, TaskProfile
-from fedrouter.strategies import STRATEGIES, ServerState, Strategy, TaskState, make_strategy
+from fedrouter.strategies import ServerState, Strategy, TaskState, make_strategy, strategy_class
 from fedrouter.strategies.clustered import last_layer, ward
 from fedrouter.types import AdapterWeights, select_matrices
 
@@ -188,7 +187,7 @@ def test_fedavg_averages_by_samples(toys: list[Toy]) -> None:
 
 
 def test_fedprox_is_fedavg_near_the_received_adapter(toys: list[Toy]) -> None:
-    method = strategy("fedprox", "baselines.prox_mu=0.3")
+    method = strategy("fedprox", "strategies.fedprox.proximal_weight=0.3")
     state = begin(method, toys)
     assert orders(method, state, 1) == (
         TrainOrder(("global",), 7, proximal=Proximal(0.3, "global")),
@@ -197,7 +196,7 @@ def test_fedprox_is_fedavg_near_the_received_adapter(toys: list[Toy]) -> None:
 
 
 def test_fedavg_ft_goes_on_from_the_average_alone(toys: list[Toy]) -> None:
-    method = strategy("fedavg-ft", "federation.rounds=4", "baselines.finetune_rounds=2")
+    method = strategy("fedavg-ft", "federation.rounds=4", "strategies.fedavg-ft.finetune_rounds=2")
     state = go(method, begin(method, toys), toys, rounds=2)
     assert [answers_with(method, state, toy) for toy in toys] == [(5, 4), (5, 4)]
     assert orders(method, state, 3) == (TrainOrder(("global",), 7, keep="personal", send=""),)
@@ -214,7 +213,7 @@ def test_each_of_two_phases_has_its_whole_cosine(name: str) -> None:
         "training.lr=0.5",
         "training.lr_min=0.1",
         "federation.rounds=5",
-        "baselines.finetune_rounds=2",
+        f"strategies.{name}.finetune_rounds=2",
     )
     rates = [method.learning_rate(round) for round in range(1, 6)]
     assert rates == pytest.approx([0.5, 0.3, 0.1, 0.5, 0.1])
@@ -226,7 +225,7 @@ def test_fine_tuning_takes_a_fifth_of_the_rounds_unless_told() -> None:
 
 
 def test_ditto_keeps_a_second_adapter_near_the_global_one(toys: list[Toy]) -> None:
-    method = strategy("ditto", "baselines.ditto_lambda=0.2")
+    method = strategy("ditto", "strategies.ditto.proximal_weight=0.2")
     state = begin(method, toys)
     assert orders(method, state, 1) == (
         TrainOrder(("global",), 4),
@@ -241,7 +240,9 @@ def test_ditto_keeps_a_second_adapter_near_the_global_one(toys: list[Toy]) -> No
 def test_feddpa_trains_a_local_adapter_beside_the_global_one_from_round_2(
     toys: list[Toy],
 ) -> None:
-    method = strategy("feddpa", "baselines.dpa_weight=0.4", "baselines.dpa_samples=3")
+    method = strategy(
+        "feddpa", "strategies.feddpa.local_weight=0.4", "strategies.feddpa.similarity_samples=3"
+    )
     state = begin(method, toys)
     assert orders(method, state, 1) == (TrainOrder(("global",), 7),)
     state = go(method, state, toys)
@@ -260,7 +261,9 @@ def test_feddpa_trains_a_local_adapter_beside_the_global_one_from_round_2(
 def test_feddpa_f_trains_the_local_adapter_beside_the_finished_global_one(
     toys: list[Toy],
 ) -> None:
-    method = strategy("feddpa-f", "baselines.finetune_rounds=2", "baselines.dpa_scale=0.7")
+    method = strategy(
+        "feddpa-f", "strategies.feddpa-f.finetune_rounds=2", "strategies.feddpa-f.mixture_scale=0.7"
+    )
     state = go(method, begin(method, toys), toys, rounds=4)
     assert [answers_with(method, state, toy) for toy in toys] == [(9, 8), (9, 8)]
     companion = FrozenCompanion("global", 0.5)
@@ -298,7 +301,9 @@ def test_ffa_trains_and_shares_b_alone(toys: list[Toy]) -> None:
 
 def test_clustered_parts_clients_that_move_apart(toys: list[Toy]) -> None:
     toys[1].push = -5.0  # the mean moves by (30 * 1 - 10 * 5) / 40 = -0.5
-    method = strategy("clustered", "baselines.clusters=2", "baselines.cluster_round=2")
+    method = strategy(
+        "clustered", "strategies.clustered.clusters=2", "strategies.clustered.clustering_round=2"
+    )
     state = go(method, begin(method, toys), toys)
     assert numbers(state.adapters["global"]) == (0.5, -0.5)
     assert {client: delta.tolist() for client, delta in state.deltas.items()} == {
@@ -320,7 +325,9 @@ def test_clustered_places_clients_by_their_last_delta_and_strangers_in_the_large
 ) -> None:
     toys[1].push = -5.0
     third = Toy(2, (1, 1), -1.0, ("x", "y"), (0.0, 10.0))
-    method = strategy("clustered", "baselines.clusters=2", "baselines.cluster_round=2")
+    method = strategy(
+        "clustered", "strategies.clustered.clusters=2", "strategies.clustered.clustering_round=2"
+    )
     state = go(method, begin(method, toys), [*toys, third])
     state = go(method, state, toys[1:])  # client 0 and 2 miss the round of the clustering
     assert state.clusters == {0: "cluster-00", 1: "cluster-01", 2: "cluster-01"}
@@ -328,7 +335,7 @@ def test_clustered_places_clients_by_their_last_delta_and_strangers_in_the_large
 
 
 def test_clusters_are_formed_late_where_nobody_answered() -> None:
-    method = strategy("clustered", "baselines.cluster_round=1")
+    method = strategy("clustered", "strategies.clustered.clustering_round=1")
     toys = make_toys()
     state = method.aggregate(begin(method, toys), 1, [])
     assert list(state.adapters) == ["global"]
@@ -354,7 +361,7 @@ def test_the_last_layer_is_the_one_with_the_highest_number() -> None:
 
 def test_ifca_trains_the_adapter_that_fits(toys: list[Toy]) -> None:
     toys[0].likes, toys[1].likes = 5.0, 1.0  # what the other one's adapter will be
-    method = strategy("ifca", "baselines.clusters=2")
+    method = strategy("ifca", "strategies.ifca.clusters=2")
     state = begin(method, toys)
     dealt = [orders(method, state, 1, toy.id)[0].adapters for toy in toys]
     assert sorted(dealt) == [("cluster-00",), ("cluster-01",)]
@@ -462,8 +469,8 @@ def test_the_oracle_keeps_the_budget_of_n_local_tasks(toys: list[Toy]) -> None:
     assert turns == [[1], [0]]
 
 
-def test_centralised_trains_on_client_0_what_all_would_have_trained(toys: list[Toy]) -> None:
-    method = strategy("centralised")
+def test_centralized_trains_on_client_0_what_all_would_have_trained(toys: list[Toy]) -> None:
+    method = strategy("centralized")
     state = begin(method, toys)
     tasks = method.plan(state, 1, [0, 1])
     assert [task.train for task in tasks] == [(TrainOrder(("global",), 14),), ()]
@@ -477,7 +484,7 @@ def test_centralised_trains_on_client_0_what_all_would_have_trained(toys: list[T
 # What holds for all
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", strategy_names())
 @given(steps=some.integers(2, 60))
 def test_every_method_trains_as_many_batches(name: str, steps: int) -> None:
     method, toys = strategy(name, f"training.steps={steps}"), make_toys()
@@ -495,9 +502,9 @@ def packed_and_unpacked(state: ServerState) -> ServerState:
     return type(state).unpack(load(save(dict(arrays))), meta)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", strategy_names())
 def test_a_state_survives_packing(name: str) -> None:
-    method = strategy(name, "baselines.cluster_round=3")
+    method = strategy(name, "strategies.clustered.clustering_round=3")
     there, back = make_toys(), make_toys()
     state = begin(method, there)
     again = packed_and_unpacked(begin(method, back))
@@ -525,9 +532,10 @@ def answer(rule: object) -> object:
     )
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", strategy_names())
 def test_a_client_may_join_in_any_round(name: str) -> None:
-    method = strategy(name, "baselines.cluster_round=2", "baselines.finetune_rounds=2")
+    keys = ["clustered.clustering_round", "fedavg-ft.finetune_rounds", "feddpa-f.finetune_rounds"]
+    method = strategy(name, *(f"strategies.{key}=2" for key in keys))
     for joins in range(1, 6):
         toys, late = make_toys(), Toy(7, (2, 2), 3.0, ("x", "z"), (1.0, 19.0))
         state = go(method, begin(method, toys), toys, rounds=joins - 1)
@@ -553,8 +561,12 @@ def test_the_rate_falls_as_a_cosine_from_lr_to_lr_min(toys: list[Toy]) -> None:
         ("feddpa", "training.steps=1", "'feddpa' trains two adapters a round: set training.steps"),
         ("feddpa", "federation.rounds=1", "from round 2 on: set federation.rounds to 2 or more"),
         ("fedavg-ft", "federation.rounds=1", "set federation.rounds to 2 or more"),
-        ("feddpa-f", "baselines.finetune_rounds=6", "set federation.rounds to 7 or more"),
-        ("clustered", "baselines.cluster_round=6", "set federation.rounds to 7 or more"),
+        ("feddpa-f", "strategies.feddpa-f.finetune_rounds=6", "set federation.rounds to 7 or more"),
+        (
+            "clustered",
+            "strategies.clustered.clustering_round=6",
+            "set federation.rounds to 7 or more",
+        ),
     ],
 )
 def test_settings_that_leave_a_method_nothing_to_do_are_refused(
@@ -565,7 +577,8 @@ def test_settings_that_leave_a_method_nothing_to_do_are_refused(
 
 
 def test_which_methods_are_personalised_and_which_are_references() -> None:
-    assert {name for name, method in STRATEGIES.items() if method.personalised} == {
+    methods = {name: strategy_class(name) for name in strategy_names()}
+    assert {name for name, method in methods.items() if method.personalised} == {
         "local",
         "fedavg-ft",
         "ditto",
@@ -573,13 +586,9 @@ def test_which_methods_are_personalised_and_which_are_references() -> None:
         "feddpa-f",
         "fedsa",
     }
-    references = {name for name, method in STRATEGIES.items() if method.reference}
-    assert references == {"oracle", "centralised"}
-    assert [name for name, method in STRATEGIES.items() if method.pooled] == ["centralised"]
-
-
-def test_the_configuration_knows_the_same_names() -> None:
-    assert get_args(Config.model_fields["strategy"].annotation) == tuple(STRATEGIES)
+    references = {name for name, method in methods.items() if method.reference}
+    assert references == {"oracle", "centralized"}
+    assert [name for name, method in methods.items() if method.pooled] == ["centralized"]
 
 
 def scattered(toy: Toy, tasks: tuple[int, ...] = ()) -> TaskProfile:

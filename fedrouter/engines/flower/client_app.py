@@ -31,7 +31,7 @@ from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import ConfigError, FedRouterError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.protocol.codec import pack_reply, unpack_request
-from fedrouter.strategies import STRATEGIES
+from fedrouter.strategies import strategy_class
 from fedrouter.training.trainer import train
 
 NodeConfig = Mapping[str, object]
@@ -145,4 +145,4 @@ def _holding(config_json: str, id: int, own: bool) -> ClientData:
     if own:
         test = sample_test(splits.test, config.evaluation.samples, config.seed)
         return ClientData(splits.train, test)
-    return deal(config, splits, STRATEGIES[config.strategy].pooled)[id]
+    return deal(config, splits, strategy_class(config.strategy).pooled)[id]

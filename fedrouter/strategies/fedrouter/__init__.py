@@ -1,6 +1,6 @@
 """FedRouter: the paper's method (`paper.py`), what goes beyond it, and its oracle."""
 
-from fedrouter.config import AUTO, Config
+from fedrouter.config import AUTO, Config, register_strategy
 from fedrouter.strategies.fedrouter.paper import FedRouter
 from fedrouter.strategies.fedrouter.refined import RefinedFedRouter
 from fedrouter.strategies.fedrouter.task_discovery import TaskDiscovery
@@ -15,5 +15,7 @@ def make_fedrouter(config: Config) -> FedRouter:
         return FedRouter(config)
     return RefinedFedRouter(config)
 
+
+register_strategy("fedrouter", factory=make_fedrouter)(FedRouter)
 
 __all__ = ["FedRouter", "RefinedFedRouter", "TaskDiscovery", "make_fedrouter"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedrouter.config import register_strategy
 from fedrouter.protocol.messages import GroupByLabel, ProfileOrder, Serving, TrueTask
 from fedrouter.routing.clustering import GlobalTasks
 from fedrouter.routing.types import TaskProfile
@@ -13,6 +14,7 @@ from fedrouter.strategies.fedrouter.state import TaskState
 from fedrouter.types import AdapterWeights
 
 
+@register_strategy("oracle")
 class Oracle(FedRouter):
     """What FedRouter would reach if it found the true tasks and routed to them: an upper bound.
 

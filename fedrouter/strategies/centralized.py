@@ -1,15 +1,19 @@
-"""Centralised training: all rows in one place, as no federation has them. A reference."""
+"""Centralized training, as in FedIT (Zhang et al., "Towards Building the Federated GPT: Federated
+Instruction Tuning", 2024): the reference that has the rows of all clients in one place."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fedrouter.config import register_strategy
 from fedrouter.protocol.messages import ClientRequest, TrainOrder
 from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedavg import FedAvg
 
 
-class Centralised(FedAvg):
-    """FedAvg of one client, 0, which holds the rows of all. All clients answer with its adapter."""
+@register_strategy("centralized")
+class Centralized(FedAvg):
+    """Centralized training, the reference without a federation (as in FedIT: Zhang et al., 2024):
+    client 0 trains one adapter on the rows of all clients, and all clients answer with it."""
 
     reference = True
     pooled = True
