@@ -19,7 +19,8 @@ import numpy as np
 
 from bench.output import publish
 from bench.pairs import seconds_of
-from fedrouter.config import Config, load_config
+from fedrouter.config import ResolvedConfig, load_config
+from fedrouter.config.resolve import resolve
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientReply, ClientRequest, ProfileOrder, Update
 from fedrouter.protocol.validation import ExpectedArrays
@@ -88,19 +89,17 @@ def made_up_profile(client: int, order: ProfileOrder) -> TaskProfile:
     return TaskProfile(client, centroid[None], (10,), (1.0,), (1.5,), (), tasks, scatter)
 
 
-def settings(clients: int) -> Config:
+def settings(clients: int) -> ResolvedConfig:
     """One local task a client, 64 global ones."""
-    return load_config(
-        None,
-        [
-            f"federation.clients={clients}",
-            f"federation.rounds={ROUNDS}",
-            "clustering.n_local=1",
-            "clustering.space=whitened",
-            f"clustering.n_global={TASKS}",
-            "evaluation.enabled=false",
-        ],
-    )
+    sets = [
+        f"federation.clients={clients}",
+        f"federation.rounds={ROUNDS}",
+        "clustering.n_local=1",
+        "clustering.space=whitened",
+        f"clustering.n_global={TASKS}",
+        "evaluation.enabled=false",
+    ]
+    return resolve(load_config(None, sets), tasks=())
 
 
 def adapter() -> AdapterWeights:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client
-from fedrouter.config import Config, dump_config, load_config
+from fedrouter.config import Config, dump_config, load_resolved
 from fedrouter.config.resolve import resolve
 from fedrouter.data.client_data import data_fingerprint, deal
 from fedrouter.data.loading import load_splits
@@ -92,7 +92,7 @@ class Experiment:
             self._spec,
             clients,
             transport=self.config.federation.transport,
-            fuse=int(self.config.engine.fuse),
+            fuse=self.config.engine.fuse,
             progress=self.progress.advance,
         )
         return self._serve(folder, engine)
@@ -140,4 +140,4 @@ def resume(path: Path, progress: Progress | None = None) -> dict[str, Any]:
     folder = RunFolder.open(path)
     if folder.finished:
         return folder.read_summary()
-    return Experiment(load_config(folder.path / "config.toml"), progress).resume(folder)
+    return Experiment(load_resolved(folder.path / "config.toml"), progress).resume(folder)

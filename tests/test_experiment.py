@@ -133,8 +133,8 @@ def test_the_degree_of_fusion_changes_nothing(
     finished: tuple[Path, Config], tmp_path: Path
 ) -> None:
     folder, config = finished
-    one_by_one = config.engine.model_copy(update={"fuse": 1})
-    run(config.model_copy(update={"engine": one_by_one}), tmp_path / "unfused")
+    one_by_one = config.engine.replace(fuse=1)
+    run(config.replace(engine=one_by_one), tmp_path / "unfused")
     pairs = zip(saved_tensors(folder), saved_tensors(tmp_path / "unfused"), strict=True)
     for (name, array), (_, other) in pairs:
         # Rounding to float16 on the wire turns differences in the last float32 bit into its own.

@@ -16,7 +16,7 @@ from fedrouter.client.context import RequestContext
 from fedrouter.client.evaluation import compare_adapters, evaluate
 from fedrouter.client.profiling import profile
 from fedrouter.client.store import ClientStore
-from fedrouter.config import Config
+from fedrouter.config import ResolvedConfig
 from fedrouter.data.client_data import ClientData
 from fedrouter.errors import DataError
 from fedrouter.evaluation.shared_model import SharedModel
@@ -62,7 +62,7 @@ class Client:
         *,
         shared_model: SharedModel,
         spec: LoraSpec,
-        config: Config,
+        config: ResolvedConfig,
         folder: Path,
     ) -> None:
         self.id = id

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.store import ClientStore
-from fedrouter.config import AUTO, Config
+from fedrouter.config import AUTO, ResolvedConfig
 from fedrouter.data.client_data import ClientData
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
@@ -42,7 +42,7 @@ class RequestContext:
         store: ClientStore,
         shared_model: SharedModel,
         spec: LoraSpec,
-        config: Config,
+        config: ResolvedConfig,
     ) -> None:
         self.request = request
         self.data = data

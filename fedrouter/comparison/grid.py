@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedrouter.config import CompareConfig, Config, override, strategy_names
+from fedrouter.config.resolve import resolve
 from fedrouter.errors import ConfigError
 from fedrouter.strategies import make_strategy
 
@@ -46,16 +47,16 @@ def cell_config(config: Config, cell: Cell) -> Config:
     Raises:
         ConfigError: one line that lists every fault.
     """
-    placed = config.model_copy(
-        update={
-            "strategy": cell.strategy,
-            "seed": cell.seed,
-            "data": config.data.model_copy(update={"scenario": cell.scenario}),
-            "compare": CompareConfig(),
-        }
+    placed = [
+        f'strategy="{cell.strategy}"',
+        f"seed={cell.seed}",
+        f'data.scenario="{cell.scenario}"',
+    ]
+    own = config.compare.overrides
+    return override(
+        config.replace(compare=CompareConfig()),
+        [*placed, *own.get(cell.scenario, ()), *own.get(cell.strategy, ())],
     )
-    overrides = config.compare.overrides
-    return override(placed, [*overrides.get(cell.scenario, ()), *overrides.get(cell.strategy, ())])
 
 
 def check_cells(config: Config, cells: Sequence[Cell]) -> None:
@@ -67,7 +68,7 @@ def check_cells(config: Config, cells: Sequence[Cell]) -> None:
     faults = dict.fromkeys(_misplaced(config.compare), "")
     for cell in cells:
         try:
-            make_strategy(cell_config(config, cell))
+            make_strategy(resolve(cell_config(config, cell), tasks=()))
         except ConfigError as error:
             faults.setdefault(str(error), f"{cell.strategy} in {cell.scenario}: ")
     if faults:

@@ -1,25 +1,15 @@
 """Validated configuration: TOML in, unknown keys refused, all faults reported at once."""
 
-from fedrouter.config.load import dump_config, load_config, override, parse_config
+from fedrouter.config.load import dump_config, load_config, load_resolved, override, parse_resolved
 from fedrouter.config.registry import register_strategy, registered, strategy_names
-from fedrouter.config.schema import (
-    AUTO,
-    AdapterConfig,
-    ClusteringConfig,
-    Columns,
-    CompareConfig,
-    Config,
-    DataConfig,
-    EngineConfig,
-    EvaluationConfig,
-    FederationConfig,
-    ModelConfig,
-    RouterConfig,
-    Source,
-    TrainingConfig,
-    scenario_names,
-)
-from fedrouter.config.section import Section
+from fedrouter.config.resolve import ResolvedConfig, ResolvedDataConfig, ResolvedRouterConfig
+from fedrouter.config.schema import Config
+from fedrouter.config.sections.base import Section
+from fedrouter.config.sections.data import Columns, DataConfig, Source, scenario_names
+from fedrouter.config.sections.evaluation import CompareConfig, EvaluationConfig
+from fedrouter.config.sections.federation import EngineConfig, FederationConfig, TrainingConfig
+from fedrouter.config.sections.model import AdapterConfig, ModelConfig
+from fedrouter.config.sections.routing import AUTO, ClusteringConfig, RouterConfig
 
 __all__ = [
     "AUTO",
@@ -33,14 +23,18 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "ModelConfig",
+    "ResolvedConfig",
+    "ResolvedDataConfig",
+    "ResolvedRouterConfig",
     "RouterConfig",
     "Section",
     "Source",
     "TrainingConfig",
     "dump_config",
     "load_config",
+    "load_resolved",
     "override",
-    "parse_config",
+    "parse_resolved",
     "register_strategy",
     "registered",
     "scenario_names",

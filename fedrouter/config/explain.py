@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from fedrouter.config.reference import describe
 from fedrouter.config.registry import strategy_names
-from fedrouter.config.schema import Source
-from fedrouter.config.section import check_known
+from fedrouter.config.sections.base import check_known
+from fedrouter.config.sections.data import Source
 from fedrouter.config.synonyms import SYNONYMS
 
 _PLAIN = {  # where pydantic speaks of Python rather than of TOML
@@ -40,6 +40,8 @@ def explain(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
         key, value = _locate(fault["loc"], raw)
         if fault["type"] == "extra_forbidden":
             unknown.append(unknown_key(key))
+        elif fault["type"] == "missing":
+            whole.append(f"{'.'.join(map(str, fault['loc']))} is missing")
         elif fault["type"] == "value_error" and isinstance(value, Mapping):
             whole.append(str(fault["ctx"]["error"]))  # names its keys itself
         else:

@@ -3,14 +3,18 @@
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import ValidationError
 
 from fedrouter.config.explain import explain
-from fedrouter.config.schema import CompareConfig, Config
+from fedrouter.config.resolve import ResolvedConfig
+from fedrouter.config.schema import Config
+from fedrouter.config.sections.evaluation import CompareConfig
 from fedrouter.errors import ConfigError
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -25,11 +29,20 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: one line that lists every fault.
     """
-    return _overridden({} if path is None else _read(path), overrides)
+    return _overridden(Config, {} if path is None else _read(path), overrides)
 
 
-def parse_config(text: str) -> Config:
-    """The configuration that `dump_config` wrote as a text, which may come from elsewhere.
+def load_resolved(path: Path) -> ResolvedConfig:
+    """The resolved configuration of a run folder's `config.toml`.
+
+    Raises:
+        ConfigError: one line that lists every fault.
+    """
+    return _overridden(ResolvedConfig, _read(path), ())
+
+
+def parse_resolved(text: str) -> ResolvedConfig:
+    """The resolved configuration that `dump_config` wrote as a text, which may come from elsewhere.
 
     Raises:
         ConfigError: one line that lists every fault.
@@ -38,7 +51,7 @@ def parse_config(text: str) -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the configuration is not valid TOML: {error}") from error
-    return _overridden(raw, ())
+    return _overridden(ResolvedConfig, raw, ())
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
@@ -47,7 +60,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: one line that lists every fault.
     """
-    return _overridden(_raw(config), overrides)
+    return _overridden(Config, _raw(config), overrides)
 
 
 def dump_config(config: Config) -> str:
@@ -62,11 +75,13 @@ def _raw(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True, exclude=empty)
 
 
-def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Config:
+def _overridden(
+    schema: type[AnyConfig], raw: dict[str, Any], overrides: Sequence[str]
+) -> AnyConfig:
     faults = [fault for text in overrides if (fault := _override(raw, text))]
-    config: Config | None = None
+    config: AnyConfig | None = None
     try:
-        config = Config.model_validate(raw)
+        config = schema.model_validate(raw)
     except ValidationError as error:
         faults += explain(error, raw)
     if faults or config is None:

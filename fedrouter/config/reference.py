@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from fedrouter.config.registry import StrategyEntry, registered
-from fedrouter.config.schema import Config, Source
+from fedrouter.config.schema import Config
+from fedrouter.config.sections.data import Source
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from fedrouter.config.section import Section
+from fedrouter.config.sections.base import Section
 from fedrouter.errors import ConfigError
 
 BUILTIN_MODULE = "fedrouter.strategies"

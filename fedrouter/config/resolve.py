@@ -1,17 +1,65 @@
-"""The configuration with everything filled in that is read off the data and the machine."""
+"""The configuration with everything filled in that is derived from the data and the mode."""
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
-from fedrouter.config.schema import AUTO, Config
+from fedrouter.config.schema import Config
+from fedrouter.config.sections.base import Count
+from fedrouter.config.sections.data import DataConfig, ScenarioName
+from fedrouter.config.sections.federation import EngineConfig
+from fedrouter.config.sections.routing import (
+    AUTO,
+    ClusteringConfig,
+    FallbackName,
+    RouterConfig,
+    SpaceName,
+)
 
 BUILTIN_BASE = "nano"
 UNLABELLED_GLOBAL_TASKS = 4  # global tasks where neither the configuration nor the rows say
 FUSE_AUTO = 8  # adapters trained together where the configuration leaves it open
 
 
-def resolve(config: Config, tasks: Collection[str | None]) -> Config:
-    """The configuration with everything filled in that is read off the data.
+class ResolvedDataConfig(DataConfig):
+    """`[data]` with a scenario."""
+
+    scenario: ScenarioName
+
+
+class ResolvedClusteringConfig(ClusteringConfig):
+    """`[clustering]` with a number of global tasks and a space.
+
+    `n_local` is unset where every client counts the task names among its own rows.
+    """
+
+    n_global: Count | Literal["auto"]
+    space: SpaceName
+
+
+class ResolvedRouterConfig(RouterConfig):
+    """`[router]` with a fallback."""
+
+    fallback: FallbackName
+
+
+class ResolvedEngineConfig(EngineConfig):
+    """`[engine]` with a number of adapters trained in one pass."""
+
+    fuse: Count
+
+
+class ResolvedConfig(Config):
+    """A configuration that leaves nothing open, as `resolve` returns and run folders store it."""
+
+    data: ResolvedDataConfig
+    clustering: ResolvedClusteringConfig
+    router: ResolvedRouterConfig
+    engine: ResolvedEngineConfig
+
+
+def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
+    """The configuration with everything filled in that is derived from the data and the mode.
 
     The scenario is `dual` where rows name their task, else `all`; the number of global tasks is
     that of the distinct names, else 4; the number of local tasks is what the scenario gives every
@@ -21,62 +69,71 @@ def resolve(config: Config, tasks: Collection[str | None]) -> Config:
     folder.
 
     Args:
-        config: as it was given.
+        config: as it was given; a resolved one is returned with the same values.
         tasks: the tasks that the training rows name; None for a row that names none.
     """
+    config = with_full_paths(config)
     names = set(tasks)
     named = bool(names) and None not in names
     scenario = config.data.scenario or ("dual" if named else "all")
-    config = with_full_paths(config)
-    data, clustering, engine = config.data, config.clustering, config.engine
-    paper = config.mode == "paper"
-    return config.model_copy(
-        update={
-            "data": data.model_copy(update={"scenario": scenario}),
-            "clustering": clustering.model_copy(
-                update={
-                    "n_local": clustering.n_local
-                    or (_tasks_per_client(scenario, names) if paper else AUTO),
-                    "n_global": clustering.n_global
-                    or ((len(names) if named else UNLABELLED_GLOBAL_TASKS) if paper else AUTO),
-                    "space": clustering.space or ("raw" if paper else "whitened"),
-                }
-            ),
-            "router": config.router.model_copy(
-                update={"fallback": config.router.fallback or ("nearest" if paper else "base")}
-            ),
-            "engine": engine.model_copy(
-                update={"fuse": FUSE_AUTO if engine.fuse == "auto" else engine.fuse}
-            ),
+    number = len(names) if named else 0
+    if config.mode == "paper":
+        clustering = _paper_clustering(config.clustering, scenario, number)
+    else:
+        clustering = _auto_clustering(config.clustering)
+    fallback = config.router.fallback or ("nearest" if config.mode == "paper" else "base")
+    fuse = FUSE_AUTO if config.engine.fuse == AUTO else config.engine.fuse
+    return ResolvedConfig(
+        **{
+            **dict(config),
+            "data": ResolvedDataConfig(**{**dict(config.data), "scenario": scenario}),
+            "clustering": clustering,
+            "router": ResolvedRouterConfig(**{**dict(config.router), "fallback": fallback}),
+            "engine": ResolvedEngineConfig(**{**dict(config.engine), "fuse": fuse}),
         }
     )
+
+
+def _paper_clustering(
+    given: ClusteringConfig, scenario: str, number: int
+) -> ResolvedClusteringConfig:
+    """`[clustering]` in mode `paper`; `number` of named tasks, 0 where a row names none."""
+    return ResolvedClusteringConfig(
+        n_local=given.n_local or _tasks_per_client(scenario, number),
+        n_global=given.n_global or number or UNLABELLED_GLOBAL_TASKS,
+        space=given.space or "raw",
+    )
+
+
+def _auto_clustering(given: ClusteringConfig) -> ResolvedClusteringConfig:
+    """`[clustering]` in mode `auto`: numbers of tasks are determined during training."""
+    return ResolvedClusteringConfig(
+        n_local=given.n_local or AUTO,
+        n_global=given.n_global or AUTO,
+        space=given.space or "whitened",
+    )
+
+
+def _tasks_per_client(scenario: str, number: int) -> int | None:
+    """The number of tasks that every client has, of `number` tasks in all (0 where rows name none);
+    None where the clients have to count."""
+    return {"single": 1, "dual": min(2, number), "all": number}.get(scenario) if number else None
 
 
 def with_full_paths(config: Config) -> Config:
     """The configuration with full paths of files and of the base model's folder."""
-    model, data = config.model, config.data
-    return config.model_copy(
-        update={
-            "model": model.model_copy(update={"name": _absolute(model.name)}),
-            "data": data.model_copy(
-                update={
-                    "train": data.train and data.train.resolve(),
-                    "test": data.test and data.test.resolve(),
-                    "sources": tuple(
-                        source.model_copy(update={"path": source.path and source.path.resolve()})
-                        for source in data.sources
-                    ),
-                }
-            ),
-        }
+    data = config.data
+    sources = tuple(
+        source.replace(path=source.path and source.path.resolve()) for source in data.sources
     )
-
-
-def _tasks_per_client(scenario: str, names: set[str | None]) -> int | None:
-    """The number of tasks that every client holds; None where the clients have to count."""
-    if None in names or not names:
-        return None
-    return {"single": 1, "dual": min(2, len(names)), "all": len(names)}.get(scenario)
+    return config.replace(
+        model=config.model.replace(name=_absolute(config.model.name)),
+        data=data.replace(
+            train=data.train and data.train.resolve(),
+            test=data.test and data.test.resolve(),
+            sources=sources,
+        ),
+    )
 
 
 def _absolute(name: str) -> str:

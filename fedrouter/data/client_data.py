@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedrouter.config import Config
+from fedrouter.config import ResolvedConfig
 from fedrouter.data.loading import Splits
 from fedrouter.data.partition import partition
 from fedrouter.data.rows import Row
@@ -26,7 +26,7 @@ class ClientData:
     global_test: Sequence[Row] = ()
 
 
-def deal(config: Config, splits: Splits, pooled: bool = False) -> list[ClientData]:
+def deal(config: ResolvedConfig, splits: Splits, pooled: bool = False) -> list[ClientData]:
     """What each client holds, by a resolved configuration; of the test rows, those that
     `evaluation.samples` leaves.
 
@@ -39,7 +39,6 @@ def deal(config: Config, splits: Splits, pooled: bool = False) -> list[ClientDat
         DataError: the rows do not suffice for the scenario or the number of clients.
     """
     data, number = config.data, config.federation.clients
-    assert data.scenario is not None, "resolve the configuration first"
     seed = derive_seed(config.seed, "partition")
     test = sample_test(splits.test, config.evaluation.samples, config.seed)
     dealt = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, read_adapter
-from fedrouter.config import Config, load_config
+from fedrouter.config import ResolvedConfig, load_resolved
 from fedrouter.errors import AdapterError, ModelError, RunError
 from fedrouter.evaluation.metrics import most_frequent
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
@@ -83,7 +83,7 @@ class RoutedModel:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         base: BaseModel,
         router: Router | None,
         multi_adapter: MultiAdapterModel,
@@ -114,7 +114,7 @@ class RoutedModel:
         """
         run = RunFolder.open(Path(folder))
         summary = run.read_summary()
-        config = load_config(run.path / "config.toml")
+        config = load_resolved(run.path / "config.toml")
         router = _read_router(run, config)
         base = BaseModel.load(config.model, device)
         fingerprint = router.base_fingerprint if router else summary["base_fingerprint"]
@@ -218,7 +218,7 @@ def _adapter_names(run: RunFolder) -> list[str]:
     return [path.name for path in sorted(run.path.glob("tasks/*/"))]
 
 
-def _read_router(run: RunFolder, config: Config) -> Router | None:
+def _read_router(run: RunFolder, config: ResolvedConfig) -> Router | None:
     """The router of a run; None if the run has a single adapter."""
     if (run.path / "router.json").exists():
         return Router.load(run.path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrouter.comparison.tables import Table, notes, tables
-from fedrouter.config import load_config
+from fedrouter.config import load_resolved
 from fedrouter.errors import FedRouterError, RunError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
@@ -90,7 +90,7 @@ def _scenario(
 def _map(run: RunFolder, shared_model: list[SharedModel]) -> Section:
     if not shared_model:
         try:
-            shared_model.append(load_shared_model(load_config(run.path / "config.toml")))
+            shared_model.append(load_shared_model(load_resolved(run.path / "config.toml")))
         except FedRouterError:
             return map_section(run)  # says why
     return map_section(run, shared_model[0])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.client.store import ClientStore
-from fedrouter.config import Config, load_config
+from fedrouter.config import Config, load_resolved
 from fedrouter.data.client_data import ClientData, deal
 from fedrouter.data.loading import load_splits
 from fedrouter.evaluation.shared_model import SharedModel
@@ -45,7 +45,7 @@ def embedding_map(run: RunFolder, shared_model: SharedModel) -> EmbeddingMap:
     """
     from sklearn.decomposition import PCA
 
-    config = load_config(run.path / "config.toml")
+    config = load_resolved(run.path / "config.toml")
     pooled = strategy_class(config.strategy).pooled
     dealt = deal(config, load_splits(config.data, config.seed), pooled)
     router = Router.load(run.path) if (run.path / "router.json").exists() else None

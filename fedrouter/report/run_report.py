@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrouter.config import load_config
+from fedrouter.config import load_resolved
 from fedrouter.errors import FedRouterError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
@@ -48,7 +48,7 @@ def map_section(run: RunFolder, shared_model: SharedModel | None = None) -> Sect
     """The map of the training prompts, or a line that says why it cannot be drawn."""
     title = "Map of the training prompts"
     try:
-        base = shared_model or load_shared_model(load_config(run.path / "config.toml"))
+        base = shared_model or load_shared_model(load_resolved(run.path / "config.toml"))
         drawn = embedding_map(run, base)
     except FedRouterError as error:
         return Section(title, [], lines=[f"Not drawn: {error}"])

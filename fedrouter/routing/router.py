@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from fedrouter.config import RouterConfig
+from fedrouter.config import ResolvedRouterConfig
 from fedrouter.errors import AdapterError, ModelError, RunError
 from fedrouter.routing.clustering import squared_distances
 from fedrouter.routing.types import AdapterMixture, ReceivedGeometry, RoutingPolicy, TaskGeometry
@@ -109,9 +109,9 @@ def route(
     )
 
 
-def policy(settings: RouterConfig) -> RoutingPolicy:
+def policy(settings: ResolvedRouterConfig) -> RoutingPolicy:
     """What answers a routed prompt, as it is configured."""
-    return RoutingPolicy(settings.top_k, settings.fallback or "nearest", settings.threshold)
+    return RoutingPolicy(settings.top_k, settings.fallback, settings.threshold)
 
 
 def mixtures(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedrouter.config import Config
+from fedrouter.config import ResolvedConfig
 from fedrouter.errors import MessageError
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import (
@@ -60,7 +60,7 @@ def rounds(
     strategy: Strategy[Any],
     engine: Engine,
     state: ServerState,
-    config: Config,
+    config: ResolvedConfig,
     expected: ExpectedArrays,
     *,
     progress: Progress | None = None,
@@ -128,14 +128,14 @@ def exchanges(
     return state, failures
 
 
-def tasks_left(config: Config, state: ServerState) -> int:
+def tasks_left(config: ResolvedConfig, state: ServerState) -> int:
     """About how many client tasks there are from a state to the end of the run."""
     settings = config.federation
     each_round = max(settings.min_clients, int(settings.fraction * settings.clients + 0.5))
     return each_round * (settings.rounds - state.round)
 
 
-def participants(config: Config, round: int, online: Sequence[int]) -> list[int]:
+def participants(config: ResolvedConfig, round: int, online: Sequence[int]) -> list[int]:
     """The clients of a round: a seeded sample of `federation.fraction` of those online, and at
     least `federation.min_clients` where there are as many, in order of id."""
     settings = config.federation
@@ -147,7 +147,7 @@ def participants(config: Config, round: int, online: Sequence[int]) -> list[int]
     return sorted(draws.choice(list(online), size=number, replace=False).tolist())
 
 
-def evaluation_is_due(config: Config, round: int) -> bool:
+def evaluation_is_due(config: ResolvedConfig, round: int) -> bool:
     """Whether the state after a round is to be evaluated before the next one is trained."""
     settings = config.evaluation
     return settings.enabled and settings.every > 0 and round > 0 and round % settings.every == 0

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, write_adapter
-from fedrouter.config import Config
+from fedrouter.config import ResolvedConfig
 from fedrouter.errors import CheckpointError, DataError, EngineError, ModelError, TrainingError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
@@ -74,7 +74,7 @@ class Server:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         shared_model: SharedModel,
         spec: LoraSpec,
         engine: Engine,

@@ -19,7 +19,7 @@ from fedrouter.strategies.centralized import Centralized
 
 from typing import Any
 
-from fedrouter.config import Config, registered
+from fedrouter.config import ResolvedConfig, registered
 from fedrouter.strategies.base import ServerState, Strategy
 from fedrouter.strategies.fedrouter.state import TaskState
 
@@ -29,7 +29,7 @@ def strategy_class(name: str) -> type[Strategy[Any]]:
     return registered()[name].cls
 
 
-def make_strategy(config: Config) -> Strategy[Any]:
+def make_strategy(config: ResolvedConfig) -> Strategy[Any]:
     """The strategy that `config.strategy` names.
 
     Raises:

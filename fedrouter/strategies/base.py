@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from numpy.typing import NDArray
 
-from fedrouter.config import Config, Section
+from fedrouter.config import ResolvedConfig, Section
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
@@ -79,7 +79,7 @@ class Strategy(Generic[State]):
     state_type: ClassVar[type[ServerState]] = ServerState
     settings: Section
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         self.config = config
         self.settings = config.strategy_settings
 
@@ -158,7 +158,7 @@ class Strategy(Generic[State]):
         )
 
 
-def split_steps(config: Config) -> tuple[int, int]:
+def split_steps(config: ResolvedConfig) -> tuple[int, int]:
     """A round's S steps in two passes: S - S // 2 for the shared adapter, S // 2 for an own one.
 
     Raises:

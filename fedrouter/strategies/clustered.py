@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from pydantic import Field
 
-from fedrouter.config import Config, Section, register_strategy
-from fedrouter.config.section import Count
+from fedrouter.config import ResolvedConfig, Section, register_strategy
+from fedrouter.config.sections.base import Count
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import ClientReply, Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import SHARED, ServerState, Strategy, cluster_names, noting
@@ -65,7 +65,7 @@ class Clustered(Strategy[ClusteredState]):
     state_type = ClusteredState
     settings: ClusteredSettings
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         super().__init__(config)
         rounds = config.federation.rounds
         self.clustering_round = self.settings.clustering_round or max(1, rounds // 4)

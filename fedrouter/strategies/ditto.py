@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from fedrouter.config import Config, Section, register_strategy
+from fedrouter.config import ResolvedConfig, Section, register_strategy
 from fedrouter.protocol.messages import Proximal, Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy, split_steps
 
@@ -32,7 +32,7 @@ class Ditto(Strategy[ServerState]):
     personalised = True
     settings: DittoSettings
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         super().__init__(config)
         self._shared_steps, self._own_steps = split_steps(config)
 

@@ -11,8 +11,8 @@ global adapter instead, which looks inverted.
 
 from pydantic import Field
 
-from fedrouter.config import Config, Section, register_strategy
-from fedrouter.config.section import Count
+from fedrouter.config import ResolvedConfig, Section, register_strategy
+from fedrouter.config.sections.base import Count
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import (
     FrozenCompanion,
@@ -65,7 +65,7 @@ class FedDPA(FedAvg):
     personalised = True
     settings: FedDPASettings
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         super().__init__(config)
         self._shared_steps, self._own_steps = split_steps(config)
         if config.federation.rounds < 2:

@@ -3,8 +3,8 @@ On-device Personalization", 2019), and the two phases that FedDPA-F shares with 
 
 from pydantic import Field
 
-from fedrouter.config import Config, Section, register_strategy
-from fedrouter.config.section import Count
+from fedrouter.config import ResolvedConfig, Section, register_strategy
+from fedrouter.config.sections.base import Count
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
 from fedrouter.strategies.base import PERSONAL, SHARED, ServerState
@@ -38,7 +38,7 @@ class TwoPhases(FedAvg):
     personalised = True
     settings: FinetuneSettings
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         super().__init__(config)
         rounds = config.federation.rounds
         last = self.settings.finetune_rounds or max(1, rounds // 5)

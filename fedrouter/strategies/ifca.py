@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from pydantic import Field
 
-from fedrouter.config import Config, Section, register_strategy
-from fedrouter.config.section import Count
+from fedrouter.config import ResolvedConfig, Section, register_strategy
+from fedrouter.config.sections.base import Count
 from fedrouter.protocol.messages import LowestLoss, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator
@@ -33,7 +33,7 @@ class IFCA(Strategy[ServerState]):
 
     settings: IFCASettings
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         super().__init__(config)
         self.names = cluster_names(self.settings.clusters)
         draws = generator(config.seed, "ifca")

@@ -538,7 +538,7 @@ def test_strategy_scenario_and_seed_of_the_configuration_do_not_matter(
     runs: Runs, tmp_path: Path
 ) -> None:
     compare(small(), tmp_path / "c")
-    settings = small().model_copy(update={"seed": 77, "strategy": "ditto"})
+    settings = small().replace(seed=77, strategy="ditto")
     compare(settings, tmp_path / "c")
     assert "seed" not in (tmp_path / "c" / "comparison.toml").read_text().split("[")[0]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flwr import app as flwr_app
 from flwr.supercore.task_identity import TaskIdentity
+from support.configs import resolved
 
-from fedrouter.config import load_config
 from fedrouter.engines.flower.client_app import client_id, node_config
 from fedrouter.engines.flower.engine import FlowerEngine
 from fedrouter.engines.flower.records import from_records, to_records
@@ -19,15 +19,12 @@ from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, Tra
 from fedrouter.types import AdapterWeights
 
 WEIGHTS = {"m.lora_A.weight": np.ones((1, 2), np.float32)}
-CONFIG = load_config(
-    None,
-    [
-        "federation.clients=4",
-        "federation.wait_s=0.05",
-        "federation.timeout_s=0.5",
-        "federation.transport=float32",
-        "engine.fuse=8",
-    ],
+CONFIG = resolved(
+    "federation.clients=4",
+    "federation.wait_s=0.05",
+    "federation.timeout_s=0.5",
+    "federation.transport=float32",
+    "engine.fuse=8",
 )
 
 

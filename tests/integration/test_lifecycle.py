@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support.configs import resolved
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client
-from fedrouter.config import Config, load_config
+from fedrouter.config import ResolvedConfig
 from fedrouter.data.client_data import ClientData
 from fedrouter.data.loading import load_splits
 from fedrouter.data.rows import Row
@@ -38,7 +39,7 @@ SETS = [
 class Growing(InProcessEngine):
     """An engine whose clients come when they come, and whose rows may change."""
 
-    def __init__(self, config: Config, shared_model: SharedModel, folder: Path) -> None:
+    def __init__(self, config: ResolvedConfig, shared_model: SharedModel, folder: Path) -> None:
         self.spec = LoraSpec(rank=4, alpha=8, dropout=0.0).resolved(shared_model.base.model)
         self._parts = (config, shared_model, folder)
         self.held: dict[int, Client] = {}
@@ -68,13 +69,13 @@ def names_of(state: TaskState, engine: Growing) -> dict[str, set[str | None]]:
 
 @pytest.fixture(scope="module")
 def shared_model() -> SharedModel:
-    return SharedModel.load(load_config(None, SETS).model)
+    return SharedModel.load(resolved(*SETS).model)
 
 
 def test_a_new_task_is_born_and_a_client_that_drifts_is_profiled_anew(
     shared_model: SharedModel, tmp_path: Path
 ) -> None:
-    config = load_config(None, SETS)
+    config = resolved(*SETS)
     rows = load_splits(config.data, config.seed).train
     of = {name: [row for row in rows if row.task == name] for name in ("dates", "query", "triage")}
     engine = Growing(config, shared_model, tmp_path)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from support.configs import resolved
 
-from fedrouter.config import load_config
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, Update
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.types import TaskProfile
@@ -15,7 +15,7 @@ from fedrouter.strategies import ServerState, make_strategy
 A, B = "m.lora_A.weight", "m.lora_B.weight"
 INITIAL = {A: np.ones((1, 2), np.float32), B: np.zeros((2, 1), np.float32)}
 EXPECTED = ExpectedArrays({name: array.shape for name, array in INITIAL.items()}, dimension=2)
-CONFIG = load_config(None, ["federation.rounds=2", "clustering.n_global=2"])
+CONFIG = resolved("federation.rounds=2", "clustering.n_global=2")
 
 
 class Scripted:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from safetensors.numpy import load, save
+from support.configs import resolved
 
-from fedrouter.config import load_config, strategy_names
+from fedrouter.config import strategy_names
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import (
     ClientReply,
@@ -127,7 +128,7 @@ def make_toys() -> list[Toy]:
 def strategy(name: str, *sets: str) -> Strategy:
     few = ["federation.rounds=6", "federation.clients=2", "training.steps=7"]
     tasks = ["clustering.n_local=2", "clustering.n_global=3"]
-    return make_strategy(load_config(None, [f"strategy={name}", *few, *tasks, *sets]))
+    return make_strategy(resolved(f"strategy={name}", *few, *tasks, *sets))
 
 
 def begin(method: Strategy, toys: Sequence[Toy]) -> ServerState:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client
-from fedrouter.config import load_config
 from fedrouter.data.client_data import ClientData
 from fedrouter.data.rows import Row
 from fedrouter.engines.in_process import InProcessEngine
@@ -22,6 +21,7 @@ from fedrouter.protocol.messages import (
 )
 from fedrouter.routing.types import TaskProfile
 from fedrouter.types import AdapterWeights
+from support.configs import resolved
 from support.toys import toy_rows
 
 SPEC = LoraSpec(rank=2, alpha=4, dropout=0.0)
@@ -39,7 +39,7 @@ def client_of(
         ClientData(rows, rows[:2], rows[:4]),
         shared_model=SharedModel(base),
         spec=SPEC,
-        config=load_config(None, ["training.batch_size=2", "evaluation.max_new_tokens=2", *sets]),
+        config=resolved("training.batch_size=2", "evaluation.max_new_tokens=2", *sets),
         folder=folder,
     )
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from fedrouter.config import load_config
 from fedrouter.protocol.messages import ClientReply, ComparedLosses
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.strategies import TaskState, make_strategy
 from fedrouter.strategies.fedrouter.task_discovery import TaskDiscovery
 from fedrouter.types import AdapterWeights
+from support.configs import resolved
 
 NAMES = ("task-00", "task-01", "task-02")
 
@@ -34,7 +34,7 @@ def state(round: int = 1) -> TaskState:
 def method(*sets: str) -> TaskDiscovery:
     base = ["data.scenario=all", "federation.rounds=9", "training.steps=5"]
     found = ["clustering.n_local=auto", "clustering.n_global=auto", "clustering.space=raw"]
-    strategy = make_strategy(load_config(None, [*base, *found, *sets]))
+    strategy = make_strategy(resolved(*base, *found, *sets))
     assert isinstance(strategy, TaskDiscovery)
     return strategy
 

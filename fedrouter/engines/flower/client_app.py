@@ -24,7 +24,7 @@ from flwr.clientapp import ClientApp
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client
-from fedrouter.config import Config, DataConfig, parse_config
+from fedrouter.config import ResolvedConfig, ResolvedDataConfig, parse_resolved
 from fedrouter.data.client_data import ClientData, deal, sample_test
 from fedrouter.data.loading import load_splits
 from fedrouter.engines.flower.records import from_records, to_records
@@ -75,17 +75,17 @@ def client_id(node: NodeConfig) -> int:
 
 def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDict:
     texts, arrays = from_records(message.content)
-    config = node_config(parse_config(texts["config"]), node, simulated=simulated)
+    config = node_config(parse_resolved(texts["config"]), node, simulated=simulated)
     shared_model = _shared_model(config.model.model_dump_json(), config.engine.device)
     spec = LoraSpec.from_config(config.adapter).resolved(shared_model.base.model)
     client = _client(config, texts, node, shared_model, spec)
     work = client.prepare(unpack_request(texts["task"], arrays))
-    results = list(train(shared_model.base, spec, work.jobs, int(config.engine.fuse)))
+    results = list(train(shared_model.base, spec, work.jobs, config.engine.fuse))
     header, out = pack_reply(client.finish(work, results), config.federation.transport)
     return to_records({"reply": header, "base": shared_model.base.fingerprint}, out)
 
 
-def node_config(config: Config, node: NodeConfig, *, simulated: bool) -> Config:
+def node_config(config: ResolvedConfig, node: NodeConfig, *, simulated: bool) -> ResolvedConfig:
     """The run's configuration, with the node's own data, device and base model.
 
     Args:
@@ -101,16 +101,18 @@ def node_config(config: Config, node: NodeConfig, *, simulated: bool) -> Config:
             raise ConfigError(f"this node's --node-config lacks {key!r}; start it again with it")
     data = config.data
     if node.get("data", "run") != "run":
-        data = DataConfig(train=Path(str(node["data"])), test_fraction=data.test_fraction)
-    engine = config.engine.model_copy(update={"device": str(node.get("device", "auto"))})
+        data = ResolvedDataConfig(
+            train=Path(str(node["data"])), test_fraction=data.test_fraction, scenario="all"
+        )
+    engine = config.engine.replace(device=str(node.get("device", "auto")))
     model = config.model
     if not simulated:
-        model = model.model_copy(update={"name": str(node.get("model", "nano"))})
-    return config.model_copy(update={"data": data, "engine": engine, "model": model})
+        model = model.replace(name=str(node.get("model", "nano")))
+    return config.replace(data=data, engine=engine, model=model)
 
 
 def _client(
-    config: Config,
+    config: ResolvedConfig,
     texts: Mapping[str, str],
     node: NodeConfig,
     shared_model: SharedModel,
@@ -140,7 +142,7 @@ def _shared_model(model: str, device: str) -> SharedModel:
 @lru_cache(maxsize=64)
 def _holding(config_json: str, id: int, own: bool) -> ClientData:
     """The rows of a client: its own file's, or its share of the run's."""
-    config = Config.model_validate_json(config_json)
+    config = ResolvedConfig.model_validate_json(config_json)
     splits = load_splits(config.data, config.seed)
     if own:
         test = sample_test(splits.test, config.evaluation.samples, config.seed)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedrouter.config import Config, dump_config
+from fedrouter.config import ResolvedConfig, dump_config
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import MessageError, printable
 from fedrouter.protocol.codec import pack_request, unpack_reply
@@ -46,7 +46,7 @@ class FlowerEngine:
     def __init__(
         self,
         grid: Grid,
-        config: Config,
+        config: ResolvedConfig,
         *,
         fingerprint: str,
         folder: str = "",

@@ -13,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrouter.adapters.lora import LoraSpec
-from fedrouter.config import DataConfig, dump_config, load_config
+from fedrouter.config import DataConfig, dump_config, load_config, load_resolved
 from fedrouter.config.resolve import resolve
 from fedrouter.data.loading import load_splits
 from fedrouter.data.rows import Row
@@ -58,7 +58,7 @@ def make_server_app() -> ServerApp:
 def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
     """A run on the nodes of a grid, from its start or from its last finished round."""
     if is_run(output):
-        folder, made = RunFolder.open(output), load_config(output / "config.toml")
+        folder, made = RunFolder.open(output), load_resolved(output / "config.toml")
         if folder.finished:
             print(f"fedrouter: {output} is finished; nothing to do", flush=True)
             return

@@ -40,7 +40,7 @@ class FedRouter(LateClients):
         """Step 0, on the server: K-means all c_ij into `n_global` clusters with centroids g_t;
         assignment(i, j) = argmin_t ||c_ij - g_t||."""
         number = self.config.clustering.n_global
-        assert isinstance(number, int), "the experiment resolves n_global, or finds it"
+        assert isinstance(number, int), 'n_global = "auto" is for TaskDiscovery'
         return join(profiles, number, derive_seed(self.config.seed, "join"))
 
     def init(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from fedrouter.config import Config
+from fedrouter.config import ResolvedConfig
 from fedrouter.protocol.messages import (
     AssignToNearest,
     ClientReply,
@@ -34,9 +34,9 @@ class RefinedFedRouter(FedRouter):
 
     refinements: ClassVar[int] = SEARCH.refinements
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         super().__init__(config)
-        self.space = config.clustering.space or "raw"
+        self.space = config.clustering.space
         self.scatter = self.space != "raw"
 
     def profile_order(self) -> ProfileOrder:

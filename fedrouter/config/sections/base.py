@@ -1,7 +1,7 @@
 """What sections of the configuration are made of, a strategy's own section included."""
 
 from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,14 @@ class Section(BaseModel):
     """Base of all sections: read-only, no unknown keys, no conversions, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def replace(self, **values: Any) -> Self:
+        """A copy with other values of some keys, validated as a whole (`model_copy` is not).
+
+        Raises:
+            pydantic.ValidationError: the values are not allowed, or not beside the others.
+        """
+        return type(self).model_validate({**dict(self), **values})
 
 
 def check_known(name: str, what: str, names: tuple[str, ...]) -> str:

@@ -1,0 +1,86 @@
+"""The sections `[federation]`, `[training]` and `[engine]`."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fedrouter.config.sections.base import Count, Positive, Section
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError("should be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'")
+    return name
+
+
+class FederationConfig(Section):
+    """Clients and rounds."""
+
+    clients: Count = Field(default=8, description="number of clients")
+    rounds: Count = Field(default=25, description="number of rounds")
+    fraction: float = Field(
+        default=1.0, gt=0, le=1, description="share of the clients asked in a round"
+    )
+    min_clients: Count = Field(default=1, description="at least so many are asked in a round")
+    wait_s: Positive = Field(
+        default=300.0,
+        description="longest wait for clients to come online, in seconds: for all of them before "
+        "the first round, for min_clients later; then a round goes on with those that are there",
+    )
+    timeout_s: Positive = Field(
+        default=3600.0, description="longest wait for a client's reply, in seconds"
+    )
+    transport: Literal["float32", "float16", "int8"] = Field(
+        default="float16",
+        description='"float32", "float16" or "int8": dtype in which adapters travel between server '
+        "and clients; adapters sent only for comparison always use int8",
+    )
+
+    @model_validator(mode="after")
+    def _enough_clients(self) -> Self:
+        if self.min_clients > self.clients:
+            raise ValueError(
+                f"federation.min_clients = {self.min_clients} should be at most "
+                f"federation.clients = {self.clients}"
+            )
+        return self
+
+
+class TrainingConfig(Section):
+    """Local training: AdamW, fresh each round, at a rate that is constant within a round."""
+
+    steps: Count = Field(default=10, description="optimiser steps per local task and round")
+    batch_size: Count = Field(default=16, description="rows per step")
+    lr: Positive = Field(default=5e-4, description="rate in the first round")
+    lr_min: float = Field(
+        default=1e-5, ge=0, description="rate in the last round; a cosine in between"
+    )
+    max_grad_norm: Positive = Field(
+        default=1.0, description="each adapter's gradient is clipped to this"
+    )
+
+    @model_validator(mode="after")
+    def _falling_rate(self) -> Self:
+        if self.lr_min > self.lr:
+            raise ValueError(
+                f"training.lr_min = {self.lr_min} should be at most training.lr = {self.lr}"
+            )
+        return self
+
+
+class EngineConfig(Section):
+    """Where clients run."""
+
+    name: Literal["inprocess", "flower"] = Field(
+        default="inprocess",
+        description='"inprocess": all clients in this process, their training fused; "flower": '
+        "Flower's simulation, clients in processes of their own",
+    )
+    fuse: Literal["auto"] | Count = Field(
+        default="auto",
+        description="adapters trained in one pass; a run stores the number that auto stands for",
+    )
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        default="auto", description='"cpu", "cuda", "cuda:N", "mps"; auto: a GPU where there is one'
+    )

@@ -1,0 +1,53 @@
+"""The sections `[model]` and `[adapter]`."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from fedrouter.config.sections.base import Count, Name, Names, Section
+
+TEMPLATES = ("alpaca",)
+
+
+def _template(text: str) -> str:
+    if text not in TEMPLATES and text.count("{instruction}") != 1:
+        names = ", ".join(repr(name) for name in TEMPLATES)
+        raise ValueError(f"should be {names} or a text with exactly one {{instruction}}")
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+
+
+class ModelConfig(Section):
+    """The base model and its prompts."""
+
+    name: Name = Field(default="nano", description='"nano" (built in), a folder, or a hub name')
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description='"float32", "bfloat16", "float16"; auto: float32 on a CPU, bfloat16 elsewhere',
+    )
+    max_length: int = Field(
+        default=512,
+        ge=32,
+        description="tokens of prompt and response together; a longer instruction is cut at its "
+        "end, never the template or the response",
+    )
+    template: Template = Field(
+        default="alpaca", description='"alpaca", or a text with exactly one {instruction}'
+    )
+
+
+class AdapterConfig(Section):
+    """The LoRA adapters."""
+
+    rank: Count = Field(default=8, description="rank of the low-rank product")
+    alpha: Count = Field(default=16, description="the product is scaled by alpha / rank")
+    dropout: float = Field(
+        default=0.05, ge=0, lt=1, description="on the adapter's input, in training"
+    )
+    targets: Names | Name | None = Field(
+        default=None,
+        description="modules to adapt: a list of names, or one pattern, as PEFT's `target_modules`;"
+        " unset: PEFT's default for the architecture",
+    )
