@@ -7,11 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedrouter.config import Config, load_config
+    from fedrouter.config import Config, Section, load_config, register_strategy
     from fedrouter.data.rows import Row
     from fedrouter.errors import FedRouterError
     from fedrouter.experiment import resume, run
     from fedrouter.inference.routed_model import Generation, Route, RoutedModel
+    from fedrouter.protocol.messages import SingleAdapter, TrainOrder
+    from fedrouter.strategies import ServerState, Strategy
 
 __version__ = "0.1.0"
 
@@ -22,7 +24,13 @@ _HOMES = {
     "Route": "inference.routed_model",
     "RoutedModel": "inference.routed_model",
     "Row": "data.rows",
+    "Section": "config",
+    "ServerState": "strategies",
+    "SingleAdapter": "protocol.messages",
+    "Strategy": "strategies",
+    "TrainOrder": "protocol.messages",
     "load_config": "config",
+    "register_strategy": "config",
     "resume": "experiment",
     "run": "experiment",
 }
@@ -34,7 +42,13 @@ __all__ = [
     "Route",
     "RoutedModel",
     "Row",
+    "Section",
+    "ServerState",
+    "SingleAdapter",
+    "Strategy",
+    "TrainOrder",
     "load_config",
+    "register_strategy",
     "resume",
     "run",
 ]

@@ -178,7 +178,13 @@ def test_public_names() -> None:
         "Route",
         "RoutedModel",
         "Row",
+        "Section",
+        "ServerState",
+        "SingleAdapter",
+        "Strategy",
+        "TrainOrder",
         "load_config",
+        "register_strategy",
         "resume",
         "run",
     ]
