@@ -1,6 +1,6 @@
 """A client's profile: embedding its prompts and finding its tasks in them.
 
-Prompts a second of `BaseModel.embed` (tokenisation, batching, pooling, cache) against the forward
+Prompts a second of `BaseModel.embed` (tokenization, batching, pooling, cache) against the forward
 passes alone, on tokens that were made beforehand in the same batches.
 
 ``python -m bench.profiling [--full]``

@@ -95,7 +95,7 @@ class Sides:
         put(self.peft, "default", job.weights)
         self.peft.train()
         trained = [p for p in self.peft.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trained, lr=job.lr, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained, lr=job.lr, weight_decay=0.0)
         losses = []
         for batch in batches(job):
             tokens, mask = self._padded([example.input_ids for example in batch])
@@ -105,8 +105,8 @@ class Sides:
             loss = self.peft(input_ids=tokens, attention_mask=mask, labels=labels).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, job.max_grad_norm)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
@@ -144,7 +144,7 @@ def disagreement(load: Callable[[], BaseModel]) -> float:
 
 
 def loader(shape: str, dtype: str, device: str) -> Callable[[], BaseModel]:
-    """Loads nano, or a randomly initialised model of a larger shape."""
+    """Loads nano, or a randomly initialized model of a larger shape."""
     config = ModelConfig(dtype=dtype)  # type: ignore[arg-type]  # argparse has checked it
     if shape == "nano":
         return lambda: BaseModel.load(config, device)

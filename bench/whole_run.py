@@ -118,7 +118,7 @@ class Loop:
             splits = load_splits(config.data, config.seed)
             self.config = resolve(config, {row.task for row in splits.train})
             self.holdings: list[ClientData] = deal(self.config, splits)
-            self.base = BaseModel.load(config.model)  # for its tokenisation; the model is plain
+            self.base = BaseModel.load(config.model)  # for its tokenization; the model is plain
             source = self.base.model.name_or_path
             logging.disable_progress_bar()
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)

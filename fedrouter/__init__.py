@@ -1,4 +1,4 @@
-"""Federated fine-tuning of language models in which the unit of personalisation is the task.
+"""Federated fine-tuning of language models in which the unit of personalization is the task.
 
 The public names are imported on first use: `import fedrouter` alone loads no torch.
 """

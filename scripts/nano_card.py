@@ -24,7 +24,7 @@ package and to fine-tune on two CPU cores, for tests, demos and benchmarks.
 | tokenizer | byte-level BPE of {vocabulary:,} tokens, numbers split into digits; `<eos>` also begins a text, `<pad>` pads |
 | context | {context:,} tokens; one step in {long_every} trained on sequences of {context:,}, the others on {length} |
 | training | {steps:,} steps of {per_step:,} tokens = {seen:.1f} million tokens ({passes:.2f} passes over {size:.1f} million) |
-| optimiser | Muon for the matrices of the layers, AdamW for the rest; constant rate, then linear to zero |
+| optimizer | Muon for the matrices of the layers, AdamW for the rest; constant rate, then linear to zero |
 | loss at the end | {loss:.3f} nats per token of training text, {recent} steps' mean |
 
 ## Held-out text

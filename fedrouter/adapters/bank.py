@@ -29,7 +29,7 @@ class AdapterBank:
 
     The weights of slot k are row k of stacked float32 parameters: A of shape (size, rank, in) and
     B of shape (size, out, rank) for each target module. AdamW works element by element, so one
-    optimiser over `parameters` is equivalent to one optimiser for each adapter, provided that each
+    optimizer over `parameters` is equivalent to one optimizer for each adapter, provided that each
     adapter has rows in every step.
 
     A context manager: leaving it takes the adapters off the model.

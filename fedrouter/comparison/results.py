@@ -8,7 +8,7 @@ A plain JSON object::
     summary    one entry for each strategy and scenario: kind, seeds (how many), {mean, sd} over the
                seeds of every score and cost, and vs_fedrouter: the difference in ROUGE-1 to
                FedRouter, paired by seed, {mean, low, high, n} for local and global
-    derived    interference, generalisation, oracle_gap: relative differences in ROUGE-1, in %
+    derived    interference, generalization, oracle_gap: relative differences in ROUGE-1, in %
     warnings   what makes the comparison unfair
     failures   cells that failed, and why
 """
@@ -41,7 +41,7 @@ CSV_COLUMNS = (
     "tokens",
 )
 
-Kind = Literal["shared", "personalised", "reference"]
+Kind = Literal["shared", "personalized", "reference"]
 Entry = Mapping[str, Any]  # one of `cells`
 
 
@@ -61,8 +61,8 @@ def combine(
         "cells": cells,
         "summary": _summary(cells),
         "derived": {
-            "interference": _gain(cells, "dual", "local", _rivals("shared", "personalised")),
-            "generalisation": _gain(cells, "single", "global", _rivals("personalised")),
+            "interference": _gain(cells, "dual", "local", _rivals("shared", "personalized")),
+            "generalization": _gain(cells, "single", "global", _rivals("personalized")),
             "oracle_gap": _oracle_gap(cells),
         },
         "warnings": _token_warnings(cells),
@@ -77,7 +77,7 @@ def kind(strategy: str) -> Kind:
     method = strategy_class(strategy)
     if method.reference:
         return "reference"
-    return "personalised" if method.personalised else "shared"
+    return "personalized" if method.personalized else "shared"
 
 
 def csv_row(cell: Entry) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     derived = results["derived"]
     return [
         *_gain("interference", derived["interference"], "strategy"),
-        *_gain("generalisation", derived["generalisation"], "personalised strategy"),
+        *_gain("generalization", derived["generalization"], "personalized strategy"),
         *_oracle_gap(derived["oracle_gap"]),
         *(f"warning: {text}" for text in results["warnings"]),
         *(

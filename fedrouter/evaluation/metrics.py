@@ -30,7 +30,7 @@ def rouge(prediction: str, reference: str) -> Scores:
 
 
 def exact_match(prediction: str, reference: str) -> float:
-    """1.0 if the texts are equal after normalising white space, else 0.0."""
+    """1.0 if the texts are equal after normalizing white space, else 0.0."""
     return float(prediction.split() == reference.split())
 
 
@@ -54,7 +54,7 @@ def ari(clusters: Sequence[Any], true: Sequence[str]) -> float:
 
 
 def nmi(clusters: Sequence[Any], true: Sequence[str]) -> float:
-    """Normalised mutual information (arithmetic mean) of two partitions."""
+    """Normalized mutual information (arithmetic mean) of two partitions."""
     from sklearn.metrics import normalized_mutual_info_score
 
     return float(normalized_mutual_info_score(true, clusters))

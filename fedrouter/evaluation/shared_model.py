@@ -18,7 +18,7 @@ from fedrouter.types import AdapterWeights
 
 
 class SharedModel:
-    """A base model with caches, keyed by content, of tokenised rows and evaluation results.
+    """A base model with caches, keyed by content, of tokenized rows and evaluation results.
 
     Clients that share test rows and adapters, and runs that are compared on the same base model,
     then evaluate each item once. (Embeddings are cached in the base model itself.)
@@ -36,7 +36,7 @@ class SharedModel:
         return cls(BaseModel.load(config, device))
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """The rows as token ids, each tokenised once."""
+        """The rows as token ids, each tokenized once."""
         new = [row for row in dict.fromkeys(rows) if row not in self._examples]
         self._examples.update(zip(new, self.base.prompts.examples(new), strict=True))
         return [self._examples[row] for row in rows]

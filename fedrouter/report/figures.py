@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fedrouter.errors import MissingExtraError
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; the first is a dark grey.
-COLOURS = ("#444444", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
+# Okabe and Ito's colors, which color-blind people can tell apart; the first is a dark grey.
+COLORS = ("#444444", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
 MARKERS = "osD^vP*X"
 WIDTH, HEIGHT = 4.8, 3.3  # inches; 72 pixels each
 STYLE: Any = {  # matplotlib types its keys one by one
@@ -88,13 +88,13 @@ def matrix(counts: Mapping[str, Mapping[str, int]], x: str, y: str) -> str:
 
 
 def scatter(points: NDArray[np.floating[Any]], labels: Sequence[str], centres: Series) -> str:
-    """Points in two dimensions, coloured by label, with named centres as crosses, as HTML."""
+    """Points in two dimensions, colored by label, with named centres as crosses, as HTML."""
     names = sorted(set(labels))
     figure, axes = _axes(legend=len(names), rows=16)
     own = np.array(labels)
-    for name, (colour, marker, _) in zip(names, _looks(), strict=False):
+    for name, (color, marker, _) in zip(names, _looks(), strict=False):
         chosen = points[own == name]
-        axes.scatter(*chosen.T, s=6, c=colour, marker=marker, label=name, alpha=0.6, linewidths=0)
+        axes.scatter(*chosen.T, s=6, c=color, marker=marker, label=name, alpha=0.6, linewidths=0)
     for name, centroids in centres.items():
         for x, y in centroids:
             axes.scatter([x], [y], s=60, c="k", marker="x")
@@ -103,9 +103,9 @@ def scatter(points: NDArray[np.floating[Any]], labels: Sequence[str], centres: S
 
 
 def _looks() -> Any:
-    """An endless iterator over different combinations of colour, marker and line style."""
-    styles = [style for style in ("-", "--", ":") for _ in COLOURS]
-    return zip(cycle(COLOURS), cycle([*MARKERS, *MARKERS[::-1]]), cycle(styles), strict=False)
+    """An endless iterator over different combinations of color, marker and line style."""
+    styles = [style for style in ("-", "--", ":") for _ in COLORS]
+    return zip(cycle(COLORS), cycle([*MARKERS, *MARKERS[::-1]]), cycle(styles), strict=False)
 
 
 def _axes(legend: int = 0, rows: int = 0) -> tuple[Any, Any]:

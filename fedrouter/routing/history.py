@@ -27,5 +27,5 @@ def describe_event(event: Mapping[str, Any]) -> str:
     """An entry of `history` in `summary.json`, in words."""
     if event["kind"] == "removed":
         return "removed (no samples left)"
-    words = {"created": "created, initialised from", "merged": "merged into"}
+    words = {"created": "created, initialized from", "merged": "merged into"}
     return f"{words[event['kind']]} {event['other']}"

@@ -20,11 +20,11 @@ class TaskSearch:
         min_initial_samples: samples of a task that a client needs to hold it before the tasks of
             the first two rounds are settled.
 
-        neighbours: the nearest tasks that each task is compared with.
+        neighbors: the nearest tasks that each task is compared with.
         comparison_samples: samples of a local task on which adapters are compared.
         merge_threshold: relative increase of the loss, as a share of what the task's own adapter
             gains over the base model, up to which another adapter serves a task as well.
-        memorisable: a task with fewer samples can be overfitted, so that its adapter serves no
+        memorizable: a task with fewer samples can be overfitted, so that its adapter serves no
             other task even where the task is not one of its own.
         settled_round: after this round, tasks are compared again only if some were created or
             merged since.
@@ -44,10 +44,10 @@ class TaskSearch:
     max_initial_tasks: int = 16
     min_initial_samples: int = 8
 
-    neighbours: int = 3
+    neighbors: int = 3
     comparison_samples: int = 32
     merge_threshold: float = 0.25
-    memorisable: int = 100
+    memorizable: int = 100
     settled_round: int = 4
 
     reassign_rounds: int = 2

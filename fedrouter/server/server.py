@@ -248,7 +248,7 @@ class Server:
 
     def _save(self, folder: RunFolder, state: ServerState) -> None:
         """The adapters that answer prompts without any client's help, as PEFT folders."""
-        if not self.strategy.personalised:
+        if not self.strategy.personalized:
             for name, weights in state.adapters.items():
                 whole = {**self._initial, **weights}
                 target = folder.path / "tasks" / name

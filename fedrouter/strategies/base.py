@@ -64,7 +64,7 @@ class Strategy(Generic[State]):
     and round, so that they compare at the same budget.
 
     Attributes:
-        personalised: clients answer with adapters that they keep for themselves.
+        personalized: clients answer with adapters that they keep for themselves.
         reference: uses what a federation does not have (true tasks, all data in one place): shown
             beside the others, never ranked.
         pooled: client 0 is given the training rows of all clients.
@@ -73,7 +73,7 @@ class Strategy(Generic[State]):
             schema for it annotates this attribute with that schema.
     """
 
-    personalised: ClassVar[bool] = False
+    personalized: ClassVar[bool] = False
     reference: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
     state_type: ClassVar[type[ServerState]] = ServerState

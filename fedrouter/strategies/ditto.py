@@ -21,7 +21,7 @@ class DittoSettings(Section):
 @register_strategy("ditto", settings=DittoSettings)
 class Ditto(Strategy[ServerState]):
     """Ditto (Li et al., 2021): FedAvg's adapter w and, for each client k, a personal adapter v_k
-    that minimises F_k(v) + lambda / 2 * ||v - w||^2 and stays with the client.
+    that minimizes F_k(v) + lambda / 2 * ||v - w||^2 and stays with the client.
 
     A round's steps are split between the two.
 
@@ -29,7 +29,7 @@ class Ditto(Strategy[ServerState]):
         ConfigError: training.steps is 1.
     """
 
-    personalised = True
+    personalized = True
     settings: DittoSettings
 
     def __init__(self, config: ResolvedConfig) -> None:

@@ -62,7 +62,7 @@ class FedDPA(FedAvg):
         ConfigError: training.steps or federation.rounds is 1.
     """
 
-    personalised = True
+    personalized = True
     settings: FedDPASettings
 
     def __init__(self, config: ResolvedConfig) -> None:

@@ -15,7 +15,7 @@ class FedSA(Strategy[ServerState]):
     """FedSA-LoRA (Guo et al., 2025): both LoRA matrices are trained; A is averaged over the
     clients, B stays with the client."""
 
-    personalised = True
+    personalized = True
 
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str

@@ -35,7 +35,7 @@ class TwoPhases(FedAvg):
         ConfigError: no round is left for the first phase.
     """
 
-    personalised = True
+    personalized = True
     settings: FinetuneSettings
 
     def __init__(self, config: ResolvedConfig) -> None:

@@ -15,7 +15,7 @@ class Local(Strategy[ServerState]):
     """Local training, the baseline without federation (as in FedIT: Zhang et al., 2024): every
     client trains its own adapter on its own samples and sends nothing."""
 
-    personalised = True
+    personalized = True
 
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str

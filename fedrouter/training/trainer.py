@@ -34,7 +34,7 @@ class TrainJob:
     Attributes:
         weights: the adapter to start from.
         examples: its training samples, at least one.
-        steps: number of optimiser steps.
+        steps: number of optimizer steps.
         batch_size: samples in a mini-batch; all examples if there are fewer.
         lr: AdamW's learning rate, constant over the job.
         max_grad_norm: the adapter's gradient is clipped to this norm.
@@ -183,14 +183,14 @@ def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -
             bank.load(slot, weights)
         losses = torch.zeros(bank.size, device=base.device)
         # A companion's gradient is zero, for which AdamW makes a step of zero.
-        optimiser = torch.optim.AdamW(bank.parameters(), lr=first.lr, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(bank.parameters(), lr=first.lr, weight_decay=0.0)
         for step in range(first.steps):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             rows = [row for one in banked for row in one.rows(step)]
             losses += _accumulate_gradients(base, bank, rows)
             proximal.accumulate_gradients()
             bank.clip_gradients(first.max_grad_norm)
-            optimiser.step()
+            optimizer.step()
         means = (losses / first.steps).tolist()
         return [TrainResult(bank.dump(one.slot), means[one.slot], one.tokens) for one in banked]
 

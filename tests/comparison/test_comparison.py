@@ -293,7 +293,7 @@ def test_a_cell_holds_its_scores_and_costs() -> None:
         }
     ]
     [entry] = results["summary"]
-    assert (entry["kind"], entry["seeds"], entry["global"]) == ("personalised", 1, None)
+    assert (entry["kind"], entry["seeds"], entry["global"]) == ("personalized", 1, None)
     assert entry["local"]["rougeL"] == {"mean": 0.25, "sd": None}
     assert entry["tokens"] == {"mean": 1000, "sd": None}
     assert entry["vs_fedrouter"] == {"local": None, "global": None}
@@ -326,25 +326,25 @@ def test_derived_figures_by_hand() -> None:
             ("oracle", "dual", 1): (0.75, 0.60),  # a reference, not a rival; gap 20 %
             ("centralized", "dual", 1): (0.90, 0.90),
             ("fedrouter", "single", 1): (0.50, 0.60),
-            ("fedavg", "single", 1): (0.50, 0.59),  # not personalised
+            ("fedavg", "single", 1): (0.50, 0.59),  # not personalized
             ("local", "single", 1): (0.50, 0.20),
-            ("ditto", "single", 1): (0.50, 0.25),  # the best personalised: +140 %
+            ("ditto", "single", 1): (0.50, 0.25),  # the best personalized: +140 %
             ("oracle", "single", 1): (0.50, 0.60),
         }
     )
     derived = results["derived"]
     assert derived["interference"]["value"] == pytest.approx(20)
     assert derived["interference"]["against"] == "fedavg"
-    assert derived["generalisation"]["value"] == pytest.approx(140)
-    assert derived["generalisation"]["against"] == "ditto"
+    assert derived["generalization"]["value"] == pytest.approx(140)
+    assert derived["generalization"]["against"] == "ditto"
     assert derived["oracle_gap"]["value"] == pytest.approx(20)
     assert (derived["oracle_gap"]["scenario"], derived["oracle_gap"]["scope"]) == ("dual", "local")
     assert [gap["value"] for gap in derived["oracle_gap"]["all"]] == pytest.approx([0, 0, 20, 0])
     assert notes(results) == [
         "interference (dual, local): FedRouter +20.0 % ROUGE-1 against the best other strategy, "
         "fedavg (one seed)",
-        "generalisation (single, global): FedRouter +140.0 % ROUGE-1 against the best other "
-        "personalised strategy, ditto (one seed)",
+        "generalization (single, global): FedRouter +140.0 % ROUGE-1 against the best other "
+        "personalized strategy, ditto (one seed)",
         "gap to the oracle: at most 20.0 % ROUGE-1 (single local 0.0 %, single global 0.0 %, "
         "dual local 20.0 %, dual global 0.0 %)",
     ]
@@ -369,7 +369,7 @@ def test_nothing_is_derived_from_nothing() -> None:
     results = combined({("fedrouter", "dual", 1): (0.5, 0.5), ("local", "dual", 1): (0.0, 0.0)})
     derived = results["derived"]
     assert derived["interference"]["value"] is None  # relative to 0
-    assert derived["generalisation"]["value"] is None
+    assert derived["generalization"]["value"] is None
     assert derived["oracle_gap"]["value"] is None
     assert notes(results) == []
     empty = combine("", {}, {})

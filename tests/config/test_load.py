@@ -20,6 +20,7 @@ from fedrouter.config import (
     load_config,
 )
 from fedrouter.config.reference import describe, page
+from fedrouter.config.synonyms import SYNONYMS
 from fedrouter.errors import ConfigError
 
 
@@ -78,6 +79,33 @@ def test_an_override_cannot_smuggle_in_other_keys() -> None:
         ("alpha=1", "unknown key alpha; did you mean adapter.alpha or data.alpha?"),
         ("modl.name=nano", "unknown key modl; did you mean model?"),
         ("qqqqqq=1", "unknown key qqqqqq"),
+        (
+            "training.learning_rate=1e-3",
+            "unknown key training.learning_rate; did you mean training.lr?",
+        ),
+        ("learning_rate=1e-3", "unknown key learning_rate; did you mean training.lr?"),
+        (
+            "training.epochs=1",
+            "unknown key training.epochs; did you mean training.steps or federation.rounds?",
+        ),
+        (
+            "adapter.target_modules=q",
+            "unknown key adapter.target_modules; did you mean adapter.targets?",
+        ),
+        ("model.path=m", "unknown key model.path; did you mean model.name?"),
+        (
+            "strategies.ditto.lambda=1",
+            "unknown key strategies.ditto.lambda; did you mean strategies.ditto.proximal_weight?",
+        ),
+        (
+            "strategy=centralised",
+            "strategy = 'centralised' should be a strategy; did you mean 'centralized'?",
+        ),
+        (
+            "clustering.space=standardised",
+            "clustering.space = 'standardised' should be 'raw', 'standardized' or 'whitened'; "
+            "did you mean 'standardized'?",
+        ),
         (
             "data.sources=[{path='x', datset='y'}]",
             "unknown key data.sources[0].datset; did you mean data.sources.dataset?",
@@ -216,6 +244,11 @@ def test_every_key_is_described() -> None:
     assert [key.name for key in keys if not key.description] == []
     assert len({key.name for key in keys}) == len(keys)
     assert ("training.steps", 10) in [(key.name, key.default) for key in keys]
+
+
+def test_suggested_keys_exist() -> None:
+    known = {key.name for key in describe()} | set(Config.model_fields)
+    assert {name for names in SYNONYMS.values() for name in names} <= known
 
 
 def test_the_documentation_is_up_to_date() -> None:

@@ -98,7 +98,7 @@ def test_the_shrunk_covariance_is_ledoit_and_wolfs() -> None:
     assert rho == pytest.approx(judge.shrinkage_)
 
 
-def test_standardising_divides_by_the_deviation_over_all_samples() -> None:
+def test_standardizing_divides_by_the_deviation_over_all_samples() -> None:
     points = np.array([[0.0, 0], [2, 0], [4, 10], [6, 10]])
     profiles = [profile(0, points, np.array([0, 0, 1, 1]))]
     found = place("standardized", profiles, [(0, 1)], np.zeros((2, 2)))

@@ -577,9 +577,9 @@ def test_settings_that_leave_a_method_nothing_to_do_are_refused(
         strategy(name, sets)
 
 
-def test_which_methods_are_personalised_and_which_are_references() -> None:
+def test_which_methods_are_personalized_and_which_are_references() -> None:
     methods = {name: strategy_class(name) for name in strategy_names()}
-    assert {name for name, method in methods.items() if method.personalised} == {
+    assert {name for name, method in methods.items() if method.personalized} == {
         "local",
         "fedavg-ft",
         "ditto",

@@ -75,7 +75,7 @@ def by_hand(base: BaseModel, job: TrainJob) -> tuple[dict[str, np.ndarray], floa
     chosen = [tensor.requires_grad_() for tensor in select_matrices(trained, job.parts).values()]
     constant = {name: torch.tensor(array) for name, array in (job.companion or {}).items()}
     adapters = [(job.share, trained), *([(1 - job.share, constant)] if constant else [])]
-    optimiser = torch.optim.AdamW(chosen, lr=job.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(chosen, lr=job.lr, weight_decay=0.0)
     data_losses = []
     for batch in batches(job):
         losses = []
@@ -91,10 +91,10 @@ def by_hand(base: BaseModel, job: TrainJob) -> tuple[dict[str, np.ndarray], floa
         for name, anchor in (job.anchor or {}).items():
             if trained[name].requires_grad:
                 loss = loss + job.mu / 2 * ((trained[name] - torch.tensor(anchor)) ** 2).sum()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(chosen, job.max_grad_norm)
-        optimiser.step()
+        optimizer.step()
     weights = {name: tensor.detach().numpy() for name, tensor in trained.items()}
     return weights, sum(data_losses) / len(data_losses)
 

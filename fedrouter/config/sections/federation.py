@@ -50,7 +50,7 @@ class FederationConfig(Section):
 class TrainingConfig(Section):
     """Local training: AdamW, fresh each round, at a rate that is constant within a round."""
 
-    steps: Count = Field(default=10, description="optimiser steps per local task and round")
+    steps: Count = Field(default=10, description="optimizer steps per local task and round")
     batch_size: Count = Field(default=16, description="rows per step")
     lr: Positive = Field(default=5e-4, description="rate in the first round")
     lr_min: float = Field(

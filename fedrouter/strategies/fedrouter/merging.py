@@ -46,9 +46,9 @@ def merge_small(
 ) -> list[list[int]]:
     """The groups after small ones were merged into larger ones whose adapters serve them.
 
-    An adapter can memorise a small group, and then serves no other task, although another task's
+    An adapter can memorize a small group, and then serves no other task, although another task's
     adapter may serve the group as well as its own. In ascending order of size, each group of fewer
-    than `TaskSearch.memorisable` samples is merged into the group of at least twice its size that
+    than `TaskSearch.memorizable` samples is merged into the group of at least twice its size that
     serves it best, if the mean regret of each of its tasks, over the adapters that were compared,
     is at most `TaskSearch.merge_threshold`.
 
@@ -68,7 +68,7 @@ def merge_small(
     left = dict(enumerate(groups))
     for g in sorted(left, key=lambda g: samples(groups[g])):
         own = samples(left[g])
-        small = own < SEARCH.memorisable
+        small = own < SEARCH.memorizable
         larger = [h for h in left if small and samples(left[h]) >= 2 * own]
         best = min(larger, key=lambda h: mean_regret(left[g], groups[h]), default=g)
         if best != g and mean_regret(left[g], groups[best]) <= SEARCH.merge_threshold:

@@ -5,7 +5,7 @@ prompts. What gives it is utility: two clusters belong to one task if the adapte
 other as well as its own.
 
 Training therefore starts with more tasks than there are. After rounds 1, 2, 4, 8, ... clients
-report the losses of neighbouring tasks' adapters on some of their samples (forward passes only).
+report the losses of neighboring tasks' adapters on some of their samples (forward passes only).
 The server merges tasks whose adapters are interchangeable, and small tasks that another adapter
 serves as well. After rounds 1 and 2, clients also reassign samples to whichever of the nearest
 tasks' adapters serves them clearly better, responses included; then the geometry is refined as in
@@ -147,10 +147,10 @@ class TaskDiscovery(RefinedFedRouter):
 
 
 def compare_requests(state: TaskState, clients: Sequence[int]) -> list[ClientRequest]:
-    """Ask for every task's losses with its own adapter and those of its neighbours, on samples of
+    """Ask for every task's losses with its own adapter and those of its neighbors, on samples of
     the client that has most of the task."""
     comparisons: defaultdict[int, list[Comparison]] = defaultdict(list)
-    for task, others in neighbours(state).items():
+    for task, others in neighbors(state).items():
         holders = [client for client in clients if task in state.assignment[client]]
         count = {c: state.counts[c][state.assignment[c].index(task)] for c in holders}
         if holders:
@@ -171,12 +171,12 @@ def compare_requests(state: TaskState, clients: Sequence[int]) -> list[ClientReq
     ]
 
 
-def neighbours(state: TaskState) -> dict[str, list[str]]:
+def neighbors(state: TaskState) -> dict[str, list[str]]:
     """Each task's nearest other tasks, and those that have it among their nearest."""
     geometry = state.geometry
     distances = squared_distances(geometry.centroids, geometry.centroids, geometry.space)
     np.fill_diagonal(distances, np.inf)
-    number = min(SEARCH.neighbours, len(distances) - 1)
+    number = min(SEARCH.neighbors, len(distances) - 1)
     near = np.zeros(distances.shape, bool)
     np.put_along_axis(near, distances.argsort(axis=1)[:, :number], True, axis=1)
     return {

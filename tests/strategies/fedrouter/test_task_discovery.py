@@ -10,7 +10,7 @@ from fedrouter.protocol.messages import ClientReply, ComparedLosses, DetectNewTa
 from fedrouter.routing.history import Event
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
-from fedrouter.strategies.fedrouter.task_discovery import neighbours, relative_regret
+from fedrouter.strategies.fedrouter.task_discovery import neighbors, relative_regret
 
 
 def test_costs_are_shares_of_what_the_own_adapter_gives() -> None:
@@ -69,8 +69,8 @@ def test_a_client_whose_data_changed_is_profiled_anew() -> None:
     assert "task-02" in rule.needs
 
 
-def test_neighbours_are_mutual() -> None:
-    assert neighbours(state()) == {
+def test_neighbors_are_mutual() -> None:
+    assert neighbors(state()) == {
         "task-00": ["task-01", "task-02"],
         "task-01": ["task-00", "task-02"],
         "task-02": ["task-00", "task-01"],
@@ -78,7 +78,7 @@ def test_neighbours_are_mutual() -> None:
     line = TaskGeometry(
         tuple(f"t{i}" for i in range(7)), np.arange(7, dtype=np.float32)[:, None] ** 2, 1, 1, 1
     )
-    near = neighbours(replace(state(), router=Router(line, "base")))
+    near = neighbors(replace(state(), router=Router(line, "base")))
     assert all(task in near[other] for task, others in near.items() for other in others)
     assert near["t6"] == ["t3", "t4", "t5"]
 
