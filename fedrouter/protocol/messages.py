@@ -125,7 +125,7 @@ class TrainOrder:
     Attributes:
         adapters: received adapters to choose from, keys of `ClientRequest.adapters`. Of several,
             the client trains the one with the lowest loss on its samples; empty: none.
-        steps: optimiser steps for each local task. An order on all of a client's samples takes this
+        steps: optimizer steps for each local task. An order on all of a client's samples takes this
             times the number of the client's local tasks.
         local_task: the local task whose samples are trained on; None: all samples.
         keep: the name under which the client keeps the result for later rounds; None: not kept.

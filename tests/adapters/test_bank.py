@@ -68,7 +68,7 @@ def train_bank(
     with AdapterBank(model, spec, len(adapters), trained) as bank:
         for slot, weights in adapters.items():
             bank.load(order[slot], weights)
-        optimiser = torch.optim.AdamW(bank.parameters(), lr=0.01, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(bank.parameters(), lr=0.01, weight_decay=weight_decay)
         for step in range(steps):
             batches = {slot: tokens(slot, step) for slot in adapters}
             ids, mask, slots, lengths = fused({order[slot]: b for slot, b in batches.items()})
@@ -77,13 +77,13 @@ def train_bank(
                 for slot, batch in batches.items()
                 for row in range(len(batch))
             ]
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             with bank.active(slots, lengths=lengths, dropout=masks):
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             losses = [batch_loss(logits[slots == order[s]], b) for s, b in batches.items()]
             torch.stack(losses).sum().backward()
             norms.append(bank.clip_gradients(0.5).numpy())
-            optimiser.step()
+            optimizer.step()
         return {slot: bank.dump(order[slot]) for slot in adapters}, norms
 
 
@@ -131,16 +131,16 @@ def test_five_steps_give_the_weights_of_separate_peft_trainings(
     for slot in BATCHES:
         judge = peft_model(frozen(kind), SPEC, adapters[slot]).train()
         parameters = [p for p in judge.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(parameters, lr=0.01, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=0.01, weight_decay=weight_decay)
         judge.eval()  # GPT-2 has dropout of its own, which the frozen base does without
         for step in range(5):
             batch = tokens(slot, step)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             batch_loss(judge(input_ids=batch, use_cache=False).logits, batch).backward()
             norm = nn.utils.clip_grad_norm_(parameters, 0.5)
             np.testing.assert_allclose(norms[step][slot], norm.item(), rtol=1e-3)
             clipped |= norm.item() > 0.5
-            optimiser.step()
+            optimizer.step()
         expected = get_peft_model_state_dict(judge, save_embedding_layers=False)
         assert set(expected) == set(trained[slot])
         for name, weights in trained[slot].items():
@@ -159,14 +159,14 @@ def test_one_matrix_trains_as_peft_with_the_other_frozen(kind: str, part: LoraMa
         for name, parameter in judge.named_parameters():
             parameter.requires_grad_(f"lora_{part}" in name)
         parameters = [p for p in judge.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)
         for step in range(5):
             batch = tokens(slot, step)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             batch_loss(judge(input_ids=batch, use_cache=False).logits, batch).backward()
             norm = nn.utils.clip_grad_norm_(parameters, 0.5)
             np.testing.assert_allclose(norms[step][slot], norm.item(), rtol=1e-3)
-            optimiser.step()
+            optimizer.step()
         expected = get_peft_model_state_dict(judge, save_embedding_layers=False)
         for name, weights in found[slot].items():
             if f"lora_{part}" in name:
@@ -367,7 +367,7 @@ def test_model_is_untouched_during_and_after_the_bank() -> None:
 
 
 class Int8Linear(nn.Module):
-    """A quantised stand-in: no float weight, and a forward of its own."""
+    """A quantized stand-in: no float weight, and a forward of its own."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -379,15 +379,15 @@ class Int8Linear(nn.Module):
         return nn.functional.linear(x, self.codes.to(x.dtype)) * self.step
 
 
-def quantise(model: PreTrainedModel) -> PreTrainedModel:
+def quantize(model: PreTrainedModel) -> PreTrainedModel:
     for layer in model.model.layers:
         layer.self_attn.q_proj = Int8Linear(layer.self_attn.q_proj)
         layer.self_attn.v_proj = Int8Linear(layer.self_attn.v_proj)
     return model
 
 
-def dequantise(model: PreTrainedModel) -> PreTrainedModel:
-    for module in quantise(model).model.layers:
+def dequantize(model: PreTrainedModel) -> PreTrainedModel:
+    for module in quantize(model).model.layers:
         for name in ("q_proj", "v_proj"):
             codes = getattr(module.self_attn, name)
             linear = nn.Linear(codes.in_features, codes.out_features, bias=False)
@@ -396,8 +396,8 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def test_quantised_modules_carry_adapters() -> None:
-    model = quantise(frozen("llama"))
+def test_quantized_modules_carry_adapters() -> None:
+    model = quantize(frozen("llama"))
     weights = random_weights(model, SPEC, 0)
     ids = tokens(0)
     with AdapterBank(model, SPEC, size=1) as bank:
@@ -406,7 +406,7 @@ def test_quantised_modules_carry_adapters() -> None:
             logits = model(input_ids=ids).logits
         logits.sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in bank.parameters())
-    judge = peft_model(dequantise(frozen("llama")), SPEC, weights).eval()
+    judge = peft_model(dequantize(frozen("llama")), SPEC, weights).eval()
     torch.testing.assert_close(logits, judge(input_ids=ids).logits, rtol=1e-3, atol=1e-4)
 
 

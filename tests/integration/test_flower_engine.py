@@ -205,6 +205,9 @@ def test_a_node_must_say_where_its_data_and_state_are() -> None:
         node_config(CONFIG, {"state-dir": "x"}, simulated=False)
     with pytest.raises(ConfigError, match="'state-dir'"):
         node_config(CONFIG, {"data": "run"}, simulated=False)
+    message = "this node's --node-config: device = 'gpu' should be 'auto', 'cpu', 'mps', 'cuda'"
+    with pytest.raises(ConfigError, match=message):
+        node_config(CONFIG, {"device": "gpu"}, simulated=True)
     own = {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base"}
     mine = node_config(CONFIG, own, simulated=False)
     assert str(mine.data.train) == "mine.jsonl"

@@ -21,10 +21,12 @@ from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from pydantic import ValidationError
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client
-from fedrouter.config import ResolvedConfig, ResolvedDataConfig, parse_resolved
+from fedrouter.config import ResolvedConfig, ResolvedDataConfig, Section, parse_resolved
+from fedrouter.config.explain import explain
 from fedrouter.data.client_data import ClientData, deal, sample_test
 from fedrouter.data.loading import load_splits
 from fedrouter.engines.flower.records import from_records, to_records
@@ -94,21 +96,36 @@ def node_config(config: ResolvedConfig, node: NodeConfig, *, simulated: bool) ->
         simulated: as for `make_client_app`.
 
     Raises:
-        ConfigError: outside a simulation, the node does not say where its data and state are.
+        ConfigError: outside a simulation, the node does not say where its data and state are; or
+            a value is not allowed.
     """
     for key in ("data", "state-dir"):
         if key not in node and not simulated:
             raise ConfigError(f"this node's --node-config lacks {key!r}; start it again with it")
-    data = config.data
+    try:
+        return config.replace(**_own_sections(config, node, simulated=simulated))
+    except ValidationError as error:
+        given = {"train": node.get("data"), "name": node.get("model"), **node}
+        faults = "; ".join(explain(error, given))
+        raise ConfigError(f"this node's --node-config: {faults}") from error
+
+
+def _own_sections(
+    config: ResolvedConfig, node: NodeConfig, *, simulated: bool
+) -> dict[str, Section]:
+    """The sections of the configuration in which the node has values of its own."""
+    sections: dict[str, Section] = {
+        "engine": config.engine.replace(device=str(node.get("device", "auto")))
+    }
     if node.get("data", "run") != "run":
-        data = ResolvedDataConfig(
-            train=Path(str(node["data"])), test_fraction=data.test_fraction, scenario="all"
+        sections["data"] = ResolvedDataConfig(
+            train=Path(str(node["data"])),
+            test_fraction=config.data.test_fraction,
+            scenario="all",  # of a client with data of its own, which no scenario deals out
         )
-    engine = config.engine.replace(device=str(node.get("device", "auto")))
-    model = config.model
     if not simulated:
-        model = model.replace(name=str(node.get("model", "nano")))
-    return config.replace(data=data, engine=engine, model=model)
+        sections["model"] = config.model.replace(name=str(node.get("model", "nano")))
+    return sections
 
 
 def _client(
