@@ -1,8 +1,8 @@
-"""Benchmarks: one script a question, each pairing fedrouter with what a user would write otherwise.
+"""Benchmarks: one script for each question, each against the code a user would write instead.
 
-``python -m bench.NAME`` prints a table and writes ``bench/results/NAME.json``; ``--full`` takes the
-sizes of docs/performance.md. Timings are noisy, so the two sides run by turns and the median of the
-pairs' ratios counts.
+``python -m bench.NAME`` prints a table and writes ``bench/results/NAME.json``; ``--full`` uses the
+sizes of docs/performance.md. Timings are noisy, so the two sides are timed alternately, and the
+result is the median of the ratios of the pairs.
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""All benchmarks, each in a process of its own: ``python -m bench [--full]``."""
+"""All benchmarks, each in its own process: ``python -m bench [--full]``."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ NAMES = (
 
 
 def main() -> int:
-    """Run them one after the other; how many failed."""
+    """Run them one after the other; returns the number that failed."""
     failed = []
     for name in NAMES:
         began = time.perf_counter()

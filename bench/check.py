@@ -1,7 +1,7 @@
-"""Is any ratio under its floor? A minute's subset, for use before a release.
+"""Check before a release that no speed ratio is below its floor; takes a minute.
 
 Writes ``bench/check.json``: name -> ratio and floor; each floor is at least 0.7 of the ratio in
-docs/performance.md. The exit code is the number of ratios under their floor.
+docs/performance.md. The exit code is the number of ratios below their floors.
 
 ``python -m bench.check``
 """
@@ -58,7 +58,7 @@ def answer_ratios() -> dict[str, float]:
 
 
 def profile_ratios() -> dict[str, float]:
-    """Embedding against the forward passes alone."""
+    """Embedding against the forward passes alone, on the same tokens."""
     base = BaseModel.load(ModelConfig())
     texts = profiling.prompts(200 * (REPEATS + 1))
     parts = [texts[i : i + 200] for i in range(0, len(texts), 200)]
@@ -81,11 +81,11 @@ FLOORS = {
 
 
 def main() -> int:
-    """Print the ratios beside their floors; how many are under them."""
+    """Print the ratios and their floors; returns the number of ratios below them."""
     found = answer_ratios() | train_ratios() | profile_ratios()  # answers suffer after training
     table = Table("against", "ratio", "floor", title="Ratios and their floors")
     for name, floor in FLOORS.items():
-        mark = "" if found[name] >= floor else "  under its floor"
+        mark = "" if found[name] >= floor else "  below its floor"
         table.add_row(name, f"{found[name]:.2f}", f"{floor:.2f}{mark}")
     Console().print(table)
     record = {name: {"ratio": found[name], "floor": floor} for name, floor in FLOORS.items()}

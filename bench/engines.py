@@ -1,7 +1,7 @@
-"""What Flower adds to a round: the same short rounds in process, in its simulation and on loopback.
+"""The overhead of Flower: the same short rounds in one process, in simulation and in deployment.
 
-Every client trains one step of one row, so that a round is nearly all overhead. Deployment: one
-SuperLink and a SuperNode for each client, all on this machine.
+Every client trains one step on one row, so that a round consists almost only of overhead. The
+deployment has one SuperLink and one SuperNode per client, all on this machine.
 
 ``python -m bench.engines [--full]``; needs ``pip install fedrouter[flower]``.
 """
@@ -26,7 +26,7 @@ MIB = 2**20
 
 
 def settings(rounds: int) -> list[str]:
-    """Rounds with next to no work: 2 local tasks a client, one step of one row for each."""
+    """Rounds with almost no work: 2 local tasks per client, one step on one row for each."""
     return [
         f"federation.clients={CLIENTS}",
         f"federation.rounds={rounds}",
@@ -71,7 +71,7 @@ def timed_run(name: str, config: Config, folder: Path) -> dict[str, Any]:
 
 
 def deployed(asked: list[str], folder: Path) -> dict[str, Any]:
-    """The same on a SuperLink and SuperNodes; their memory is watched."""
+    """The same run with a SuperLink and SuperNodes; also measures their memory."""
     deployment = Deployment(folder)
     try:
         began = time.perf_counter()
@@ -96,8 +96,7 @@ def deployed(asked: list[str], folder: Path) -> dict[str, Any]:
 
 
 def memory(pid: int) -> Iterator[int]:
-    """Bytes of a process and of those it started, pages that they share counted by halves
-    (Linux's proportional set size)."""
+    """The memory in bytes of a process and its children, as Linux's proportional set size."""
     for one in (pid, *children(pid)):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
@@ -107,7 +106,7 @@ def memory(pid: int) -> Iterator[int]:
 
 
 def figures(name: str, folder: Path, total: float) -> dict[str, Any]:
-    """A run's row: seconds of its rounds, and what one client sent and received in one."""
+    """A run as a row: seconds per round, and bytes per client and round."""
     rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     seconds = [sum(record["seconds"].values()) for record in rounds]
     up = median(record["bytes_up"] for record in rounds) / CLIENTS

@@ -1,8 +1,8 @@
-"""Answering prompts that use eight different adapters, and what routing adds to it.
+"""Generation for prompts of eight different adapters, with and without routing.
 
-One mixed pass against one pass for each adapter (PEFT's ``set_adapter``) and against PEFT's own
-mixed batches (``adapter_names``). All generate greedily with transformers' ``generate``, 32 tokens
-for every prompt.
+One pass over a mixed batch is compared with one pass per adapter (PEFT's ``set_adapter``) and with
+PEFT's mixed batches (``adapter_names``). All sides use greedy decoding with transformers'
+``generate``, 32 tokens for every prompt.
 
 ``python -m bench.inference [--full]``
 """
@@ -43,7 +43,7 @@ def random_adapter(base: BaseModel, spec: LoraSpec, seed: int) -> AdapterWeights
 
 @dataclass
 class Sides:
-    """The same adapters in a bank and in PEFT, each on a base model of its own."""
+    """The same adapters in a bank and in PEFT, each on its own copy of the base model."""
 
     base: BaseModel
     multi_adapter: MultiAdapterModel
@@ -51,7 +51,7 @@ class Sides:
 
     @classmethod
     def make(cls) -> "Sides":
-        """Both sides on nano; neither has an end token, so that all responses are equally long."""
+        """Both sides on nano; without end tokens, so that all responses have the same length."""
         base, other = endless(BaseModel.load(ModelConfig())), BaseModel.load(ModelConfig())
         spec = LoraSpec().resolved(base.model)
         adapters = {f"t{k}": random_adapter(base, spec, k) for k in range(ADAPTERS)}
@@ -99,8 +99,8 @@ def endless(base: BaseModel) -> BaseModel:
 
 
 def routing(sides: Sides, prompts: Sequence[str], size: int, repeats: int) -> Pairs:
-    """Generating with and without routing first, both sides of a pair for the same prompts, which
-    were not embedded before."""
+    """Generation with and without routing. Both sides of a pair have the same prompts, whose
+    embeddings are not in the cache."""
     centroids = sides.base.embed(prompts[:ADAPTERS])
     space = np.eye(centroids.shape[1], dtype=np.float32)  # as a default run has one
     geometry = TaskGeometry(sides.multi_adapter.names, centroids, 1.0, 1.0, 1.0, space)

@@ -1,7 +1,7 @@
-"""Simulating many clients in one process: time and memory of a round against their number.
+"""Simulation of many clients in one process: time and memory of a round by number of clients.
 
 Every client has eight rows of two tasks and trains four steps of four rows on each. Each number of
-clients runs in a process of its own.
+clients runs in its own process.
 
 ``python -m bench.many_clients [--full]``
 """
@@ -24,7 +24,7 @@ ROWS = 8  # of each client
 
 
 def one_run(clients: int) -> dict[str, float]:
-    """A run with so many clients, in this process."""
+    """A run with `number` clients, in this process."""
     asked = [
         "mode=paper",
         f"federation.clients={clients}",

@@ -34,7 +34,7 @@ def publish(name: str, title: str, rows: Sequence[Cells], notes: Sequence[str] =
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """The hardware and the versions of the measurement."""
     found: dict[str, Any] = {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -54,7 +54,7 @@ def _module() -> list[str]:
 
 
 def _cpu() -> str:
-    """The processor's name, where the system tells."""
+    """The name of the processor, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Two sides timed by turns."""
+"""Alternating timings of two sides."""
 
 import gc
 import time
@@ -11,14 +11,14 @@ import torch
 
 @dataclass(frozen=True)
 class Pairs:
-    """Seconds of both sides, pair by pair."""
+    """Wall times of both sides in seconds, one pair for each repetition."""
 
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """How many times as long theirs took as ours: the median over the pairs."""
+        """Their time divided by ours: the median over the pairs."""
         return median(b / a for a, b in zip(self.ours, self.theirs, strict=True))
 
     @property
@@ -28,7 +28,7 @@ class Pairs:
         return min(ratios), max(ratios)
 
     def row(self) -> dict[str, float]:
-        """For a table: median seconds of both sides, ratio, and its range."""
+        """Table cells: median seconds of both sides, the ratio, and its range."""
         low, high = self.spread
         return {
             "seconds": median(self.ours),
@@ -40,7 +40,8 @@ class Pairs:
 
 
 def timed(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> Pairs:
-    """Time two things by turns, each first in half of the pairs, after one untimed call each."""
+    """Time two functions alternately, after one untimed call of each; each is first in half of the
+    pairs."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for repeat in range(-1, repeats):
         sides = [(0, ours), (1, theirs)]
@@ -52,7 +53,7 @@ def timed(ours: Callable[[], object], theirs: Callable[[], object], repeats: int
 
 
 def seconds_of(run: Callable[[], object]) -> float:
-    """Wall time of one call, work queued on a GPU included."""
+    """Wall time of one call in seconds, including the work that it queues on a GPU."""
     gc.collect()
     _wait()
     began = time.perf_counter()

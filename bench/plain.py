@@ -1,4 +1,4 @@
-"""What the other side of a comparison has: models and adapters without fedrouter's own kernels."""
+"""The baseline's side of a comparison: models and adapters without fedrouter's kernels."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from fedrouter.types import AdapterWeights
 
 
 def plain(model: PreTrainedModel) -> PreTrainedModel:
-    """The model as transformers loads it, without fedrouter's choice of matrix kernels."""
+    """The model as transformers loads it, without fedrouter's matrix kernels."""
     for module in model.modules():
         if type(module) is FrozenLinear:
             module.__class__ = nn.Linear
@@ -23,7 +23,7 @@ def plain(model: PreTrainedModel) -> PreTrainedModel:
 def peft_model(
     model: PreTrainedModel, spec: LoraSpec, adapters: Mapping[str, AdapterWeights]
 ) -> PeftModel:
-    """PEFT on the model, which it changes, with named adapters; the first is active."""
+    """Wrap the model (in place) in PEFT with named adapters; the first is active."""
     config = spec.peft_config()
     config.inference_mode = False
     wrapped: PeftModel | None = None

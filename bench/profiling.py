@@ -1,7 +1,7 @@
-"""A client's profile: embedding its prompts and finding its tasks in them.
+"""A client's profile: embedding of prompts and K-means.
 
 Prompts a second of `BaseModel.embed` (tokenization, batching, pooling, cache) against the forward
-passes alone, on tokens that were made beforehand in the same batches.
+passes alone, on tokens that were computed before, in the same batches.
 
 ``python -m bench.profiling [--full]``
 """
@@ -31,7 +31,7 @@ def prompts(number: int) -> list[str]:
 
 
 def batches(base: BaseModel, texts: list[str]) -> list[tuple[Tensor, Tensor]]:
-    """What `embed` shows the model."""
+    """The token batches that `embed` passes to the model."""
     ids = [base.prompts.bare_ids(text) for text in texts]
     return [
         pad([ids[i] for i in batch], base.prompts.pad_id, side="right", device=base.device)

@@ -1,8 +1,8 @@
-"""The server's work as clients and tasks become many; no model is involved.
+"""The server's work for many clients and tasks, without a model.
 
-Rounds of one local task a client with made-up replies: seconds and memory with 100 and with 10,000
-clients, each in a process of its own. Then what the server and a router compute with centroids and
-embeddings, against numpy's matrix product of the same sizes.
+Rounds with one local task per client and synthetic replies: seconds and memory with 100 and with
+10,000 clients, each in its own process. Then clustering of centroids and routing of embeddings,
+against numpy's matrix product of the same sizes.
 
 ``python -m bench.server [--full]``
 """
@@ -39,7 +39,7 @@ MODULES = 8  # of rank 8 and 256 features: 128 KiB an adapter in float32
 
 
 class MadeUp:
-    """An engine whose clients answer at once: with the adapter they received, moved a little."""
+    """An engine whose clients reply at once, with the received adapter plus a small change."""
 
     def __init__(self, clients: int) -> None:
         self.clients = clients
@@ -50,7 +50,7 @@ class MadeUp:
         return range(self.clients)
 
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply]:
-        """One reply a task, made when it is asked for."""
+        """One reply for each request, created when it is consumed."""
         for task in tasks:
             draws = np.random.default_rng((task.round, task.client))
             profile = task.profile and made_up_profile(task.client, task.profile)
@@ -69,13 +69,13 @@ class MadeUp:
 
 
 def moved(weights: AdapterWeights, draws: np.random.Generator) -> AdapterWeights:
-    """The weights, a little further on."""
+    """The weights plus a small change."""
     step = np.float32(draws.normal(0, 0.01))
     return {name: array + step for name, array in weights.items()}
 
 
 def made_up_profile(client: int, order: ProfileOrder) -> TaskProfile:
-    """One local task near one of the true centroids, of unit variance."""
+    """A profile of one local task near one of the true centroids, with unit variance."""
     centres = np.random.default_rng(0).normal(size=(TASKS, DIMENSION))
     noise = np.random.default_rng((1, client)).normal(0, 0.1, DIMENSION)
     centroid = (centres[client % TASKS] + noise).astype(np.float32)
@@ -90,7 +90,7 @@ def made_up_profile(client: int, order: ProfileOrder) -> TaskProfile:
 
 
 def settings(clients: int) -> ResolvedConfig:
-    """One local task a client, 64 global ones."""
+    """One local task per client and 64 global tasks."""
     sets = [
         f"federation.clients={clients}",
         f"federation.rounds={ROUNDS}",
@@ -113,7 +113,7 @@ def adapter() -> AdapterWeights:
 
 
 def run_rounds(clients: int) -> dict[str, float]:
-    """The rounds with so many clients, in this process."""
+    """Run the rounds with `clients` clients in this process."""
     config, engine, initial = settings(clients), MadeUp(clients), adapter()
     strategy = make_strategy(config)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -138,7 +138,7 @@ def run_rounds(clients: int) -> dict[str, float]:
 
 
 def many(points: int) -> list[dict[str, object]]:
-    """Clustering centroids and routing embeddings, against the matrix product."""
+    """Clustering of centroids and routing of embeddings, against the matrix product."""
     draws = np.random.default_rng(0)
     centres = draws.normal(size=(TASKS, DIMENSION)).astype(np.float32)
     cloud = draws.normal(0, 0.5, (points, DIMENSION)).astype(np.float32)

@@ -1,12 +1,12 @@
-"""How well tasks are found and prompts routed in each space; nothing is trained.
+"""Accuracy of clustering and routing in each space, without training.
 
-Eight clients with the true numbers of tasks, ten seeds; `clustering.space` by scenario. Routing
-accuracy is over the test rows, each found task standing for the true one of most of its training
-rows; ARI is over the training rows. Beside the router's accuracy that of a learned one: multinomial
-logistic regression on the found tasks, over standardized embeddings of all training rows in one
-place, where gradients that clients add up would lead as well.
+Eight clients, true numbers of tasks, ten seeds, each `clustering.space` in each scenario. Routing
+accuracy is measured on the test rows; a discovered task stands for the true task of most of its
+training rows. ARI is measured on the training rows. The column `learned` is the accuracy of a
+trained router: multinomial logistic regression on the discovered tasks over the standardized
+embeddings of all training rows, which federated training would converge to as well.
 
-``python -m bench.spaces [--full] [--train FILE --test FILE]``: built-in tasks, or rows of one's own
+``python -m bench.spaces [--full] [--train FILE --test FILE]``: built-in tasks, or rows from files
 """
 
 import argparse
@@ -40,7 +40,7 @@ SCENARIOS = ("single", "dual", "all", "dirichlet")
 
 
 def found(shared_model: SharedModel, config: Config) -> tuple[float, float, float]:
-    """Routing accuracy of the router and of a learned one, and ARI, of one federation."""
+    """Routing accuracy of the router and of a trained one, and ARI, for one federation."""
     splits = load_splits(config.data, config.seed)
     config = resolve(config, {row.task for row in splits.train})
     spec = LoraSpec().resolved(shared_model.base.model)

@@ -1,7 +1,7 @@
-"""What one client sends and receives in a round, and what rounding its adapters costs in loss.
+"""Bytes per client and round, and the effect of compressed adapters on the loss.
 
-The same run with adapters as float32, float16 and int8; bytes against the adapters' size in
-float32.
+The same run with adapters sent as float32, float16 and int8. Bytes are relative to the adapters'
+size in float32.
 
 ``python -m bench.traffic [--full]``
 """
@@ -32,7 +32,7 @@ SETTINGS = (
 
 
 def one_run(shared_model: SharedModel, transport: str, seed: int, rounds: int) -> dict[str, float]:
-    """Its loss, and the bytes of one client and round."""
+    """The loss of a run, and the bytes per client and round."""
     asked = [f"seed={seed}", f"federation.transport={transport}", f"federation.rounds={rounds}"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"

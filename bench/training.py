@@ -1,9 +1,9 @@
-"""Training K adapters: the bank against PEFT, one adapter after the other.
+"""Training of K adapters: the bank against PEFT, one adapter after the other.
 
-Both sides train the same adapters on the same batches from the same start. PEFT's side is what a
-user would write: ``model(input_ids, attention_mask, labels=...)``, padded to the batch's longest
-row, AdamW, gradient clipping, LoRA's own dropout. The floor is a forward and a backward pass of the
-frozen base model alone, through its activations, on the same rows: no adapters, no logits.
+Both sides train the same adapters on the same batches from the same initial weights. PEFT's side is
+the usual training loop: ``model(input_ids, attention_mask, labels=...)``, padding to the batch's
+longest row, AdamW, gradient clipping, LoRA's dropout. The floor is the time of a forward and a
+backward pass of the frozen base model on the same rows, without adapters and logits.
 
 ``python -m bench.training [--full] [--dtype bfloat16] [--shape llama-1b --device cuda]``
 """
@@ -43,7 +43,7 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Cell:
-    """One size: adapters, rows a batch of each, tokens a row (the longest, where mixed)."""
+    """One size: adapters, rows per batch and adapter, tokens per row (the maximum if mixed)."""
 
     adapters: int
     batch: int
@@ -68,7 +68,7 @@ class Sides:
         self.peft = peft_model(load().model, self.spec, {"default": self.start})
 
     def jobs(self, cell: Cell, steps: int = STEPS) -> list[TrainJob]:
-        """Jobs on random tokens; a quarter of each row is response."""
+        """Train jobs on random tokens; a quarter of each row is the response."""
         draws = np.random.default_rng(0)
         vocabulary = self.base.model.config.vocab_size
 
@@ -111,7 +111,7 @@ class Sides:
         return float(torch.stack(losses).mean())
 
     def floor(self, jobs: Sequence[TrainJob]) -> None:
-        """The frozen base model alone on the same rows, in passes as the bank's."""
+        """The frozen base model alone on the same rows, in passes of the bank's size."""
         decoder = getattr(self.base.model, self.base.model.base_model_prefix)
         embed = self.base.model.get_input_embeddings()
         for groups in zip(*(batches(job) for job in jobs), strict=True):
@@ -160,7 +160,7 @@ def loader(shape: str, dtype: str, device: str) -> Callable[[], BaseModel]:
 
 
 def peak_gib(run: Callable[[], Any]) -> float:
-    """GPU memory that a call needs at most."""
+    """The peak GPU memory of a call."""
     torch.cuda.reset_peak_memory_stats()
     run()
     return torch.cuda.max_memory_allocated() / 2**30

@@ -1,13 +1,14 @@
-"""Prompts from a task that no client held: are they noticed, and what answers them best?
+"""Out-of-distribution prompts: detection, and which fallback answers them best.
 
-One task after the other is left out of the clients' data; what is left is trained on (`dual`, the
-true numbers of tasks told). Its test prompts are the unknown ones, all others the known ones.
+Each task in turn is left out of the clients' data, and a run trains on the others (`dual`, with the
+true numbers of tasks). The test prompts of the task left out are unknown, all others are known.
 
-AUROC is of the router's strangeness; `caught` and `false alarms` are the shares of unknown and
-known prompts beyond `router.threshold`; the calibration error is that of the confidence in known
-ones. ROUGE-1 is of the unknown prompts' answers by the nearest task and by each fallback.
+AUROC is that of `Routes.ood_score`. `caught` and `false alarms` are the shares of unknown and of
+known prompts whose score exceeds `router.threshold`. The calibration error is that of the
+confidence for known prompts. ROUGE-1 is that of the answers to unknown prompts by the nearest task
+and by each fallback.
 
-``python -m bench.unknown [--full] [--train FILE --test FILE]``: built-in tasks, or one's own rows
+``python -m bench.unknown [--full] [--train FILE --test FILE]``: built-in tasks, or rows from files
 """
 
 import argparse
@@ -92,7 +93,7 @@ def left_out(config: Config, task: str, shared_model: SharedModel, folder: Path)
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Rows as JSONL."""
+    """Write rows as JSONL."""
     texts = [{"instruction": r.instruction, "response": r.response, "task": r.task} for r in rows]
     path.write_text("".join(json.dumps(text) + "\n" for text in texts))
 

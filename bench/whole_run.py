@@ -1,11 +1,11 @@
-"""A whole run, phase by phase, against a straightforward loop of Trainer, PEFT and scikit-learn.
+"""A whole run, phase by phase, against a loop of Trainer, PEFT and scikit-learn.
 
-The other side does the same work on the same splits: embed and cluster each client's prompts, join
-the clusters, three rounds in which every client trains an adapter for each of its tasks with
-transformers' ``Trainer``, average them, route the test prompts, answer and score them. It is a fair
-one: one resident base, the same batches in the same order, padded to the batch's longest row,
-batched generation by adapter, and no answer generated twice. LoRA's dropout is off on both sides,
-so that their losses can be compared.
+The baseline does the same work on the same splits: embed and cluster each client's prompts, cluster
+the centroids, train an adapter for each client and task with transformers' ``Trainer`` in three
+rounds, average the adapters, route the test prompts, answer and score them. It keeps one base model
+loaded, has the same batches in the same order, padded to the batch's longest row, generates in
+batches by adapter, and generates no answer twice. LoRA's dropout is off on both sides, so that
+their losses can be compared.
 
 ``python -m bench.whole_run [--full]``
 """
@@ -84,7 +84,7 @@ class Outcome:
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
-        """Add the time inside to a phase and to the total."""
+        """Add the time spent within the block to a phase and to the total."""
         began = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - began
@@ -103,14 +103,14 @@ def ours(config: Config) -> Outcome:
 
 
 class InOrder(Trainer):
-    """A Trainer that takes the rows as they stand: the batches are given."""
+    """A Trainer that keeps the order of the rows, since the batches are given."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset or self.train_dataset)
 
 
 class Loop:
-    """The straightforward loop."""
+    """The baseline: a loop of Trainer, PEFT and scikit-learn."""
 
     def __init__(self, config: Config) -> None:
         self.outcome = Outcome()
@@ -164,7 +164,7 @@ class Loop:
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """Mean-pooled hidden states, in batches as the texts stand."""
+        """Mean-pooled hidden states, in batches in the order of the texts."""
         vectors = []
         decoder = self.peft.get_base_model().model
         with self.peft.disable_adapter():
@@ -227,7 +227,7 @@ class Loop:
         return state, loss
 
     def collate(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Padded to the longest; the prompt does not count in the loss."""
+        """A batch padded to its longest row; the prompt is masked in the loss."""
         tokens, mask = self.padded([example.input_ids for example in examples], "right")
         labels = tokens.masked_fill(mask == 0, -100)
         for row, example in enumerate(examples):
@@ -235,7 +235,7 @@ class Loop:
         return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
     def average(self, trained: Sequence[tuple[int, int, AdapterWeights]]) -> None:
-        """Weighted by rows, task by task."""
+        """The mean adapter of each task, weighted by rows."""
         for task in self.adapters:
             parts = [(rows, weights) for other, rows, weights in trained if other == task]
             total = sum(rows for rows, _ in parts)
@@ -246,8 +246,8 @@ class Loop:
                 }
 
     def evaluate(self) -> float:
-        """Loss and ROUGE of every distinct row: with the nearest task's adapter, with the nearest
-        of each holder's own tasks, and with the base model; returns ROUGE-1 over all tasks."""
+        """Loss and ROUGE of every distinct row with the nearest task's adapter, with that of the
+        nearest of each client's own tasks, and with the base model; returns the global ROUGE-1."""
         rows = list(self.holdings[0].global_test)
         points = self.embed([row.instruction for row in rows])
         distances = np.square(points[:, None] - self.centroids).sum(-1)
@@ -292,7 +292,7 @@ class Loop:
         return scores
 
     def padded(self, ids: Sequence[Sequence[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """As one tensor with its mask."""
+        """The rows as one padded tensor, and its mask."""
         return pad(ids, self.base.prompts.pad_id, side=side, device=torch.device("cpu"))
 
 

@@ -85,6 +85,6 @@ def printable(text: str, limit: int) -> str:
 
     Args:
         text: of any origin.
-        limit: at most so many characters.
+        limit: the maximum number of characters.
     """
     return "".join(c if c.isprintable() else "?" for c in text[:limit])

@@ -24,12 +24,12 @@ class Experiment:
 
     Args:
         config: the configuration.
-        progress: hears how far the run is; may be set later.
-        resident: the base model of `config.model`, where it is loaded already.
+        progress: receives progress callbacks; may be set later.
+        shared_model: the base model of `config.model`, if it is already loaded; None: it is loaded.
 
     Raises:
-        FedRouterError: about the configuration, the data or the base model, before anything is
-            written.
+        FedRouterError: the configuration, the data or the base model cannot be used; nothing has
+            been written then.
     """
 
     def __init__(
@@ -57,21 +57,21 @@ class Experiment:
         """Run from the start in a new folder; returns the summary.
 
         Raises:
-            RunError: the folder is in use (a run of the same `label` there is removed first).
+            RunError: the folder is not empty. A run with the same `label` is replaced.
         """
         return self._execute(RunFolder.create(path, dump_config(self.config), label=label))
 
     def resume(self, folder: RunFolder) -> dict[str, Any]:
-        """Go on from the last undamaged checkpoint; returns the summary.
+        """Continue from the last undamaged checkpoint; returns the summary.
 
         Raises:
             CheckpointError: all checkpoints are damaged.
-            ModelError, DataError: the base model or the data are not those of the run.
+            ModelError, DataError: the base model or the data differ from those of the run.
         """
         return self._execute(folder)
 
     def _execute(self, folder: RunFolder) -> dict[str, Any]:
-        """The run, on the configured engine."""
+        """Execute the run on the configured engine."""
         engines = {"inprocess": self._in_process, "flower": self._in_flower}
         return engines[self.config.engine.name](folder)
 
@@ -98,7 +98,7 @@ class Experiment:
         return self._serve(folder, engine)
 
     def _in_flower(self, folder: RunFolder) -> dict[str, Any]:
-        """The same in Flower's simulation; its actors are processes of this machine."""
+        """Run in Flower's simulation, whose actors are processes on this machine."""
         try:
             from fedrouter.engines.flower.engine import FlowerEngine
             from fedrouter.engines.flower.simulation import simulate
@@ -131,12 +131,59 @@ class Experiment:
 
 
 def run(config: Config, path: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Run a configuration in a new folder; returns the summary that it writes there."""
+    """Run a configuration from the start.
+
+    Args:
+        config: the configuration.
+        path: the run folder: a new or an empty one.
+        progress: receives progress callbacks; None: none.
+
+    Returns:
+        The contents of `summary.json`, such as `tasks` (the discovered tasks), `metrics` (scores by
+        scope, such as `metrics["global"]["rouge1"]`, between 0 and 1), `routing`, `tokens`
+        (trained), `bytes` and `seconds`.
+
+    Raises:
+        FedRouterError: the configuration, the data, the base model or the folder cannot be used.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from fedrouter import load_config, run
+    >>> config = load_config(None, [
+    ...     "strategy=fedavg", "federation.clients=2", "federation.rounds=1", "training.steps=1",
+    ...     "data.builtin_train=8", "data.builtin_test=2", "evaluation.enabled=false"])
+    >>> with TemporaryDirectory() as folder:
+    ...     summary = run(config, Path(folder) / "run")
+    >>> summary["strategy"], summary["rounds"]
+    ('fedavg', 1)
+    """
     return Experiment(config, progress).run(path)
 
 
 def resume(path: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Go on with an unfinished run; a finished one gives its summary again."""
+    """Continue an unfinished run from its last finished round; returns the summary.
+
+    The result is that of an uninterrupted run. A finished run is not repeated.
+
+    Args:
+        path: the run folder.
+        progress: receives progress callbacks; None: none.
+
+    Raises:
+        RunError: the folder is not a run folder, or has no undamaged checkpoint.
+        DataError, ModelError: the data or the base model differ from those of the run.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from fedrouter import load_config, resume, run
+    >>> config = load_config(None, [
+    ...     "strategy=local", "federation.clients=2", "federation.rounds=1", "training.steps=1",
+    ...     "data.builtin_train=8", "data.builtin_test=2", "evaluation.enabled=false"])
+    >>> with TemporaryDirectory() as folder:
+    ...     summary = run(config, Path(folder) / "run")
+    ...     resume(Path(folder) / "run") == summary
+    True
+    """
     folder = RunFolder.open(path)
     if folder.finished:
         return folder.read_summary()

@@ -22,6 +22,6 @@ ClientId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def select_matrices(tensors: Mapping[str, Tensor], matrices: LoraMatrices) -> dict[str, Tensor]:
-    """Of an adapter's tensors (or their shapes), by name, those of the matrices A, B or both."""
+    """Select the tensors (or shapes) of LoRA's matrices A, B or both from those of an adapter."""
     suffixes = tuple(f"lora_{matrix}.weight" for matrix in matrices)
     return {name: tensor for name, tensor in tensors.items() if name.endswith(suffixes)}

@@ -1,4 +1,4 @@
-"""Bits per byte: how well a language model predicts text, whatever its tokenizer."""
+"""Bits per byte: the quality of prediction, independent of the tokenizer."""
 
 import math
 from collections.abc import Sequence

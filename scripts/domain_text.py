@@ -1,8 +1,8 @@
-"""Unlabelled text from the world of the built-in tasks, for the base model to read.
+"""Unlabelled text of the built-in tasks' domains, for pretraining the base model.
 
-The documents speak of the same things as the tasks (tickets, chats, letters, products, dates), so
-that the base model knows their words, their forms, and how to repeat what it has read. They pose no
-task. No person, brand or day of the tasks occurs in them, so that no instance can.
+The documents have the topics of the tasks (tickets, chats, letters, products, dates), so that the
+base model learns their vocabulary and forms, and to copy from the context. They contain no
+instructions. No person, brand or day of the tasks occurs in them, so they contain no test sample.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ THINGS = ["apples", "two chairs", "a cake", "some paper", "a green umbrella", "f
 
 
 def domain_documents(count: int, seed: int) -> list[str]:
-    """`count` documents, the same for the same arguments; all kinds equally often."""
+    """Generate `count` documents, deterministically, with equal numbers of each kind."""
     rng = generator(seed, "domain_text")
     return [KINDS_OF_TEXT[i % len(KINDS_OF_TEXT)](rng) for i in range(count)]
 

@@ -1,9 +1,9 @@
-"""What a small base model is good for: do its embeddings separate tasks, do adapters learn on it?
+"""Evaluation of a small base model: separation of tasks by its embeddings, learning of adapters.
 
     python scripts/evaluate_nano.py [--model DIR] [--corpus DIR] [--flan8 DIR] [--lr RATE]
 
-Prints, as Markdown, bits per byte on the held-out text of the corpus, where it is given, and then
-embeddings and learning on the built-in tasks and, where they are given, on the tasks of flan8.
+Prints, as Markdown, bits per byte on the held-out text of the corpus (with --corpus), and then the
+scores of embeddings and of adapters on the built-in tasks and (with --flan8) on the flan8 tasks.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def prediction_report(base: BaseModel, corpus: Path) -> str:
 def embedding_report(
     base: BaseModel, train_rows: Sequence[Row], test_rows: Sequence[Row], seed: int
 ) -> str:
-    """How well K-means and the nearest true centroid find the tasks from raw embeddings."""
+    """ARI of K-means and accuracy of the nearest true centroid, on raw embeddings."""
     points, questions = (
         base.embed([row.instruction for row in rows]) for rows in (train_rows, test_rows)
     )
@@ -146,7 +146,7 @@ def learning_report(
 
 
 def cell(questions: Sequence[EvalItem], answers: Mapping[EvalItem, EvalResult]) -> str:
-    """What one adapter does on one task."""
+    """The scores of one adapter on one task."""
     scores = mean([answers[question].scores for question in questions])
     text = f"{scores['loss']:.2f} / {scores['rouge1']:.2f} / {scores['exact_match']:.2f}"
     valid = share_of_valid_labels(questions, answers)
@@ -156,7 +156,7 @@ def cell(questions: Sequence[EvalItem], answers: Mapping[EvalItem, EvalResult]) 
 def share_of_valid_labels(
     questions: Sequence[EvalItem], answers: Mapping[EvalItem, EvalResult]
 ) -> float | None:
-    """How often the answer is one of the options that the prompt lists; None if it lists none."""
+    """The share of answers among the options that the prompt lists; None if it lists none."""
     if not all(OPTIONS in question.row.instruction for question in questions):
         return None
     valid = [

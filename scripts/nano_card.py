@@ -70,7 +70,7 @@ def card(model: LlamaForCausalLM, scores: Mapping[str, float], facts: Mapping[st
     Args:
         model: the finished model.
         scores: bits per byte on held-out text, by its source.
-        facts: what else `TEMPLATE` asks for.
+        facts: the other values of `TEMPLATE`.
     """
     table = ["| text | bits per byte |", "| --- | --- |"]
     table += [f"| {source} | {score:.3f} |" for source, score in scores.items()]

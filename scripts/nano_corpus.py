@@ -1,4 +1,4 @@
-"""The text that the built-in base model reads: what it trains on and what is held out."""
+"""The pretraining text of the built-in base model, and the text held out from it."""
 
 import gzip
 import hashlib
@@ -29,7 +29,7 @@ def training_texts(folder: Path, domain_count: int, seed: int) -> list[str]:
 
 
 def held_out_texts(folder: Path) -> dict[str, list[str]]:
-    """The documents that no training sees, by source; every model is scored on the same."""
+    """The documents held out from training, by source; all models are scored on them."""
     return {
         "Wikipedia": [text for text in _paragraphs(folder) if held_out(text)],
         "prompts": [text for text in _prompts(folder) if held_out(text)],
@@ -37,7 +37,7 @@ def held_out_texts(folder: Path) -> dict[str, list[str]]:
 
 
 def held_out(text: str) -> bool:
-    """Whether a document is for scoring: decided by its content, not by its place."""
+    """Whether a document is held out; depends on its content, not on its position."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT * 2**32
 
@@ -62,15 +62,15 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
 
 
 class TokenStream:
-    """The training documents as one endless stream of tokens, shuffled anew for every pass.
+    """The training documents as an endless stream of tokens, shuffled again for every epoch.
 
     Args:
         texts: the documents; each is followed by the end token.
         tokenizer: by `train_tokenizer`.
-        seed: decides the order of the documents.
+        seed: seed of the order of the documents.
 
     Attributes:
-        size: tokens of one pass.
+        size: number of tokens of one epoch.
     """
 
     def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
@@ -82,7 +82,7 @@ class TokenStream:
         self._pass, self._tokens = -1, np.empty(0, dtype=np.uint16)
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """`count` tokens from `start` on, int64; they may run over the ends of passes."""
+        """`count` tokens from `start` on, int64; may cross the ends of epochs."""
         parts = []
         while count:
             number, offset = divmod(start, self.size)

@@ -1,10 +1,10 @@
-"""Make the built-in base model: tokenizer, weights and model card, from text alone.
+"""Pretrain the built-in base model: tokenizer, weights and model card.
 
     python scripts/pretrain_nano.py --corpus DIR --out DIR --checkpoints DIR --steps N
 
-The learning rate is constant and falls linearly to zero over the last `FALL` of the steps, so that
-a run that was stopped before the fall may go on with another number of steps and still ends exactly
-as if it had been started with it. Everything else, too, depends only on the arguments.
+The learning rate is constant, then decreases linearly to zero over the last `FALL` of the steps. A
+run that was stopped before the decrease can therefore continue with another number of steps, and
+ends exactly as if it had been started with that number. The result depends only on the arguments.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def facts(arguments: argparse.Namespace, pass_size: int, last_loss: float) -> dict[str, Any]:
-    """What the card says of the training."""
+    """The facts about the training for the model card."""
     seen = arguments.steps * TOKENS_PER_STEP
     return {
         "steps": arguments.steps,
@@ -195,7 +195,7 @@ def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def rate(step: int, steps: int) -> float:
-    """The share of the full rate in force at a step, counted from 0."""
+    """The learning rate of a step (from 0), relative to the full rate."""
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (FALL * steps))
 
 
@@ -209,7 +209,7 @@ def set_rate(optimizers: list[torch.optim.Optimizer], share: float) -> None:
 def load_checkpoint(
     folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]
 ) -> int:
-    """Put the checkpoint's state in place; returns the number of steps done."""
+    """Load the checkpoint's state; returns the number of finished steps."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return 0
@@ -224,7 +224,7 @@ def load_checkpoint(
 def save_checkpoint(
     folder: Path, step: int, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]
 ) -> None:
-    """Replace the checkpoint in one go, so that a crash leaves a whole one."""
+    """Replace the checkpoint atomically, so that a crash leaves a complete one."""
     folder.mkdir(parents=True, exist_ok=True)
     states = [optimizer.state_dict() for optimizer in optimizers]
     state = {"step": step, "model": model.state_dict(), "optimizers": states}

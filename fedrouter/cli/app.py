@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fedrouter.progress import Progress
 
 CONTESTANTS = {"base": "base", "global": "routed"}
-DEMO_LABEL = "fedrouter demo"  # one demo replaces another, and nothing else
+DEMO_LABEL = "fedrouter demo"  # only runs with this label are replaced
 
 app = typer.Typer(
     help="Federated fine-tuning in which every task, not every client, gets its own adapter.",
@@ -34,7 +34,7 @@ app.add_typer(deploy, name="deploy")
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 Prompts = Annotated[
-    list[str], typer.Argument(metavar="PROMPT...", help="Prompts; - reads one a line from stdin.")
+    list[str], typer.Argument(metavar="PROMPT...", help="Prompts; - reads one per line from stdin.")
 ]
 Sets = Annotated[
     list[str],
@@ -56,7 +56,7 @@ def run(
     set_: Sets = [],  # noqa: B006 - typer reads the default, nobody changes it
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Run folder; unset: runs/STRATEGY-SEED-TIME."),
+        typer.Option("-o", "--output", help="Run folder; default: runs/STRATEGY-SEED-TIME."),
     ] = None,
     engine: Annotated[
         str | None,
@@ -71,7 +71,7 @@ def run(
     named = [] if engine is None else [f"engine.name={engine}"]
     settings = load_config(config, [*set_, *named])
     if output is not None:
-        RunFolder.check_free(output)  # before minutes go into loading
+        RunFolder.check_free(output)  # before the base model and the data are loaded
     experiment = Experiment(settings)
     path = output or new_run_path(experiment.config.strategy, experiment.config.seed)
     with _progress(f"fedrouter resume {path}") as progress:
@@ -98,13 +98,13 @@ def compare(  # noqa: PLR0917 - each is an option of the command
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder; unset: runs/compare-CONFIG."),
+        typer.Option("-o", "--output", help="Folder; default: runs/compare-CONFIG."),
     ] = None,
 ) -> None:
     """Run every strategy in every scenario with every seed, and put them side by side.
 
-    The same command goes on where it was stopped; with other strategies, scenarios or seeds it adds
-    to what is there.
+    The same command continues a stopped comparison; with other strategies, scenarios or seeds it
+    extends the comparison.
     """
     from fedrouter.cli.terminal import print_table
     from fedrouter.comparison import compare as run_grid
@@ -135,7 +135,7 @@ def resume(folder: RunDir) -> None:
 
     run_folder = RunFolder.open(folder)
     if run_folder.finished:
-        run_folder.read_summary()  # says so where it is damaged
+        run_folder.read_summary()  # raises a RunError if it is damaged
         print(f"{folder} is finished; nothing to resume")
         return
     with _progress(f"fedrouter resume {folder}") as progress:
@@ -264,7 +264,7 @@ def report(
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Run folder.")] = Path("runs/demo"),
 ) -> None:
-    """Run the built-in tasks on the built-in base model, beside one averaged adapter."""
+    """Compare routed adapters with one averaged adapter on the built-in tasks."""
     from fedrouter.cli.demo import show_story
     from fedrouter.config import load_config
     from fedrouter.experiment import Experiment
@@ -287,12 +287,12 @@ def deploy_init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of nodes.")],
     host: Annotated[
-        str, typer.Option("--host", help="The server's name or IPv4 address, as the nodes know it.")
+        str, typer.Option("--host", help="Name or IPv4 address under which nodes reach the server.")
     ],
     port: Annotated[int, typer.Option("--port", help="Port that the nodes connect to.")] = 8000,
     direct: Annotated[
         bool,
-        typer.Option("--direct", help="No gate (nginx): all who reach the port may start runs."),
+        typer.Option("--direct", help="No gate (nginx): everyone on the port may start runs."),
     ] = False,
 ) -> None:
     """Write the certificates, keys, settings and start commands of a federation with Flower."""
@@ -354,7 +354,7 @@ def _toml_list(text: str) -> str:
 
 
 def _task(route: "Route") -> str:
-    """A prompt's task and the confidence in it, or that it lies outside all tasks."""
+    """The task of a prompt and the confidence, or "unknown task" if it is out of distribution."""
     return f"{route.task}  {route.confidence:.2f}" if route.known else "unknown task"
 
 
@@ -365,8 +365,8 @@ def _one_line(text: str, width: int = 90) -> str:
 
 def main() -> None:
     """Entry point: an error is one line; exit code 2, or 1 for a run that trained nothing."""
-    # Threads that spin while they wait cost a run most of its speed as soon as anything else wants
-    # a core: beside one other busy process on two cores, the demo was not done after ten minutes.
+    # Threads that spin while they wait slow a run down as soon as other processes need a core: with
+    # one other busy process on two cores, the demo did not finish in ten minutes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     replace_unprintable()
     try:

@@ -1,4 +1,4 @@
-"""What the demo shows after its two runs: routed adapters beside base and averaged adapter."""
+"""The output of the demo: scores of routed adapters, averaged adapter and base model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ CONTESTANTS = {"base": "base", "averaged": "averaged", "global": "routed"}
 
 
 def show_story(routed: Path, averaged: Path) -> None:
-    """Print the tasks found, the scores by task, and three prompts with their answers.
+    """Print the discovered tasks, the scores by task, and three prompts with their answers.
 
     Args:
         routed: the finished FedRouter run.
@@ -38,7 +38,7 @@ def show_story(routed: Path, averaged: Path) -> None:
 
 
 def _show_client(model: RoutedModel, by_task: Mapping[str, Mapping[str, Any]]) -> None:
-    """The scores of the client whose tasks suffer most from sharing one adapter."""
+    """Print the scores of the client whose tasks lose most with one averaged adapter."""
     held: dict[int, set[str]] = {}
     for task in model.tasks:
         for client in task["clients"]:
@@ -54,7 +54,7 @@ def _show_client(model: RoutedModel, by_task: Mapping[str, Mapping[str, Any]]) -
 
 
 def _show_examples(model: RoutedModel) -> None:
-    """One test prompt of each of three tasks: where it was routed, what was answered."""
+    """Print one test prompt of each of three tasks with its route and its answer."""
     firsts: dict[str, Row] = {}
     for row in load_splits(model.config.data, model.config.seed).test:
         firsts.setdefault(str(row.task), row)

@@ -70,7 +70,7 @@ class BarProgress(Progress):
 
 
 class LogProgress(Progress):
-    """Plain lines on standard error, where that is not a terminal. A context manager."""
+    """Progress as plain lines on standard error, for output to a file. A context manager."""
 
     def __init__(self) -> None:
         self._name, self._total, self._done = "", 0, 0
@@ -164,7 +164,7 @@ def print_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_history(events: Sequence[Mapping[str, Any]]) -> None:
-    """Print the events in the history of a summary; nothing if there are none."""
+    """Print the events in the history of a summary, if there are any."""
     rows = [[event["round"], event["task"], describe_event(event)] for event in events]
     if rows:
         print_table("Tasks over time", ["after round", "task", "event"], rows)

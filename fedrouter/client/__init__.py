@@ -1,1 +1,1 @@
-"""Everything a client does, next to its data."""
+"""One client: profiling, training, choice of adapters, evaluation."""

@@ -1,4 +1,4 @@
-"""One client: what it answers to a request of the server.
+"""One client, which answers the server's requests.
 
 Work on a request is split in `prepare` (request -> train jobs) and `finish` (their results -> the
 reply), so that an engine can train the jobs of many clients in one pass in between.
@@ -87,7 +87,7 @@ class Client:
         """Profile, compare and evaluate as requested, and make the train jobs.
 
         If the client's data changed since its local tasks were computed, and the request is about
-        these, the reply has `changed=True` and nothing else.
+        these, the reply has `changed=True` and no other content.
 
         Raises:
             DataError: the request is about local tasks, and the client has never been profiled.
@@ -138,7 +138,7 @@ class Client:
         return replace(prepared.reply, updates=tuple(updates))
 
     def _changed(self, context: RequestContext) -> bool:
-        """Whether the local tasks on disk are those of other rows (or damaged)."""
+        """Whether the stored local tasks were computed from other rows, or are damaged."""
         if not self.store.profiled:
             return False
         try:

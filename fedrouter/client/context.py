@@ -1,4 +1,4 @@
-"""What a client works with while it answers one request."""
+"""The context of one request: data, store, base model and adapters."""
 
 from collections.abc import Sequence
 
@@ -72,8 +72,8 @@ class RequestContext:
 
     @property
     def n_local(self) -> int:
-        """The number of local tasks: `clustering.n_local`, else the number of task names among the
-        rows."""
+        """The number of local tasks: `clustering.n_local` or, if it is not a number, the number of
+        true tasks among the rows."""
         configured = self.config.clustering.n_local
         if isinstance(configured, int):
             return configured

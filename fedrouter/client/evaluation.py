@@ -1,4 +1,4 @@
-"""The client's half of evaluation: answers to its test rows, scores, and losses of adapters."""
+"""The client's part of evaluation: responses to its test rows, scores, losses of adapters."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The client's half of step 0: samples into local tasks, one function for each kind of order."""
+"""The client's part of step 0: local tasks of samples, one function for each kind of order."""
 
 from dataclasses import dataclass
 from functools import singledispatch
@@ -72,8 +72,8 @@ def group_samples(order: ProfileOrder, context: RequestContext) -> Grouping:
 
 @group_samples.register
 def cluster_prompts(order: ClusterPrompts, context: RequestContext) -> Grouping:
-    """K-means the embeddings into local tasks: n_local of them or, where their number is to be
-    found, one for every 16 samples, at least 3 and at most 8."""
+    """Cluster the embeddings by K-means into n_local local tasks or, if n_local is "auto", into one
+    for every 16 samples, at least 3 and at most 8."""
     points = context.embed(context.data.train)
     return Grouping(points, _kmeans(points, context))
 
@@ -165,7 +165,7 @@ def kept_tasks(
         counts: shape (T,): the client's samples of each global task.
         min_samples: if `n_local` is None, every task with at least min(min_samples, n / 8) of the
             client's n samples is kept.
-        n_local: keep so many of the most frequent tasks.
+        n_local: the number of most frequent tasks to keep; None: see `min_samples`.
 
     Returns:
         Indices of tasks, in ascending order.

@@ -1,4 +1,4 @@
-"""What a client keeps on its own disk between processes: its local tasks and its own adapters.
+"""The files of a client: the labels of its local tasks and its own adapters.
 
 ::
 
@@ -33,7 +33,7 @@ class ClientStore:
     Args:
         root: the folder of all clients of this machine.
         id: the client's id.
-        rows: its training rows, to notice when they are no longer those that were profiled.
+        rows: its training rows; their fingerprint shows whether they changed since the profile.
     """
 
     def __init__(self, root: Path, id: int, rows: Sequence[Row]) -> None:

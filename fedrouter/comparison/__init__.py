@@ -1,4 +1,4 @@
-"""Every strategy in every scenario with every seed, side by side: `fedrouter compare`."""
+"""Comparison of strategies over scenarios and seeds: `fedrouter compare`."""
 
 from fedrouter.comparison.harness import compare
 from fedrouter.comparison.tables import Table, markdown, notes, tables

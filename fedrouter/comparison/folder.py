@@ -3,9 +3,10 @@
 ::
 
     DIR/
-      comparison.toml    the configuration of all cells, without the grid; its first line marks it
+      comparison.toml    the configuration of all cells, without the grid; its first line marks
+                         the folder as a comparison
       cells/STRATEGY/SCENARIO/seed-N/    ordinary run folders
-      results.json  results.csv  results.md    all finished cells, after each of them
+      results.json  results.csv  results.md    all finished cells; rewritten after each cell
 """
 
 import csv
@@ -33,14 +34,14 @@ SHOWN_CHARACTERS = 60
 
 
 class ComparisonFolder:
-    """One comparison's folder; nothing is written before `begin`.
+    """The folder of one comparison. Nothing is written before `begin`.
 
     Args:
         path: the folder; it need not exist.
-        config: the configuration; its grid may differ from that of an earlier call.
+        config: the configuration; its grid may differ from the grid of an earlier call.
 
     Raises:
-        RunError: the folder holds something else, or a comparison of another configuration.
+        RunError: the folder has other contents, or a comparison with another configuration.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -56,22 +57,22 @@ class ComparisonFolder:
 
     @property
     def config_toml(self) -> str:
-        """The configuration of all cells as TOML, without what the grid sets."""
+        """The configuration of all cells as TOML, without the keys that the grid sets."""
         return tomli_w.dumps(self._shared)
 
     def begin(self) -> None:
-        """Make the folder and mark it as a comparison, unless that has been done."""
+        """Create the folder and mark it as a comparison, if it is not one yet."""
         if not self._begun():
             with self._writing():
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_bytes(self._config, f"{MARKER}{self.config_toml}".encode())
 
     def run(self, cell: Cell) -> RunFolder:
-        """The run folder of a cell, which may not exist yet."""
+        """The run folder of a cell; it need not exist."""
         return RunFolder(self.path / cell.run)
 
     def finished(self) -> dict[Cell, dict[str, Any]]:
-        """The summaries of all finished cells, of whatever grid they were part of.
+        """The summaries of all finished cells, also those outside the current grid.
 
         Raises:
             RunError: a summary is damaged.
@@ -81,7 +82,7 @@ class ComparisonFolder:
         }
 
     def failures(self) -> dict[Cell, str]:
-        """Why cells failed, by the last results that were written."""
+        """Cell -> the reason of its failure, according to results.json."""
         try:
             results = json.loads((self.path / "results.json").read_bytes())
             return {
@@ -92,7 +93,7 @@ class ComparisonFolder:
             return {}
 
     def write(self, results: Mapping[str, Any]) -> None:
-        """Write results.csv, results.md and results.json, each whole or not at all."""
+        """Write results.csv, results.md and results.json, each atomically."""
         table = io.StringIO()
         writer = csv.DictWriter(table, CSV_COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -116,7 +117,7 @@ class ComparisonFolder:
             return False
 
     def _cells(self) -> Iterator[Cell]:
-        """The cells that have a folder; what else a user put there is passed over."""
+        """The cells that have a folder; other files are ignored."""
         for path in sorted(self.path.glob("cells/*/*/seed-*")):
             strategy, scenario, seed = path.parts[-3:]
             number = seed.removeprefix("seed-")
@@ -132,8 +133,8 @@ class ComparisonFolder:
             )
 
     def _difference(self) -> str | None:
-        """The first key in which the configuration differs from the folder's: its values there
-        and here."""
+        """A description of the first key whose value differs between the folder's configuration
+        and the given one; None if there is none."""
         theirs = dict(_leaves(_without_grid(load_config(self._config))))
         ours = dict(_leaves(self._shared))
         for key in dict.fromkeys([*theirs, *ours]):
@@ -143,7 +144,7 @@ class ComparisonFolder:
 
 
 def _without_grid(config: Config) -> dict[str, Any]:
-    """The configuration as TOML has it, but for what the grid sets; paths are full."""
+    """The configuration as plain TOML types, with absolute paths, without the grid's keys."""
     raw = tomllib.loads(dump_config(with_full_paths(config)))
     del raw["strategy"], raw["seed"]
     raw["data"].pop("scenario", None)
@@ -152,7 +153,7 @@ def _without_grid(config: Config) -> dict[str, Any]:
 
 
 def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All keys of a section and of the sections in it, by their full names."""
+    """All keys of a section and its subsections, by their full names, with values."""
     for name, value in section.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")

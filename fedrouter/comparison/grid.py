@@ -1,4 +1,4 @@
-"""The cells of a comparison: a strategy, a scenario and a seed each, and their configurations."""
+"""The cells of a comparison and their configurations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from fedrouter.config.resolve import resolve
 from fedrouter.errors import ConfigError
 from fedrouter.strategies import make_strategy
 
-# What no cell may have to itself: the grid sets it, or all cells share it.
+# Keys that overrides may not set: the grid sets them, or all cells share their values.
 GRID_KEYS = ("strategy", "seed", "data.scenario", "compare")
 SHARED_KEYS = ("model", "engine.device")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison."""
+    """One run of a comparison: a strategy, a scenario and a seed."""
 
     strategy: str
     scenario: str
@@ -31,7 +31,7 @@ class Cell:
 
 
 def grid(settings: CompareConfig) -> list[Cell]:
-    """All cells, those of the first seed first, so that there is a whole table early."""
+    """All cells in the order in which they run: by seed, so that a full table exists early."""
     return [
         Cell(strategy, scenario, seed)
         for seed in dict.fromkeys(settings.seeds)
@@ -60,7 +60,7 @@ def cell_config(config: Config, cell: Cell) -> Config:
 
 
 def check_cells(config: Config, cells: Sequence[Cell]) -> None:
-    """Refuse configurations of cells that would be refused later, all of them at once.
+    """Check the configurations of all cells before any of them runs.
 
     Raises:
         ConfigError: one line that lists every fault.
@@ -76,7 +76,7 @@ def check_cells(config: Config, cells: Sequence[Cell]) -> None:
 
 
 def _misplaced(settings: CompareConfig) -> list[str]:
-    """Overrides of keys that a cell may not have to itself."""
+    """A message for each override of a key that may not differ between cells."""
     return [
         f"compare.overrides.{name}: {text!r} cannot differ from cell to cell; {remedy}"
         for name, texts in settings.overrides.items()
@@ -90,5 +90,5 @@ def _misplaced(settings: CompareConfig) -> list[str]:
 
 
 def _inside(key: str, keys: Sequence[str]) -> bool:
-    """Whether a key is one of `keys`, or a key in a section that is."""
+    """Whether a key is one of `keys` or in a section of `keys`."""
     return any(key == known or key.startswith(f"{known}.") for known in keys)

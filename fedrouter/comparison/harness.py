@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison that are not finished yet, one after the other."""
+"""Runs the unfinished cells of a comparison, one after the other."""
 
 import time
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ from fedrouter.storage.run_folder import RunFolder, is_run
 
 
 def compare(config: Config, path: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Run the grid that `config.compare` describes; returns what results.json holds.
+    """Run the grid of `config.compare`; returns the contents of results.json.
 
-    Finished cells are never run again, and cells that were begun are resumed. So the same call
-    continues a comparison that was killed, and one with another grid extends it. A cell that fails
-    does not stop the others; the next call tries it again.
+    Finished cells are skipped and unfinished ones are resumed. The same call therefore continues an
+    interrupted comparison, and a call with another grid extends it. A cell that fails does not stop
+    the others; the next call retries it.
 
     Args:
-        config: the configuration of all cells; its grid takes the place of `strategy`, `seed` and
+        config: the configuration of all cells; the grid replaces `strategy`, `seed` and
             `data.scenario`.
-        path: the comparison's folder, a new or empty one or that of the same comparison.
-        progress: hears which cell of how many is under way, and of its run.
+        path: the comparison's folder: a new or empty one, or that of the same comparison.
+        progress: receives progress callbacks.
 
     Raises:
-        FedRouterError: before anything is run or written, about the configuration, the folder, the
-            data or the base model; later, only where the results cannot be written.
+        FedRouterError: the configuration, the folder, the data or the base model cannot be used
+            (before anything is run or written), or the results cannot be written.
     """
     progress = progress or Progress()
     cells = grid(config.compare)
@@ -62,13 +62,14 @@ class _Harness:
         self._progress = progress
 
     def run(self, cells: Sequence[Cell], finished: int) -> None:
-        """Run cells that are not finished, and write the results after each.
+        """Run unfinished cells, and write the results after each.
 
         Args:
             cells: the cells to run.
-            finished: how many others of the grid are finished.
+            finished: number of cells of the grid that are finished already.
         """
-        load_splits(cell_config(self._config, cells[0]).data, cells[0].seed)  # can they be read?
+        # Unreadable data raise a DataError before anything is written.
+        load_splits(cell_config(self._config, cells[0]).data, cells[0].seed)
         shared_model = SharedModel.load(self._config.model, self._config.engine.device)
         self._check_base(shared_model.base.fingerprint)
         self._folder.begin()
@@ -87,7 +88,7 @@ class _Harness:
             self.write()
 
     def write(self) -> dict[str, Any]:
-        """Write the results of all cells that are finished; returns them."""
+        """Write the results of all finished cells; returns them."""
         summaries = self._folder.finished()
         failures = {cell: why for cell, why in self._failures.items() if cell not in summaries}
         results = combine(self._folder.config_toml, summaries, failures)
@@ -96,7 +97,7 @@ class _Harness:
         return results
 
     def _run_cell(self, cell: Cell, shared_model: SharedModel) -> None:
-        """Resume the cell's run where it was begun, else start it."""
+        """Resume the cell's run, or start it if it has not begun."""
         path = self._folder.run(cell).path
         if is_run(path):
             config = load_config(path / "config.toml")
@@ -105,7 +106,7 @@ class _Harness:
             Experiment(cell_config(self._config, cell), self._progress, shared_model).run(path)
 
     def _check_base(self, fingerprint: str) -> None:
-        """Refuse to go on with another base model than that of the finished cells."""
+        """Check that the base model is that of the finished cells."""
         for cell, summary in self._folder.finished().items():
             if summary["base_fingerprint"] != fingerprint:
                 raise ModelError(
@@ -116,7 +117,7 @@ class _Harness:
 
 
 def duration(seconds: float) -> str:
-    """A time to wait, in the words of one who waits."""
+    """A duration such as "45 s", "12 min" or "1 h 05 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

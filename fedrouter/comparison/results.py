@@ -1,16 +1,16 @@
-"""What the finished cells of a comparison say together: `results.json`.
+"""The results of a comparison's finished cells: `results.json`.
 
-A plain JSON object::
+A JSON object::
 
     config     the configuration of all cells as TOML, without the grid
     cells      one entry for each finished cell: strategy, scenario, seed, run (its folder), local
                and global (scores, or null), by_task, bytes_up, bytes_down, seconds, tokens
-    summary    one entry for each strategy and scenario: kind, seeds (how many), {mean, sd} over the
+    summary    one entry for each strategy and scenario: kind, seeds (a number), {mean, sd} over the
                seeds of every score and cost, and vs_fedrouter: the difference in ROUGE-1 to
                FedRouter, paired by seed, {mean, low, high, n} for local and global
     derived    interference, generalization, oracle_gap: relative differences in ROUGE-1, in %
-    warnings   what makes the comparison unfair
-    failures   cells that failed, and why
+    warnings   differences in trained tokens that make the comparison unfair
+    failures   the cells that failed, with their reasons
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +22,12 @@ from fedrouter.comparison.statistics import paired_difference, spread
 from fedrouter.config import scenario_names, strategy_names
 from fedrouter.strategies import strategy_class
 
-METHOD = "fedrouter"  # what all others are compared with
+METHOD = "fedrouter"  # the strategy that all others are compared with
 ORACLE = "oracle"
 SCOPES = ("local", "global")
 SCORES = ("rouge1", "rouge2", "rougeL", "exact_match", "loss")
 COSTS = ("tokens", "bytes_up", "bytes_down", "seconds")
-TOKEN_TOLERANCE = 0.05  # relative; strategies compare at equal trained tokens
+TOKEN_TOLERANCE = 0.05  # largest relative difference in trained tokens without a warning
 
 _SHOWN_SCORES = ("rouge1", "rougeL", "exact_match", "loss")
 CSV_COLUMNS = (
@@ -53,7 +53,7 @@ def combine(
     Args:
         config_toml: the configuration of all cells, without the grid.
         summaries: cell -> the summary of its run.
-        failures: cell -> why it failed.
+        failures: cell -> the reason of its failure.
     """
     cells = [_entry(cell, summaries[cell]) for cell in sorted(summaries, key=_order)]
     return {
@@ -73,7 +73,7 @@ def combine(
 
 
 def kind(strategy: str) -> Kind:
-    """Whether a strategy's clients answer with adapters of their own, or it is a reference."""
+    """The kind of a strategy; "personalized": clients answer with personal adapters."""
     method = strategy_class(strategy)
     if method.reference:
         return "reference"
@@ -81,7 +81,7 @@ def kind(strategy: str) -> Kind:
 
 
 def csv_row(cell: Entry) -> dict[str, Any]:
-    """One cell as a row of results.csv; empty where nothing was measured."""
+    """One cell as a row of results.csv; scores that were not measured are empty."""
     scores = {
         f"{scope}_{score}": (cell[scope] or {}).get(score, "")
         for scope in SCOPES
@@ -91,7 +91,7 @@ def csv_row(cell: Entry) -> dict[str, Any]:
 
 
 def _order(cell: Cell) -> tuple[int, int, int]:
-    """Scenarios and strategies as the configuration knows them, then seeds."""
+    """The sort key: scenario and strategy in the order of the configuration, then seed."""
     return scenario_names().index(cell.scenario), strategy_names().index(cell.strategy), cell.seed
 
 
@@ -120,7 +120,7 @@ def _summary(cells: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def _pair(cells: Sequence[Entry], strategy: str, scenario: str) -> dict[str, Any]:
-    """A strategy in a scenario, over its seeds."""
+    """The summary of a strategy in a scenario over its seeds."""
     own = [c for c in cells if (c["strategy"], c["scenario"]) == (strategy, scenario)]
     return {
         "strategy": strategy,
@@ -141,7 +141,7 @@ def _pair(cells: Sequence[Entry], strategy: str, scenario: str) -> dict[str, Any
 
 
 def _spreads(scores: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
-    """Score -> mean and standard deviation; None where nothing was measured."""
+    """Score -> mean and standard deviation; None without scores."""
     return {name: spread([each[name] for each in scores]) for name in SCORES} if scores else None
 
 
@@ -161,10 +161,10 @@ def _rivals(*kinds: Kind) -> list[str]:
 def _gain(
     cells: Sequence[Entry], scenario: str, scope: str, rivals: Iterable[str]
 ) -> dict[str, Any]:
-    """FedRouter's ROUGE-1 against that of the best rival, in % of the rival's.
+    """The relative gain of FedRouter's mean ROUGE-1 over that of the best rival, in %.
 
-    Each rival is compared over the seeds that both have; the best is the one over which the gain is
-    smallest.
+    Each rival is compared over the seeds that both have; the best rival is that with the smallest
+    gain.
     """
     gains = [
         {"value": gain[0], "against": rival, "seeds": gain[1]}
@@ -180,8 +180,8 @@ def _gain(
 
 
 def _oracle_gap(cells: Sequence[Entry]) -> dict[str, Any]:
-    """How far FedRouter's ROUGE-1 is below the oracle's, in % of the oracle's: the largest gap over
-    scenarios and scopes, and all of them."""
+    """The gap of FedRouter's mean ROUGE-1 to the oracle's, in % of the oracle's: the largest over
+    scenarios and scopes, and the list of all."""
     gaps = [
         {"scenario": scenario, "scope": scope, "value": 0.0 - gap[0], "seeds": gap[1]}
         for scenario in dict.fromkeys(cell["scenario"] for cell in cells)
@@ -196,8 +196,8 @@ def _oracle_gap(cells: Sequence[Entry]) -> dict[str, Any]:
 def _relative(
     cells: Sequence[Entry], strategy: str, other: str, scenario: str, scope: str
 ) -> tuple[float, int] | None:
-    """By how many % a strategy's mean ROUGE-1 exceeds another's, over the seeds that both have, and
-    how many these are; None without such seeds, or where the other's is 0."""
+    """The relative difference in % of two strategies' mean ROUGE-1 over the seeds that both have,
+    and the number of these seeds; None without such seeds, or if the other's ROUGE-1 is 0."""
     ours = _rouge1(cells, strategy, scenario, scope)
     theirs = _rouge1(cells, other, scenario, scope)
     seeds = ours.keys() & theirs.keys()
@@ -208,7 +208,7 @@ def _relative(
 
 
 def _token_warnings(cells: Sequence[Entry]) -> list[str]:
-    """Scenarios and seeds in which strategies did not train equally many tokens."""
+    """A warning for each scenario and seed with unequal numbers of trained tokens."""
     groups: dict[tuple[str, int], list[Entry]] = {}
     for cell in cells:
         groups.setdefault((cell["scenario"], cell["seed"]), []).append(cell)

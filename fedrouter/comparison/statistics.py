@@ -10,14 +10,14 @@ CONFIDENCE = 0.95
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and sample standard deviation (divisor n - 1; None of a single value)."""
+    """Mean and sample standard deviation (divisor n - 1; None for a single value)."""
     return {"mean": fmean(values), "sd": stdev(values) if len(values) > 1 else None}
 
 
 def paired_difference(
     of: Mapping[int, float], to: Mapping[int, float]
 ) -> dict[str, float | int | None] | None:
-    """The mean of `of` minus `to` over the seeds that both have, and how sure it is.
+    """The mean of `of` minus `to` over the seeds that both have, with a confidence interval.
 
     Args:
         of: seed -> value.
@@ -25,7 +25,7 @@ def paired_difference(
 
     Returns:
         mean; low, high: the 95 % confidence interval mean -+ t(0.975, n - 1) sd / sqrt(n) of
-        Student's t, None for a single seed; n: the number of seeds. None where no seed is shared.
+        Student's t, None for a single seed; n: the number of seeds. None without a shared seed.
     """
     differences = [of[seed] - to[seed] for seed in sorted(of.keys() & to.keys())]
     n = len(differences)

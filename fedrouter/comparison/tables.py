@@ -1,4 +1,4 @@
-"""The results of a comparison as tables and sentences, and as a Markdown page."""
+"""The results of a comparison as tables, notes and a Markdown page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ NOTHING = "-"  # a value that was not measured
 SCOPES = {"local": "the clients' own tasks (local)", "global": "all tasks (global)"}
 SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "exact_match": "exact match", "loss": "loss"}
 HOW_TO_READ = (
-    "Mean ± standard deviation over seeds. A difference is that in ROUGE-1 to FedRouter (below 0: "
-    "FedRouter is better), paired by seed, with a 95 % confidence interval. Strategies stand in "
-    "order of ROUGE-1; references use what a federation does not have, and are not ranked."
+    "Mean ± standard deviation over seeds. The column difference is the strategy's ROUGE-1 minus "
+    "FedRouter's (negative: FedRouter is better), paired by seed, with a 95 % confidence interval. "
+    "Strategies are sorted by ROUGE-1. References use information that a federation does not have; "
+    "they are not ranked."
 )
 
 Row = tuple[str, ...]
@@ -19,13 +20,13 @@ Entry = Mapping[str, Any]  # one of the results' `summary`
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts.
+    """A table whose cells are texts.
 
     Attributes:
-        title: what it shows.
-        columns: the headings.
-        rows: the strategies that are compared.
-        below: the references, to be shown under a rule.
+        title: the heading above the table.
+        columns: the column headings.
+        rows: the rows of the strategies that are compared.
+        below: the rows of the references, shown below a rule.
     """
 
     title: str
@@ -46,7 +47,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
-    """The derived figures, and what is to be known beside the tables, a line each."""
+    """The derived figures, the warnings and the failures, one line each."""
     derived = results["derived"]
     return [
         *_gain("interference", derived["interference"], "strategy"),

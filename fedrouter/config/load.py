@@ -28,6 +28,11 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
 
     Raises:
         ConfigError: one line that lists every fault.
+
+    >>> from fedrouter import load_config
+    >>> config = load_config(None, ["strategy=fedavg", "training.steps=5"])
+    >>> config.strategy, config.training.steps, config.federation.clients
+    ('fedavg', 5, 8)
     """
     return _overridden(Config, {} if path is None else _read(path), overrides)
 

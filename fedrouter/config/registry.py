@@ -79,6 +79,16 @@ def register_strategy(
     Raises:
         ConfigError: the name is taken by another class.
         ValueError: the name is malformed, or a key has no default.
+
+    >>> from fedrouter import SingleAdapter, Strategy, TrainOrder, load_config, register_strategy
+    >>> @register_strategy("shared")
+    ... class Shared(Strategy):
+    ...     def orders(self, state, round, client):
+    ...         return (TrainOrder(("global",), self.config.training.steps),)
+    ...     def serve(self, state, client):
+    ...         return SingleAdapter("global")
+    >>> load_config(None, ["strategy=shared"]).strategy
+    'shared'
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise ValueError(f"strategy name {name!r} should be lower-case words joined by hyphens")

@@ -30,7 +30,13 @@ def _strategy_sections(value: Any) -> Any:
 
 
 class Config(Section):
-    """A run's whole configuration."""
+    """A run's whole configuration. Every key has a default; `docs/configuration.md` lists them.
+
+    >>> from fedrouter import Config
+    >>> config = Config()
+    >>> config.strategy, config.training.batch_size
+    ('fedrouter', 16)
+    """
 
     strategy: StrategyName = Field(
         default="fedrouter", description="the federated method, one of those listed below"

@@ -11,12 +11,12 @@ from fedrouter.errors import DataError
 from fedrouter.seeding import generator
 
 Scenario = Literal["single", "dual", "all", "dirichlet", "column"]
-LoraMatrices = list[list[int]]
+Shares = list[list[int]]
 
 
 def partition(
     rows: Sequence[Row], scenario: Scenario, clients: int, seed: int, alpha: float = 0.3
-) -> LoraMatrices:
+) -> Shares:
     """Deal `rows` to clients: disjoint, and at least one row each.
 
     * ``single``: every client holds one task, ``dual``: two different ones. A task's rows are
@@ -63,13 +63,13 @@ def partition(
     return [sorted(part) for part in parts]
 
 
-def _by_task(rows: Sequence[Row], clients: int, per_client: int, seed: int) -> LoraMatrices:
+def _by_task(rows: Sequence[Row], clients: int, per_client: int, seed: int) -> Shares:
     """Deal tasks to clients and split each task's rows evenly among its holders."""
     members = _members([row.task for row in rows], "a task name", "data.columns")
     names = generator(seed, "partition", "tasks").permutation(sorted(members)).tolist()
     deck = _pairs(len(names)) if min(per_client, len(names)) == 2 else _singles(len(names))
     held = [[names[t] for t in hand] for hand in islice(deck, clients)]
-    parts: LoraMatrices = [[] for _ in range(clients)]
+    parts: Shares = [[] for _ in range(clients)]
     for name, indices in members.items():
         holders = [client for client in range(clients) if name in held[client]]
         if holders:
@@ -107,10 +107,10 @@ def _pairs(tasks: int) -> Iterator[tuple[int, ...]]:
     return cycle(schedule)
 
 
-def _dirichlet(rows: Sequence[Row], clients: int, seed: int, alpha: float) -> LoraMatrices:
+def _dirichlet(rows: Sequence[Row], clients: int, seed: int, alpha: float) -> Shares:
     """Split each task's rows in random proportions; a client left without a row takes one."""
     members = _members([row.task for row in rows], "a task name", "data.columns")
-    parts: LoraMatrices = [[] for _ in range(clients)]
+    parts: Shares = [[] for _ in range(clients)]
     for name, indices in members.items():
         draws = generator(seed, "partition", "dirichlet", name)
         shares = draws.dirichlet(np.full(clients, alpha))
@@ -123,7 +123,7 @@ def _dirichlet(rows: Sequence[Row], clients: int, seed: int, alpha: float) -> Lo
     return parts
 
 
-def _by_column(rows: Sequence[Row], clients: int) -> LoraMatrices:
+def _by_column(rows: Sequence[Row], clients: int) -> Shares:
     """Deal whole groups, the largest first, each to the client that has the fewest rows."""
     members = _members(
         [row.group for row in rows], "a value of its split column", "data.split_column"
@@ -142,7 +142,7 @@ def _by_column(rows: Sequence[Row], clients: int) -> LoraMatrices:
     return [[i for value in hand for i in members[value]] for hand in sorted(hands, key=min)]
 
 
-def _evenly(indices: Sequence[int], parts: int, draws: np.random.Generator) -> LoraMatrices:
+def _evenly(indices: Sequence[int], parts: int, draws: np.random.Generator) -> Shares:
     """A random split into parts whose sizes differ by one at most."""
     shuffled = draws.permutation(np.asarray(indices))
     return [part.tolist() for part in np.array_split(shuffled, parts)]

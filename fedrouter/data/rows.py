@@ -25,6 +25,11 @@ class Row:
         group: value of `data.split_column`; used to deal rows to clients only.
         messages: the conversation up to the response; empty for a single user turn, which is
             then `instruction`.
+
+    >>> from fedrouter import Row
+    >>> row = Row("Which city is the capital of France?", "Paris", task="facts")
+    >>> row.response
+    'Paris'
     """
 
     instruction: str

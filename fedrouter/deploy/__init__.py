@@ -1,4 +1,4 @@
-"""The files that a federation over several machines needs: certificates, keys, start scripts."""
+"""The files of a federation over several machines: certificates, keys, start scripts."""
 
 import ipaddress
 import os
@@ -20,19 +20,19 @@ _LONGEST_NAME = 253
 def init_deployment(
     folder: Path, *, nodes: int, host: str, port: int = 8000, direct: bool = False
 ) -> None:
-    """Write a deployment's files into a folder that is new or empty; all of them or none.
+    """Write a deployment's files into a new or empty folder, atomically.
 
     Args:
         folder: where to write; only its owner may enter it.
         nodes: the number of nodes, at least 1. Node i is client i - 1.
-        host: the server's name or IPv4 address, as the nodes know it.
+        host: the name or IPv4 address under which nodes reach the server.
         port: the port that nodes connect to.
-        direct: nodes connect to the SuperLink itself, whose every API is then open to all who
-            reach the port; otherwise to a gate (nginx) on the server, and the SuperLink listens
-            on 127.0.0.1 at the next port.
+        direct: if True, nodes connect to the SuperLink itself, and all of its APIs are open to
+            everyone who can reach the port. If False, nodes connect to a gate (nginx) on the
+            server, and the SuperLink listens on 127.0.0.1 at the next port.
 
     Raises:
-        DeployError: a value that cannot be used, or a folder that holds something.
+        DeployError: a value cannot be used, or the folder is not empty.
         MissingExtraError: the extra ``flower`` is not installed.
     """
     _check(folder, nodes, host, port, direct)
@@ -72,7 +72,7 @@ def _check(folder: Path, nodes: int, host: str, port: int, direct: bool) -> None
 
 
 def _is_host(text: str) -> bool:
-    """Whether a text is an IPv4 address or a name that fits into URLs and certificates."""
+    """Whether a text is an IPv4 address or a host name that is valid in URLs and certificates."""
     try:
         return not ipaddress.IPv4Address(text).is_unspecified
     except ValueError:
@@ -82,7 +82,7 @@ def _is_host(text: str) -> bool:
 
 
 def _write(folder: Path, file: "File") -> None:
-    """Write a new file, which nobody else may read at any moment if its mode says so."""
+    """Write a new file that has its mode from the moment it is created."""
     path = folder / file.path
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode)

@@ -1,7 +1,7 @@
 """A private certificate authority, the server's certificate and the nodes' key pairs.
 
-Nobody but the machines of one federation has to trust the authority: every node gets its
-certificate as a file. Nodes are known by their keys alone and need no certificate.
+Only the machines of one federation have to trust the authority: every node receives the authority's
+certificate as a file. Nodes are authenticated by their keys alone and need no certificate.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 825
-CLOCK_SKEW = timedelta(hours=1)  # a machine whose clock is a little behind accepts them too
+CLOCK_SKEW = timedelta(hours=1)  # certificates are valid on machines whose clock is behind
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Identity:
     key: ec.EllipticCurvePrivateKey
 
     def certificate_pem(self) -> bytes:
-        """The certificate, to be shown to anyone."""
+        """The certificate, which is public."""
         return self.certificate.public_bytes(Encoding.PEM)
 
     def key_pem(self) -> bytes:
@@ -77,7 +77,7 @@ def make_server(authority: Identity, host: str) -> Identity:
 
 
 def make_node_key(comment: str) -> NodeKey:
-    """A new key pair; `comment` ends the public key's line and says whose it is."""
+    """A new key pair; `comment` is the comment of the public key."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
@@ -87,7 +87,7 @@ def make_node_key(comment: str) -> NodeKey:
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
-    """What both kinds of certificate have."""
+    """A certificate builder with the fields that both kinds of certificate have."""
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder(issuer, subject, key)
@@ -103,7 +103,7 @@ def _name(common: str) -> x509.Name:
 
 
 def _names(host: str) -> list[x509.GeneralName]:
-    """The names a client may use for the server, each once."""
+    """The distinct names of the server in its certificate."""
     return [_general(name) for name in dict.fromkeys([host, "localhost", "127.0.0.1"])]
 
 

@@ -1,7 +1,6 @@
-"""All files of a deployment: which there are, what is in them and who may read them.
+"""The files of a deployment, with their contents and modes.
 
-Their texts are under ``assets/deploy/``, as they are written but for ``%{name}``, which stands for
-a value of the `Plan`.
+Their texts are in ``assets/deploy/``; ``%{name}`` in a text stands for a value of the `Plan`.
 """
 
 import json
@@ -24,15 +23,15 @@ PUBLIC, SECRET, SCRIPT = 0o644, 0o600, 0o755
 
 @dataclass(frozen=True)
 class Plan:
-    """Who takes part in a deployment.
+    """The settings of a deployment.
 
     Attributes:
-        folder: the deployment's, absolute; the operator's connection file names a file in it.
-        host: the server's name or IPv4 address, as the nodes know it.
+        folder: the absolute path of its folder; the operator's connection file refers to it.
+        host: the name or IPv4 address under which nodes reach the server.
         port: the port that nodes connect to.
         nodes: the number of nodes.
-        direct: nodes connect to the SuperLink itself; otherwise to a gate before it, which lets
-            them reach its Fleet API alone.
+        direct: whether nodes connect to the SuperLink itself; if not, they connect to a gate that
+            forwards only Flower's Fleet API.
     """
 
     folder: Path
@@ -67,7 +66,7 @@ class File:
 
 
 def deployment(plan: Plan) -> Iterator[File]:
-    """The files of a deployment, with certificates and keys made for it."""
+    """Yield the files of a deployment, with new certificates and keys."""
     authority = make_authority()
     authority_pem = authority.certificate_pem()
     server = make_server(authority, plan.host)
@@ -93,14 +92,14 @@ def deployment(plan: Plan) -> Iterator[File]:
 
 
 def _written(folder: str, names: list[str], plan: Plan) -> Iterator[File]:
-    """Texts that have the same path here and there."""
+    """Yield files whose asset has the same path as the file."""
     for name in names:
         path = f"{folder}/{name}" if folder else name
         yield _text(path, path, plan)
 
 
 def _text(asset: str, path: str, plan: Plan, node: str = "", client: int = 0) -> File:
-    """The text of an asset with the plan's values in place; scripts may be run."""
+    """The text of an asset with the plan's values; scripts are executable."""
     source = resources.files("fedrouter") / "assets" / "deploy" / asset
     values = {
         "host": plan.host,
@@ -119,6 +118,6 @@ def _text(asset: str, path: str, plan: Plan, node: str = "", client: int = 0) ->
 
 
 class _Asset(Template):
-    """A text in which only ``%{name}`` is replaced, as $ is the shell's."""
+    """A template with the delimiter %, since $ belongs to the shell."""
 
     delimiter = "%"

@@ -134,6 +134,11 @@ class TrainOrder:
         send: the matrices that are sent back.
         proximal: an additional term of the loss.
         companion: a second, constant adapter in the forward pass.
+
+    >>> from fedrouter import TrainOrder
+    >>> order = TrainOrder(("global",), steps=10, keep="personal", keep_parts="B", send="A")
+    >>> order.train_parts, order.local_task
+    ('AB', None)
     """
 
     adapters: tuple[Name, ...]
@@ -150,7 +155,12 @@ class TrainOrder:
 @dataclass(frozen=True)
 class SingleAdapter:
     """Answer every prompt with one adapter: the initial one, overlaid with the received `adapter`
-    and with what the client kept under `keep` (either may be None)."""
+    and with what the client kept under `keep` (either may be None).
+
+    >>> from fedrouter import SingleAdapter
+    >>> SingleAdapter("global", keep="personal").needs
+    ('global',)
+    """
 
     adapter: Name | None = None
     keep: Name | None = None

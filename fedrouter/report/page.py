@@ -67,7 +67,7 @@ def figure(caption: str, image: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
-    """A table that scrolls sideways in a box of its own if it is wider than the screen.
+    """A table that scrolls sideways if it is wider than the screen.
 
     Args:
         columns: the column headings.

@@ -1,1 +1,1 @@
-"""Prompts into tasks: clustering, the space distances are taken in, the router."""
+"""Tasks in the embedding space: clustering, the transform for distances, the router."""

@@ -1,4 +1,4 @@
-"""Samples -> local tasks, and local tasks -> global tasks (step 0 of the method).
+"""K-means of samples into local tasks, and of local tasks into global tasks (paper, step 0).
 
 FedRouter, arXiv 2604.00050: client i groups the embeddings of its prompts with K-means into local
 tasks with centroids c_ij; the server groups all c_ij with K-means into global tasks with centroids
@@ -20,21 +20,22 @@ from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator
 from fedrouter.types import FloatArray
 
-RESTARTS = 10  # K-means runs from different starts, of which the tightest is kept
-SAMPLE = 20_000  # points on which the starts are tried
-BLOCK = 1024  # rows per block of distances: bounds the memory, and fits a cache
+RESTARTS = 10  # initializations of K-means; the one with the lowest inertia is kept
+SAMPLE = 20_000  # largest number of points on which all initializations are tried
+BLOCK = 1024  # rows of distances computed at a time: limits memory, and fits into the cache
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Points in groups, numbered in the order in which they first appear among the points.
+    """A clustering of n points; clusters are numbered by first appearance among the points.
 
     Attributes:
         labels: int64, shape (n,): the cluster of each point.
         centroids: float32, shape (k, d): the mean of each cluster's points.
         counts: int64, shape (k,): number of points; all positive.
-        spreads: float64, shape (k,): mean squared distance of a cluster's points to its centroid.
-        fourths: float64, shape (k,): mean of the fourth power of that distance.
+        second_moments: float64, shape (k,): mean squared distance of a cluster's points to its
+            centroid (or to another point, see `group`).
+        fourth_moments: float64, shape (k,): mean of the fourth power of that distance.
     """
 
     labels: NDArray[np.int64]
@@ -46,11 +47,12 @@ class Clusters:
 
 @dataclass(frozen=True, eq=False)
 class GlobalTasks:
-    """Local tasks in groups, numbered by first appearance in order of client and local task.
+    """A clustering of local tasks into T global tasks, numbered by first appearance in order of
+    client and local task.
 
     Attributes:
         centroids: float32, shape (T, d): g_t.
-        assignment: client -> the global task of each of its local tasks.
+        assignment: client -> the index of the global task of each of its local tasks.
     """
 
     centroids: FloatArray
@@ -58,16 +60,16 @@ class GlobalTasks:
 
 
 def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
-    """K-means of `points` into `k` clusters, or as many as there are distinct points.
+    """K-means of `points` into `k` clusters; fewer if there are fewer distinct points.
 
-    Where there are more than 20,000 points, the starts are tried on a random sample of as many, and
-    the tightest goes on with all of them: ten times as fast, with the same result where the
-    clusters are clear (Bradley and Fayyad 1998).
+    Of more than 20,000 points, a random sample of 20,000 selects the initialization, from which
+    K-means then runs on all points (Bradley and Fayyad 1998). This is about five times as fast and
+    gives the same result if the clusters are well separated.
 
     Args:
         points: shape (n, d), finite; n at least 1.
         k: number of clusters, at least 1.
-        seed: decides the starts.
+        seed: seed of the initializations.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -87,7 +89,7 @@ def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
 
 
 def _distinct(points: NDArray[np.float64], at_most: int) -> int:
-    """How many distinct points there are, counted up to a limit."""
+    """The number of distinct points, counted up to `at_most`."""
     seen: set[bytes] = set()
     for row in points:
         seen.add((row + 0.0).tobytes())  # + 0.0 turns -0.0 into 0.0
@@ -101,10 +103,13 @@ def group(
     labels: NDArray[np.int64],
     squared: NDArray[np.float64] | None = None,
 ) -> Clusters:
-    """The clusters that `labels`, from 0 and none left out, make of `points`, shape (n, d).
+    """Centroids, counts and distance moments of labelled points.
 
     Args:
-        squared: shape (n,): the squared distances that the spreads are of; None: to the centroids.
+        points: shape (n, d).
+        labels: shape (n,): the cluster of each point, from 0; no cluster may be empty.
+        squared: shape (n,): the squared distances whose moments are computed; None: those to the
+            centroids.
     """
     exact = np.asarray(points, np.float64)
     centroids = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
@@ -120,15 +125,15 @@ def group(
 
 
 def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTasks:
-    """K-means of all clients' local centroids, each counting once, into global tasks.
+    """K-means of all clients' local centroids into global tasks; every centroid has weight 1.
 
-    The order of `profiles` does not matter. There are fewer than `n_global` global tasks where
-    there are fewer distinct local ones.
+    The result does not depend on the order of `profiles`. If there are fewer than `n_global`
+    distinct centroids, there are fewer global tasks.
 
     Args:
         profiles: at least one, of different clients.
         n_global: number of global tasks, at least 1.
-        seed: decides the starts of K-means.
+        seed: seed of the initializations of K-means.
     """
     ordered = sorted(profiles, key=lambda profile: profile.client)
     local = np.concatenate([profile.centroids for profile in ordered])
@@ -149,12 +154,19 @@ def squared_distances(
     centroids: NDArray[np.floating[Any]],
     space: FloatArray | None = None,
 ) -> NDArray[np.float64]:
-    """Squared Euclidean distances, shape (n, k), of points (n, d) to centroids (k, d), taken where
-    the map `space`, shape (d, r), takes both.
+    """Squared Euclidean distances of points to centroids, after a linear transform of both.
 
-    ||x - c||^2 = ||x||^2 - 2 x c + ||c||^2 as one matrix product, with the centroids' mean as the
-    origin and in float64: embeddings are far from their own origin and near each other, where the
-    expanded form would lose its digits.
+    ||x - c||^2 = ||x||^2 - 2 x c + ||c||^2 is computed as one matrix product, in float64 and with
+    the centroids' mean as the origin: embeddings are far from zero and close to each other, so the
+    expanded form would otherwise lose precision.
+
+    Args:
+        points: shape (n, d).
+        centroids: shape (k, d).
+        space: the transform, shape (d, r); None: the identity.
+
+    Returns:
+        Shape (n, k), at least 0.
     """
     origin = np.asarray(centroids, np.float64).mean(axis=0)
 
@@ -174,15 +186,15 @@ def squared_distances(
 
 
 def _few_threads(rows: int) -> AbstractContextManager[object]:
-    """One thread for numpy's products of up to a block of rows. More would save less than a
-    millisecond, and numpy's threads go on spinning on the cores that torch needs next: eight
-    responses took 1.4 times as long."""
+    """Limit numpy to one thread for products of at most BLOCK rows. More threads would save less
+    than a millisecond, and they keep spinning on the cores that torch needs next: the generation of
+    eight responses took 1.4 times as long."""
     return _blas().limit(limits=1, user_api="blas") if rows <= BLOCK else nullcontext()
 
 
 @cache
 def _blas() -> ThreadpoolController:
-    """The threads of numpy and scikit-learn; finding their libraries takes milliseconds."""
+    """The controller of numpy's and scikit-learn's threads; creating one takes milliseconds."""
     return ThreadpoolController()
 
 

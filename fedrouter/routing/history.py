@@ -1,4 +1,4 @@
-"""What becomes of global tasks in a run."""
+"""Events in the history of global tasks: created, merged, removed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Event:
-    """Something that became of a global task.
+    """A change of the set of global tasks.
 
     Attributes:
-        round: the round before it; 0 before the first.
-        kind: "created": `task` is new, and its adapter began as a copy of that of `other`;
-            "merged": `task` was merged into `other`; "removed": `task` has no samples left.
-        task: its name.
-        other: the name of another one, where there is one.
+        round: the last finished round before the event; 0: before the first round.
+        kind: "created": `task` is new, and its adapter started as a copy of the adapter of `other`;
+            "merged": `task` was merged into `other`; "removed": `task` had no samples left.
+        task: the task's name.
+        other: the name of the other task involved; None if there is none.
     """
 
     round: int
@@ -24,7 +24,7 @@ class Event:
 
 
 def describe_event(event: Mapping[str, Any]) -> str:
-    """An entry of `history` in `summary.json`, in words."""
+    """A readable description of an entry of `history` in `summary.json`."""
     if event["kind"] == "removed":
         return "removed (no samples left)"
     words = {"created": "created, initialized from", "merged": "merged into"}

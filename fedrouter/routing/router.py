@@ -1,4 +1,4 @@
-"""Prompts -> global tasks, by the nearest centroid (step 3 of the method)."""
+"""Routing of prompts to the global task with the nearest centroid (paper, step 3)."""
 
 import json
 import re
@@ -21,11 +21,11 @@ from fedrouter.routing.types import AdapterMixture, ReceivedGeometry, RoutingPol
 from fedrouter.serialization import ArrayTable, deserialize, serialize
 from fedrouter.storage.atomic import write_json, write_tensors
 
-LEAST = 0.01  # an adapter that counts less in a mix is left out
+LEAST = 0.01  # adapters with a smaller weight are left out of a mixture
 TINY = np.finfo(np.float64).tiny
-ROUNDING = 1e-14  # distances that differ by less, relative to the largest, are equal
+ROUNDING = 1e-14  # relative difference below which two distances count as equal
 TENSORS, HEADER = "router.safetensors", "router.json"
-FORMAT: Literal[4] = 4  # of these two
+FORMAT: Literal[4] = 4  # version of the format of these two files
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,17 @@ class RouterFile:
 
 @dataclass(frozen=True, eq=False)
 class Routes:
-    """Where n prompts go.
+    """The routing of n prompts to T tasks.
 
     Attributes:
         tasks: the nearest allowed task of each prompt.
-        probabilities: float64, shape (n, T): of every task, 0 where it is not allowed: see `route`.
-        closeness: float64, shape (n, T): weights for a mix of tasks, 0 where not allowed; they add
-            up to 1, and spread wider than the probabilities.
-        distances: float64, shape (n, T): Euclidean distance to every task, allowed or not.
-        strangeness: float64, shape (n,): how many deviations the squared distance to the nearest
-            task, allowed or not, lies above that of its own prompts; negative where it is below.
+        probabilities: float64, shape (n, T): the posterior probability of each task, 0 for tasks
+            that are not allowed (see `route`).
+        mixture_weights: float64, shape (n, T): weights for a mixture of adapters, 0 for tasks that
+            are not allowed. Rows sum to 1; they are less peaked than the probabilities.
+        distances: float64, shape (n, T): Euclidean distance to each task, allowed or not.
+        ood_score: float64, shape (n,): z-score of the squared distance to the nearest task (over
+            all tasks) under the in-distribution statistics; an out-of-distribution score.
     """
 
     tasks: tuple[str, ...]
@@ -69,17 +70,17 @@ def route(
     embeddings: NDArray[np.floating[Any]],
     allowed: Sequence[str] | None = None,
 ) -> Routes:
-    """Send each prompt to argmin_t ||e(x) - g_t|| over the allowed tasks.
+    """Route each prompt x to the task argmin_t ||e(x) - g_t|| among the allowed ones.
 
-    A task's probability is its posterior if every allowed task were an equally likely round
-    Gaussian of the places' variance v: softmax_t(-||e(x) - g_t||^2 / (2 v)). Closeness is the same
-    softmax with the mean squared distance, the variance of all dimensions together, for v: it
-    divides what lies between tasks, which in many dimensions is many v away from all of them.
+    The probabilities are posteriors under equally likely isotropic Gaussians with the geometry's
+    variance v: softmax_t(-||e(x) - g_t||^2 / (2 v)). The mixture weights are the same softmax with
+    the mean squared distance, which is the variance summed over all dimensions, in place of v:
+    in many dimensions a prompt between two tasks is many v away from both.
 
     Args:
-        places: where the tasks lie.
+        geometry: the tasks' centroids, transform and distance statistics.
         embeddings: shape (n, d), finite.
-        allowed: names of the tasks to choose from; all of them when None.
+        allowed: names of the tasks to choose from; None: all.
 
     Raises:
         AdapterError: `allowed` is empty or names an unknown task.
@@ -110,7 +111,7 @@ def route(
 
 
 def policy(settings: ResolvedRouterConfig) -> RoutingPolicy:
-    """What answers a routed prompt, as it is configured."""
+    """The routing policy that section `[router]` configures."""
     return RoutingPolicy(settings.top_k, settings.fallback, settings.threshold)
 
 
@@ -120,9 +121,17 @@ def mixtures(
     rule: RoutingPolicy,
     allowed: Sequence[str] | None = None,
 ) -> list[AdapterMixture]:
-    """What answers each of some routed prompts; `allowed` as for `route`.
+    """The mixture of adapters that answers each routed prompt.
 
-    A mix of the nearest tasks weighs them by closeness; what would count less than 1 % is left out.
+    Args:
+        geometry: the geometry that the prompts were routed with.
+        routes: the result of `route`.
+        rule: how many adapters are mixed, and the fallback of out-of-distribution prompts.
+        allowed: as for `route`.
+
+    Returns:
+        For each prompt, pairs (task, weight) whose weights sum to 1; weights below 0.01 are left
+        out. An empty mixture stands for the base model alone.
     """
     columns = _columns(geometry.tasks, geometry.tasks if allowed is None else allowed)
     average = tuple((geometry.tasks[t], 1 / len(columns)) for t in columns)
@@ -161,11 +170,11 @@ def _columns(tasks: Sequence[str], names: Sequence[str]) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Router:
-    """Prompts -> global tasks, for the embeddings of one base model.
+    """Routes prompts to global tasks, by the embeddings of one base model.
 
     Attributes:
-        places: where the tasks lie.
-        base_fingerprint: the base model whose embeddings they are.
+        geometry: the tasks' centroids, transform and distance statistics.
+        base_fingerprint: the fingerprint of the base model that computed the embeddings.
     """
 
     geometry: ReceivedGeometry
@@ -174,11 +183,11 @@ class Router:
     def route(
         self, embeddings: NDArray[np.floating[Any]], allowed: Sequence[str] | None = None
     ) -> Routes:
-        """As `route`, with embeddings of any origin.
+        """As the function `route`, after a check of the embeddings.
 
         Raises:
             AdapterError: `allowed` is empty or names an unknown task.
-            ModelError: the embeddings are not of this router's base model, or not finite.
+            ModelError: the embeddings have another dimension than the centroids, or are not finite.
         """
         dimension = self.geometry.centroids.shape[1]
         if embeddings.ndim != 2 or embeddings.shape[1] != dimension:
@@ -195,7 +204,7 @@ class Router:
         return route(self.geometry, embeddings, allowed)
 
     def save(self, folder: Path) -> None:
-        """Write ``router.safetensors`` and then ``router.json``, which vouches for both."""
+        """Write ``router.safetensors``, then ``router.json`` with the checksum of the former."""
         table = ArrayTable()
         serialize(self.geometry, table)
         write_tensors(folder / TENSORS, table.arrays)
@@ -205,7 +214,7 @@ class Router:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The router that `save` wrote.
+        """Read the router that `save` wrote.
 
         Raises:
             RunError: it is missing, damaged, or of another format.

@@ -1,29 +1,29 @@
-"""The constants of the search for tasks, in one place (measured in docs/routing.md)."""
+"""The constants of task discovery; docs/routing.md has the measurements."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TaskSearch:
-    """How FedRouter looks for tasks beyond the paper.
+    """Constants of task discovery (beyond the paper).
 
     Attributes:
         refinements: exchanges of profiles before round 1 in which centroids and the whitening
-            transform are re-estimated, where the numbers of tasks are given. The first exchange
-            brings most of the gain.
+            transform are re-estimated, if the numbers of tasks are given. The first exchange brings
+            most of the gain.
 
-        min_clusters, max_clusters: bounds on the number of local tasks that a client starts with
-            where that number is to be found.
-        samples_per_cluster: samples for each of those local tasks.
-        max_initial_tasks: global tasks to start with at most; more than there are true tasks, since
-            tasks can be merged and not split.
+        min_clusters, max_clusters: bounds on the number of local tasks that a client starts with,
+            if `n_local` is "auto".
+        samples_per_cluster: training samples per local task at the start, within these bounds.
+        max_initial_tasks: largest number of global tasks at the start. It should exceed the number
+            of true tasks, since tasks can be merged but not split.
         min_initial_samples: samples of a task that a client needs to hold it before the tasks of
             the first two rounds are settled.
 
         neighbors: the nearest tasks that each task is compared with.
         comparison_samples: samples of a local task on which adapters are compared.
-        merge_threshold: relative increase of the loss, as a share of what the task's own adapter
-            gains over the base model, up to which another adapter serves a task as well.
+        merge_threshold: relative regret (`task_discovery.relative_regret`) up to which another
+            task's adapter counts as interchangeable with the task's own.
         memorizable: a task with fewer samples can be overfitted, so that its adapter serves no
             other task even where the task is not one of its own.
         settled_round: after this round, tasks are compared again only if some were created or

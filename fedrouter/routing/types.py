@@ -1,4 +1,4 @@
-"""Where tasks lie, what clients report about that, and how prompts are routed."""
+"""Types of clients' profiles, of the geometry of tasks, and of routing."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -38,11 +38,10 @@ class TaskProfile:
             the order has a `TaskGeometry`, to the assigned global centroid in its transformed
             space.
         fourth_moments: mean of the fourth power of that distance.
-        names: the true task that each local task stands for, if the order is `GroupByLabel`; else
-            empty.
+        names: the true task of each local task, if the order is `GroupByLabel`; otherwise empty.
         tasks: the index of the global task that each local task was assigned to, if the order has a
-            `TaskGeometry`; -1 for a new task; else empty.
-        scatter: if the order asks for it.
+            `TaskGeometry`; -1 for a new task; otherwise empty.
+        scatter: the scatter matrix, if the order asks for it; otherwise None.
     """
 
     client: ClientId

@@ -1,13 +1,13 @@
-"""Spaces to compare prompts in: embeddings as they are, standardized, or whitened.
+"""The space in which prompts are compared: raw, standardized or whitened embeddings.
 
-Embeddings of language models are anisotropic: most of their variance lies within a task, in
-directions that tell nothing about it. Divided by it, distances tell tasks apart: with the
-covariance S within the tasks, ||W(x - g)||^2 with W W^T = S^-1 is Mahalanobis' distance, that of
-the discriminant analysis of tasks that share a covariance.
+Embeddings of language models are anisotropic: most of their variance lies within the tasks, in
+directions that do not separate them. Whitening by the within-task covariance S removes it:
+||W^T (x - g)||^2 with W W^T = S^-1 is the Mahalanobis distance of linear discriminant analysis.
 
-S is a sum over samples, so clients can add it up without showing one. It needs tasks, and tasks
-need it: FedRouter alternates the two a few times (`strategies.fedrouter`). That is the hard EM of a
-mixture of Gaussians with one common covariance, run where the samples are.
+S is a sum over samples, so the server can compute it from sums that clients report. Estimating S
+needs the assignment of samples to tasks, and the assignment needs S: FedRouter alternates the two a
+few times (`strategies.fedrouter.refined`). This is hard EM of a mixture of Gaussians with a shared
+covariance.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,13 +24,13 @@ from fedrouter.types import FloatArray
 
 SpaceKind = Literal["raw", "standardized", "whitened"]
 
-LARGEST = 512  # dimensions of a scatter: 525 KB; longer embeddings are projected first
-FLOOR = 1e-6  # eigenvalues count at least so much of the largest
+LARGEST = 512  # largest dimension of a scatter (525 KB); longer embeddings are projected
+FLOOR = 1e-6  # smallest eigenvalue, relative to the largest
 
 
 @dataclass
 class ScatterSum:
-    """The scatters of many clients, added up as they arrive.
+    """The sum of many clients' scatters.
 
     Attributes:
         products: float64, shape (r (r + 1) / 2,).
@@ -42,8 +42,8 @@ class ScatterSum:
 
 
 def projection(dimension: int, seed: int) -> NDArray[np.float64]:
-    """A random map of embeddings, shape (dimension, r), that about keeps their distances; the
-    identity where they have no more than 512 dimensions."""
+    """A random projection that approximately preserves distances (Johnson and Lindenstrauss),
+    shape (dimension, 512); the identity if `dimension` is at most 512."""
     if dimension <= LARGEST:
         return np.eye(dimension)
     draws = generator(seed, "projection", dimension)
@@ -53,7 +53,13 @@ def projection(dimension: int, seed: int) -> NDArray[np.float64]:
 def scatter(
     points: NDArray[np.floating[Any]], labels: NDArray[np.int64], projected: NDArray[np.float64]
 ) -> Scatter:
-    """The scatter of `points`, shape (n, d), around the mean of each label's."""
+    """The scatter of points around the mean of their label.
+
+    Args:
+        points: shape (n, d).
+        labels: shape (n,): from 0; none may be missing.
+        projected: the projection, shape (d, r).
+    """
     exact = np.asarray(points, np.float64) @ projected
     means = np.stack([exact[labels == j].mean(axis=0) for j in range(labels.max() + 1)])
     rest = exact - means[labels]
@@ -62,8 +68,8 @@ def scatter(
 
 
 def sum_scatters(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], ScatterSum]:
-    """The profiles without their scatters, and the sum of those: a scatter is large, and in memory
-    for no longer than it takes to add it."""
+    """Split profiles into profiles without scatters and the sum of the scatters. Scatters are
+    large, so each is released as soon as it is added."""
     kept, total = [], ScatterSum(np.zeros(0))
     for profile in profiles:
         if profile.scatter is not None:
@@ -84,17 +90,18 @@ def fit_geometry(
     before: TaskGeometry,
     projected: NDArray[np.float64],
 ) -> TaskGeometry:
-    """Estimate centroids, transform and distance statistics from what clients added up.
+    """Estimate centroids, transform and distance statistics from the clients' sums.
 
     Args:
-        kind: the space: "raw", embeddings as they are; "standardized", every dimension divided by
-            its deviation over all samples; "whitened", by the covariance within the tasks, shrunk
-            towards a multiple of the identity (Ledoit and Wolf 2004).
+        kind: "raw": embeddings as they are; "standardized": each dimension is divided by its
+            standard deviation over all samples; "whitened": embeddings are whitened by the
+            within-task covariance, shrunk towards a multiple of the identity (Ledoit and Wolf
+            2004).
         profiles: at least one.
-        scatters: the sum of theirs.
-        assigned: for each profile, the global task of each local task.
-        before: the geometry so far; the centroids of tasks without samples stay.
-        projected: the map that the clients' scatters were projected with.
+        scatters: the sum of the profiles' scatters.
+        assigned: for each profile, the index of the global task of each local task.
+        before: the previous geometry; a task without samples keeps its centroid.
+        projected: the projection of the clients' scatters, shape (d, r).
     """
     local = np.concatenate([profile.centroids for profile in profiles]).astype(np.float64)
     counts = np.concatenate([profile.counts for profile in profiles]).astype(np.float64)
@@ -107,7 +114,7 @@ def fit_geometry(
     around = symmetric_matrix(scatters.products)
     samples = float(counts.sum())
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples
-    own = 0.0  # the share of a sample's squared distance that the sample itself adds to the space
+    own = 0.0  # a sample's share in the estimate of the covariance; see _transformed
     if kind == "standardized":
         middle = np.average(local, axis=0, weights=counts)
         total = (around + _between(local, counts, middle, projected)) / samples
@@ -136,17 +143,17 @@ def _transformed(
     scaled: NDArray[np.float64],
     own: float,
 ) -> TaskGeometry:
-    """The geometry in the space of a transform, with its distance statistics.
+    """The geometry with a linear transform and the distance statistics after it.
 
-    A whitened space fits the samples that it was computed from: they lie nearer to their centroids
-    than new prompts will. Leaving a sample z out, S would be S - z z' / n, and z's squared distance
-    D would be D / (1 - D (1 - rho) / n) (Sherman and Morrison); mean and deviation are corrected
-    by that.
+    The samples that a whitening transform was estimated from are closer to their centroids than new
+    prompts. Without the sample z, S would be S - z z^T / n, and by the Sherman-Morrison formula the
+    squared distance D of z would be D / (1 - D (1 - rho) / n). Mean and standard deviation are
+    corrected by this factor.
 
     Args:
         raw: the geometry with its new centroids.
-        profiles: what clients reported; their moments are of the space before.
-        within: S, the covariance within the tasks, of projected embeddings, shape (r, r).
+        profiles: the clients' profiles; their moments are distances before this transform.
+        within: S, the within-task covariance of projected embeddings, shape (r, r).
         centroids: projected, shape (T, r).
         projected: the projection, shape (d, r).
         scaled: the transform after it, shape (r, r).
@@ -171,8 +178,8 @@ def _means(
     tasks: NDArray[np.int64],
     before: FloatArray,
 ) -> NDArray[np.float64]:
-    """The mean of the local centroids of each task, weighted by samples; of a task without any,
-    the centroid before."""
+    """The mean of each task's local centroids, weighted by samples; a task without local tasks
+    keeps its previous centroid."""
     sums, sizes = np.zeros(before.shape), np.zeros(len(before))
     np.add.at(sums, tasks, local * counts[:, None])
     np.add.at(sizes, tasks, counts)
@@ -184,16 +191,16 @@ def _means(
 def _whitening(
     within: NDArray[np.float64], samples: float, fourth: float
 ) -> tuple[NDArray[np.float64], float]:
-    """The symmetric inverse root of the shrunk covariance, and the shrinkage rho."""
+    """The symmetric inverse square root of the shrunk covariance, and the shrinkage rho."""
     covariance, rho = shrunk(within, samples, fourth)
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors / _floored(values) ** 0.5) @ vectors.T
-    return (root + root.T) / 2, rho  # symmetric to the last bit: half of it need not travel
+    return (root + root.T) / 2, rho  # exactly symmetric: only half of it is sent
 
 
 def _along(covariance: NDArray[np.float64], centroids: NDArray[np.float64]) -> float:
-    """The mean variance along the directions from each centroid to each other; along any, where
-    there are none."""
+    """The mean variance along the directions between pairs of centroids; the mean over all
+    directions if there is only one centroid."""
     apart = (centroids[:, None] - centroids).reshape(-1, centroids.shape[1])
     lengths = np.square(apart).sum(axis=1)
     apart = apart[lengths > 0] / lengths[lengths > 0, None] ** 0.5
@@ -205,14 +212,17 @@ def _along(covariance: NDArray[np.float64], centroids: NDArray[np.float64]) -> f
 def distance_moments(
     profiles: Sequence[TaskProfile], apart: NDArray[np.float64] | float = 0.0
 ) -> tuple[float, float, float]:
-    """Mean and standard deviation of the squared distances D that profiles tell of, and the
-    variance along one direction, Var D / (2 E D): what it is for a round Gaussian, and for another
-    the mean of the variances along its axes, weighted by themselves.
+    """Statistics of the squared distances D in the clients' profiles.
 
     Args:
         profiles: at least one.
-        apart: shape (local tasks of all profiles,): squared distance of each local task's centroid
-            to the place that distances are meant to, where the profiles took them to the centroid.
+        apart: shape (local tasks of all profiles,): squared distance of each local centroid to its
+            global centroid, if the profiles' distances are to the local ones; 0 otherwise.
+
+    Returns:
+        Mean and standard deviation of D, and the variance along one direction, Var D / (2 E D):
+        exact for an isotropic Gaussian; otherwise the mean of the variances along the principal
+        axes, weighted by these variances.
     """
     counts = np.concatenate([profile.counts for profile in profiles]).astype(np.float64)
     second_moments = np.concatenate([profile.second_moments for profile in profiles])
@@ -226,13 +236,14 @@ def distance_moments(
 def shrunk(
     covariance: NDArray[np.float64], samples: float, fourth: float
 ) -> tuple[NDArray[np.float64], float]:
-    """Ledoit and Wolf's estimate, (1 - rho) S + rho m I with m the mean variance, and rho.
+    """The Ledoit-Wolf estimate (1 - rho) S + rho m I, where m is the mean variance, and rho.
 
-    rho = min(b, d) / d with d = ||S - m I||^2 and b = (sum |z|^4 / n - ||S||^2) / n, squared
-    Frobenius norms: from sums that clients add up, the same as on all samples in one place.
+    rho = min(b, d) / d with d = ||S - m I||^2 and b = (sum |z|^4 / n - ||S||^2) / n, in squared
+    Frobenius norms. It is computed from sums over clients, and equals the estimate from all samples
+    in one place.
 
     Args:
-        covariance: S, of n samples z with mean zero.
+        covariance: S, shape (r, r), of n samples z with mean zero.
         samples: n.
         fourth: sum |z|^4.
     """
@@ -251,12 +262,12 @@ def _between(
     around: NDArray[np.float64],
     projected: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """sum n (c - g)(c - g)^T over local centroids, projected."""
+    """sum n (c - g)(c - g)^T over local centroids c and their global ones g, projected."""
     rest = ((local - around) @ projected) * np.sqrt(counts)[:, None]
     return np.asarray(rest.T @ rest)
 
 
 def _floored(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Variances, none so small that it blows up; 1 where all are zero."""
+    """Variances, bounded below relative to the largest; all 1 if all are zero."""
     largest = values.max()
     return values.clip(min=FLOOR * largest) if largest > 0 else np.ones_like(values)

@@ -1,4 +1,4 @@
-"""The contract of an engine: a map over clients."""
+"""The interface of an engine, which runs requests on clients."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
 
 @dataclass
 class Traffic:
-    """Bytes of arrays that crossed the wire so far: from clients (up) and to them (down)."""
+    """Bytes of the arrays in all messages so far: from clients (up) and to clients (down)."""
 
     up: int = 0
     down: int = 0
 
 
 class Engine(Protocol):
-    """Runs tasks where the clients are.
+    """Runs requests on clients: in one process, in Flower's simulation or in its deployment.
 
     Attributes:
-        traffic: what the messages weighed so far.
+        traffic: bytes sent and received so far.
     """
 
     traffic: Traffic
 
     def online(self) -> Sequence[int]:
-        """The ids of the clients that can be asked now, in order; waits for them where it must."""
+        """The ids of the clients that are online, in ascending order; may wait for clients."""
 
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
-        """An answer to each of `tasks`, in their order; a `Failure` costs its client's part."""
+        """Yield a reply or a `Failure` for each request, in the order of `tasks`."""

@@ -1,4 +1,4 @@
-"""The round loop: plan, run, check, aggregate."""
+"""The round loop: plan requests, run them, check the replies, aggregate."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +24,18 @@ from fedrouter.strategies import ServerState, Strategy
 
 @dataclass
 class RoundRecord:
-    """What a round cost and gave; one line of metrics.jsonl.
+    """The metrics of one round; one line of `metrics.jsonl`.
 
-    `tasks` is the number of shared adapters after it; `seconds` counts exchanges as "profile".
+    Attributes:
+        round: the round, from 1.
+        clients: the ids of the clients that took part.
+        lr: the learning rate.
+        loss: mean training loss in nats per token, weighted by samples; None without updates.
+        tokens: number of tokens trained on.
+        tasks: number of shared adapters after the round.
+        bytes_up, bytes_down: bytes of arrays from and to clients.
+        seconds: wall time of the phases "profile" (auxiliary exchanges), "train" and "aggregate".
+        failures: the clients without a usable reply, each with `client` and `reason`.
     """
 
     round: int
@@ -47,8 +56,8 @@ class FinishedRound:
 
     Attributes:
         state: the state after it.
-        record: what it cost and gave.
-        findings: client -> what its evaluation of the state before the round gave.
+        record: its metrics.
+        evaluation: client -> its evaluation of the state before the round.
     """
 
     state: ServerState
@@ -65,15 +74,15 @@ def rounds(
     *,
     progress: Progress | None = None,
 ) -> Iterator[FinishedRound]:
-    """Rounds from the one after `state` to the last.
+    """Run the rounds after `state`, up to the last; yields each finished round.
 
     Args:
         strategy: the method.
-        engine: where the clients are.
-        state: where to go on from.
+        engine: runs requests on the clients.
+        state: the state to continue from.
         config: the run's configuration.
-        expected: what arrays look like; a reply that does not fit is refused.
-        progress: hears how far the rounds are.
+        expected: names and shapes of arrays; a reply with others is refused.
+        progress: receives progress callbacks.
     """
     progress = progress or Progress()
     for round in range(state.round + 1, config.federation.rounds + 1):
@@ -117,7 +126,7 @@ def exchanges(
     expected: ExpectedArrays,
     progress: Progress,
 ) -> tuple[ServerState, list[Failure]]:
-    """The state after all exchanges that are due before the next round, and who did not answer."""
+    """Run all pending exchanges; returns the state after them and the clients that failed."""
     failures: list[Failure] = []
     while state.pending:
         tasks = strategy.auxiliary_requests(state, engine.online())
@@ -129,15 +138,15 @@ def exchanges(
 
 
 def tasks_left(config: ResolvedConfig, state: ServerState) -> int:
-    """About how many client tasks there are from a state to the end of the run."""
+    """An estimate of the number of requests from a state to the end of the run."""
     settings = config.federation
     each_round = max(settings.min_clients, int(settings.fraction * settings.clients + 0.5))
     return each_round * (settings.rounds - state.round)
 
 
 def participants(config: ResolvedConfig, round: int, online: Sequence[int]) -> list[int]:
-    """The clients of a round: a seeded sample of `federation.fraction` of those online, and at
-    least `federation.min_clients` where there are as many, in order of id."""
+    """The clients of a round, in ascending order: a seeded random sample of `federation.fraction`
+    of the clients online, but at least `federation.min_clients` of them."""
     settings = config.federation
     wanted = max(settings.min_clients, int(settings.fraction * len(online) + 0.5))
     draws = generator(config.seed, "participants", round)
@@ -148,7 +157,7 @@ def participants(config: ResolvedConfig, round: int, online: Sequence[int]) -> l
 
 
 def evaluation_is_due(config: ResolvedConfig, round: int) -> bool:
-    """Whether the state after a round is to be evaluated before the next one is trained."""
+    """Whether the state after a round is evaluated before the next round's training."""
     settings = config.evaluation
     return settings.enabled and settings.every > 0 and round > 0 and round % settings.every == 0
 
@@ -156,8 +165,8 @@ def evaluation_is_due(config: ResolvedConfig, round: int) -> bool:
 def with_evaluation(
     task: ClientRequest, strategy: Strategy[Any], state: ServerState, scopes: tuple[Scope, ...]
 ) -> ClientRequest:
-    """The task, with the order to evaluate `state` first; as it is where the client has none of
-    the method's adapters yet."""
+    """Add an order to evaluate `state` to a request, unless the request is for a profile: such a
+    client has no tasks yet."""
     if task.profile is not None:
         return task
     rule = strategy.serve(state, task.client)
@@ -168,13 +177,18 @@ def with_evaluation(
 
 
 class CheckedReplies:
-    """The replies of an engine to some tasks, each checked before it is passed on.
+    """Iterates over an engine's replies to some requests, and checks each one.
+
+    Args:
+        engine: runs the requests.
+        tasks: the requests.
+        expected: names and shapes of arrays.
 
     Attributes:
-        seconds: the time that the engine took.
+        seconds: wall time of the engine.
         tokens: number of tokens trained on.
-        failures: clients that gave no usable answer.
-        findings: client -> what its evaluation gave.
+        failures: the clients without a usable reply.
+        evaluation: client -> its evaluation.
     """
 
     def __init__(
@@ -190,7 +204,7 @@ class CheckedReplies:
         self._expected = expected
 
     def __iter__(self) -> Iterator[ClientReply]:
-        """Pass the good replies on."""
+        """Yield the valid replies."""
         while True:
             began = time.perf_counter()
             answer = next(self._answers, None)
@@ -221,6 +235,6 @@ class CheckedReplies:
 
     @property
     def mean_loss(self) -> float | None:
-        """Training loss, weighted by samples; None where nothing came back."""
+        """Mean training loss, weighted by samples; None without updates."""
         samples = sum(count for _, count in self._losses)
         return sum(loss * count for loss, count in self._losses) / samples if samples else None

@@ -1,7 +1,7 @@
-"""A run as the server sees it: from the clients' profiles to the summary, in a run folder.
+"""The server of a run: from the clients' profiles to the summary, in a run folder.
 
-Wherever the clients are (`engines/`), the server does the same. Killed at any moment, it goes on
-from the last finished round.
+The server is the same for all engines. After a crash at any moment it continues from the last
+finished round.
 """
 
 import resource
@@ -34,7 +34,12 @@ from fedrouter.strategies import ServerState, Strategy, TaskState, make_strategy
 
 @dataclass
 class ResourceUsage:
-    """What a run cost so far; kept in checkpoints, so that a resumed run counts all of it."""
+    """Wall time by phase and trained tokens; stored in checkpoints, for totals after a resume.
+
+    Attributes:
+        seconds: phase -> wall time in seconds, and their sum as "total".
+        tokens: number of tokens trained on.
+    """
 
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(
@@ -63,13 +68,13 @@ class Server:
 
     Args:
         config: the resolved configuration.
-        resident: the base model.
-        spec: the adapters' shape.
-        engine: where the clients are.
-        costs: what was spent before.
-        data: fingerprint of the data, to notice data that changed under a run; "" where the server
-            does not see them.
-        progress: hears how far the run is.
+        shared_model: the base model.
+        spec: rank, alpha and target modules of the adapters.
+        engine: runs requests on the clients.
+        costs: the resources used before, such as for loading.
+        data: fingerprint of the data, which a resumed run checks; "" if the server does not have
+            the data.
+        progress: receives progress callbacks.
     """
 
     def __init__(
@@ -98,12 +103,13 @@ class Server:
         )
 
     def execute(self, folder: RunFolder) -> dict[str, Any]:
-        """Everything from the last checkpoint (or the profile) to the summary, which is returned.
+        """Run from the last checkpoint, or from the profiles, to the end; returns the summary.
 
         Raises:
             CheckpointError: all checkpoints are damaged.
-            ModelError, DataError: the base model or the data are not those of the run.
-            EngineError: no client ever answered.
+            ModelError, DataError: the base model or the data differ from those of the run.
+            EngineError: no client is online, or none sent a profile.
+            TrainingError: no update was usable in any round.
         """
         state = self._restore(folder) or self._start(folder)
         with folder.writing():
@@ -121,7 +127,7 @@ class Server:
         return self._finish(folder, state)
 
     def _start(self, folder: RunFolder) -> ServerState:
-        """Step 0 of the method: the clients' profiles, and the state before the first round."""
+        """Step 0 of the method: request profiles, and compute the state before the first round."""
         with folder.writing(), self._usage.clock("profile"):
             online = self.engine.online()
             if not online:
@@ -138,7 +144,7 @@ class Server:
         return state
 
     def _profiles(self, tasks: Sequence[ClientRequest]) -> Iterator[TaskProfile]:
-        """What the clients say about their data; at least one does, if any is asked."""
+        """Yield the clients' profiles; raises an EngineError if all of several requests fail."""
         replies = CheckedReplies(self.engine, tasks, self._expected)
         for reply in replies:
             if reply.profile is not None:
@@ -148,7 +154,7 @@ class Server:
             raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
 
     def _restore(self, folder: RunFolder) -> ServerState | None:
-        """The state of the last undamaged checkpoint; None where there is none yet."""
+        """The state of the last undamaged checkpoint; None if there is no checkpoint yet."""
         checkpoint, warnings = folder.latest_checkpoint()
         for warning in warnings:
             self._progress.message(warning)
@@ -178,7 +184,7 @@ class Server:
             ) from None
 
     def _note(self, folder: RunFolder, done: FinishedRound) -> None:
-        """Record a finished round: its line in metrics.jsonl and its checkpoint."""
+        """Record a finished round in `metrics.jsonl` and write its checkpoint."""
         for phase, seconds in done.record.seconds.items():
             self._usage.add(phase, seconds)
         self._usage.tokens += done.record.tokens
@@ -219,7 +225,7 @@ class Server:
         folder.save_checkpoint(state.round, arrays, meta)
 
     def _finish(self, folder: RunFolder, state: ServerState) -> dict[str, Any]:
-        """Save the adapters and the router, have them evaluated, write the summary."""
+        """Save the adapters and the router, request their evaluation, and write the summary."""
         with folder.writing():
             self._save(folder, state)
         traffic = asdict(self.engine.traffic)
@@ -247,7 +253,7 @@ class Server:
         return summary
 
     def _save(self, folder: RunFolder, state: ServerState) -> None:
-        """The adapters that answer prompts without any client's help, as PEFT folders."""
+        """Write the router, and the adapters as PEFT folders unless they stay with the clients."""
         if not self.strategy.personalized:
             for name, weights in state.adapters.items():
                 whole = {**self._initial, **weights}
@@ -257,7 +263,7 @@ class Server:
             state.router.save(folder.path)
 
     def _evaluate(self, state: ServerState) -> Mapping[int, EvaluationReport]:
-        """Every client's evaluation of the last state."""
+        """Request every client's evaluation of the last state."""
         enabled = self.config.evaluation.enabled
         scopes: tuple[Scope, ...] = ("local", "global", "base") if enabled else ()
         round = state.round + 1

@@ -61,7 +61,7 @@ def task_table(
     """One entry for each global task; empty if the method has no router.
 
     Returns:
-        `id`; `clients`: those that hold the task; `samples`: its number of training samples;
+        `id`; `clients`: the clients with the task; `samples`: its number of training samples;
         `true_tasks`: true task -> number of samples, empty if rows do not name their task.
     """
     if not isinstance(state, TaskState):

@@ -1,18 +1,18 @@
-"""Trained adapters -> one adapter (step 2 of the method)."""
+"""Aggregation of trained adapters: the sample-weighted mean (paper, step 2)."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.types import AdapterWeights
 
-LARGEST_WEIGHT = 1e15  # more samples than anyone has; keeps the float64 sums from overflowing
+LARGEST_WEIGHT = 1e15  # largest number of samples; prevents overflow of the float64 sums
 
 
 class WeightedMean:
-    """A_t = sum n_ij A_ij / sum n_ij over adapters that arrive one at a time.
+    """The running mean A_t = sum n_ij A_ij / sum n_ij of adapters that are added one at a time.
 
-    The sums are kept in float64, in memory of two adapters however many are added. The order of
-    the additions changes the result by no more than a rounding of its last float32 bit.
+    Sums are float64 and need the memory of two adapters, however many are added. The order of the
+    additions changes the result by at most the rounding of the last bit in float32.
     """
 
     def __init__(self) -> None:
@@ -20,15 +20,15 @@ class WeightedMean:
         self._total = 0.0
 
     def add(self, weights: AdapterWeights, weight: float) -> None:
-        """Add one adapter with a weight, its number of samples.
+        """Add one adapter.
 
         Args:
-            weights: float32 tensors; names and shapes are those of the adapters added before, as
-                `protocol.validation.check_reply` makes sure of replies.
-            weight: positive.
+            weights: float32 tensors with the names and shapes of the adapters added before, which
+                `protocol.validation.check_reply` ensures for replies.
+            weight: the number of samples; positive.
 
         Raises:
-            ValueError: the weight is not positive, or the names are others.
+            ValueError: the weight is not positive, or the names differ from those added before.
         """
         if not 0 < weight <= LARGEST_WEIGHT:
             raise ValueError(f"expected a positive weight, got {weight}")
@@ -40,7 +40,7 @@ class WeightedMean:
         self._total += weight
 
     def result(self) -> dict[str, NDArray[np.float32]]:
-        """The mean of what was added, as float32.
+        """The mean of the added adapters, as float32.
 
         Raises:
             ValueError: nothing was added.

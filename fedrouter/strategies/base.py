@@ -1,4 +1,4 @@
-"""The contract of a strategy: one federated method, pure over a serialisable state."""
+"""The interface of a strategy: one federated method, as pure functions of a serializable state."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,14 +22,22 @@ PERSONAL = "personal"  # the name under which a client keeps an adapter of its o
 
 @dataclass(frozen=True, kw_only=True)
 class ServerState:
-    """What the server knows after a round. Methods that know more have a subclass.
+    """The server's state after a round. A method that needs more fields has a subclass.
 
     Attributes:
         round: the last finished round; 0 before the first.
         base: the base model's fingerprint.
-        adapters: the shared adapters (or the shared matrices of them), by name.
-        pending: the auxiliary exchanges that are due before the next round, in the method's own
-            names (`Strategy.auxiliary_requests`).
+        adapters: name -> shared adapter (or its shared matrices).
+        pending: auxiliary exchanges to run before the next round, under names that the method
+            defines (see `Strategy.auxiliary_requests`).
+
+    >>> import numpy as np
+    >>> from fedrouter import ServerState
+    >>> weights = {"layer.lora_A.weight": np.zeros((8, 4), np.float32)}
+    >>> state = ServerState(round=3, base="fingerprint", adapters={"global": weights})
+    >>> restored = ServerState.unpack(*state.pack())
+    >>> restored.round, list(restored.adapters)
+    (3, ['global'])
     """
 
     round: int
@@ -38,17 +46,17 @@ class ServerState:
     pending: tuple[str, ...] = ()
 
     def pack(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """The state as named arrays and JSON, for a checkpoint."""
+        """Convert the state to named arrays and JSON, for a checkpoint."""
         table = ArrayTable()
         meta = json.loads(serialize(self, table))
         return table.arrays, meta
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Self:
-        """The state that `pack` wrote.
+        """Restore a state from what `pack` returned.
 
         Raises:
-            ValueError: the two are nothing that it could have written.
+            ValueError: the arrays or the JSON do not describe a state of this class.
         """
         return deserialize(cls, json.dumps(meta), ArrayTable(arrays))
 
@@ -59,18 +67,29 @@ State = TypeVar("State", bound=ServerState)
 class Strategy(Generic[State]):
     """One federated method: what is sent, trained, averaged and used at inference.
 
-    A subclass says what a client trains (`orders`) and how it answers (`serve`); what is the same
-    in most methods stands here. All methods train ``n_local * training.steps`` batches per client
-    and round, so that they compare at the same budget.
+    A subclass defines what a client trains (`orders`) and how it answers prompts (`serve`); this
+    class has defaults for the rest. All methods train ``n_local * training.steps`` batches per
+    client and round, so that they are compared at the same budget.
 
     Attributes:
         personalized: clients answer with adapters that they keep for themselves.
-        reference: uses what a federation does not have (true tasks, all data in one place): shown
-            beside the others, never ranked.
-        pooled: client 0 is given the training rows of all clients.
+        reference: whether the method uses information that a federation does not have (true tasks,
+            all data in one place). References are listed apart and not ranked.
+        pooled: whether client 0 receives the training rows of all clients.
         state_type: the class of the method's state.
         settings: the strategy's own section, `[strategies.NAME]`; a subclass that registers a
             schema for it annotates this attribute with that schema.
+
+    >>> from fedrouter import SingleAdapter, Strategy, TrainOrder, load_config
+    >>> from fedrouter.config.resolve import resolve
+    >>> class Shared(Strategy):
+    ...     def orders(self, state, round, client):
+    ...         return (TrainOrder(("global",), self.config.training.steps),)
+    ...     def serve(self, state, client):
+    ...         return SingleAdapter("global")
+    >>> strategy = Shared(resolve(load_config(None, ["training.steps=5"]), tasks=()))
+    >>> [order.steps for order in strategy.orders(None, round=1, client=0)]
+    [5]
     """
 
     personalized: ClassVar[bool] = False
@@ -84,7 +103,7 @@ class Strategy(Generic[State]):
         self.settings = config.strategy_settings
 
     def profile(self, clients: Sequence[int]) -> list[ClientRequest]:
-        """What to ask the clients before the first round: by default nothing."""
+        """The requests for profiles before the first round; by default none."""
         return []
 
     def init(
@@ -93,39 +112,63 @@ class Strategy(Generic[State]):
         initial: AdapterWeights,
         base_fingerprint: str,
     ) -> State:
-        """The state before the first round; every adapter starts from `initial`."""
+        """The state before the first round.
+
+        Args:
+            profiles: the answers to the requests of `profile`; may be empty.
+            initial: the initial weights of every adapter.
+            base_fingerprint: the base model's fingerprint.
+        """
         return self._first_state({SHARED: initial}, base_fingerprint)
 
     def auxiliary_requests(self, state: State, clients: Sequence[int]) -> list[ClientRequest]:
-        """What to ask the clients before the next round, in the first of `state.pending`."""
+        """The requests of the first exchange in `state.pending`, run before the next round."""
         raise NotImplementedError
 
     def apply_auxiliary(self, state: State, replies: Iterable[ClientReply]) -> State:
-        """The state after the first of `state.pending`."""
+        """The state after the first exchange in `state.pending`, given the replies to it."""
         raise NotImplementedError
 
     def _first_state(
         self, adapters: Mapping[str, AdapterWeights], base_fingerprint: str, **fields: Any
     ) -> State:
-        """The state of round 0, with the fields that `state_type` has beyond these."""
+        """The state of round 0; `fields` are the additional fields of `state_type`."""
         state = self.state_type(round=0, base=base_fingerprint, adapters=adapters, **fields)
         return cast(State, state)
 
     def orders(self, state: State, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """What a client trains in a round."""
+        """The training that a client is asked to do in a round, one order for each adapter.
+
+        Args:
+            state: the state before the round.
+            round: the round, from 1.
+            client: the client's id.
+        """
         raise NotImplementedError
 
     def serve(self, state: State, client: int) -> Serving:
-        """How a client answers prompts."""
+        """The rule by which a client answers prompts with the adapters of `state`."""
         raise NotImplementedError
 
     def plan(self, state: State, round: int, clients: Sequence[int]) -> list[ClientRequest]:
-        """What to ask the clients that take part in a round."""
+        """The requests to the clients that take part in a round.
+
+        Args:
+            state: the state before the round.
+            round: the round, from 1.
+            clients: the ids of the clients that take part.
+        """
         return [self._task(state, round, client) for client in clients]
 
     def aggregate(self, state: State, round: int, replies: Iterable[ClientReply]) -> State:
-        """The state after a round: every adapter is the mean of what was trained from it and sent
-        back, weighted by samples. An adapter that nobody sent stays as it is."""
+        """The state after a round: each adapter is the mean of the updates that were trained from
+        it, weighted by samples. An adapter without updates is unchanged.
+
+        Args:
+            state: the state before the round.
+            round: the round, from 1.
+            replies: the clients' checked replies, in any order; consumed one at a time.
+        """
         means: dict[str, WeightedMean] = {}
         for reply in replies:
             for update in reply.updates:
@@ -136,7 +179,7 @@ class Strategy(Generic[State]):
         return replace(state, round=round, adapters={**state.adapters, **averaged})
 
     def learning_rate(self, round: int) -> float:
-        """The rate of a round: a cosine from `lr` in the first to `lr_min` in the last."""
+        """The learning rate of a round: a cosine from `lr` in the first to `lr_min` in the last."""
         return self._cosine(round, self.config.federation.rounds)
 
     def _cosine(self, round: int, rounds: int) -> float:
@@ -159,7 +202,7 @@ class Strategy(Generic[State]):
 
 
 def split_steps(config: ResolvedConfig) -> tuple[int, int]:
-    """A round's S steps in two passes: S - S // 2 for the shared adapter, S // 2 for an own one.
+    """Split a round's S steps: S - S // 2 for the shared adapter, S // 2 for the personal one.
 
     Raises:
         ConfigError: there are too few steps for two passes.
@@ -174,14 +217,14 @@ def split_steps(config: ResolvedConfig) -> tuple[int, int]:
 
 
 def cluster_names(number: int) -> tuple[str, ...]:
-    """The names of the adapters of clusters of clients."""
+    """The names of the adapters of `number` clusters of clients."""
     return tuple(f"cluster-{c:02d}" for c in range(number))
 
 
 def noting(
     replies: Iterable[ClientReply], note: Callable[[ClientReply], None]
 ) -> Iterator[ClientReply]:
-    """Pass replies on one at a time, each noted on its way: means are taken as replies arrive."""
+    """Call `note` on each reply as it is consumed, without storing the replies."""
     for reply in replies:
         note(reply)
         yield reply

@@ -19,12 +19,12 @@ class Centralized(FedAvg):
     pooled = True
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """All samples on client 0; nothing elsewhere."""
+        """One adapter on all samples for client 0; no training for the others."""
         return super().orders(state, round, client) if client == 0 else ()
 
     def plan(self, state: ServerState, round: int, clients: Sequence[int]) -> list[ClientRequest]:
-        """Client 0 trains as many batches as `clients` together would, whether it is among them or
-        not; the others have nothing to train."""
+        """Client 0 trains the number of batches that `clients` would train together, whether it is
+        among them or not; the other clients train no adapter."""
         pool, *others = super().plan(state, round, sorted({0, *clients}))
         orders = tuple(replace(order, steps=order.steps * len(clients)) for order in pool.train)
         return [replace(pool, train=orders), *others]

@@ -2,9 +2,9 @@
 hierarchical clustering of the clients' updates (Briggs et al., "Federated Learning with
 Hierarchical Clustering of Local Updates", 2020).
 
-FedAvg until round t0. Then, with delta_k = B_k - B_global of the last LoRA layer, the rows of the
-matrix S_ij = cos(delta_i, delta_j) are grouped by Ward linkage, cut at K clusters. From then on
-every cluster has an adapter, which starts as the average of all and is averaged inside the cluster.
+FedAvg runs until round t0. With delta_k = B_k - B_global of the last LoRA layer, the rows of the
+matrix S_ij = cos(delta_i, delta_j) are then clustered by Ward linkage into K clusters. From then on
+every cluster has an adapter, which starts as FedAvg's and is averaged within the cluster.
 """
 
 from collections import Counter
@@ -37,11 +37,11 @@ class ClusteredSettings(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteredState(ServerState):
-    """The clusters, or what they are to be formed from.
+    """The clusters or, before round t0, the updates that they will be computed from.
 
     Attributes:
-        deltas: until the clusters are formed: client -> delta_k of the last round it answered.
-        clusters: afterwards: client -> the adapter of its cluster.
+        deltas: before clustering: client -> delta_k of the last round in which it replied.
+        clusters: after clustering: client -> the adapter of its cluster.
     """
 
     deltas: Mapping[int, FloatArray] = field(default_factory=dict)
@@ -55,8 +55,8 @@ class Clustered(Strategy[ClusteredState]):
 
     K is `clusters`; t0 is `clustering_round`, by default a quarter of the rounds and at least 1.
 
-    A client that missed round t0 is placed by the last delta it sent before; one that sent none
-    goes to the largest cluster. The clusters are formed later where nobody answered up to t0.
+    A client that missed round t0 is clustered by its last update before; one without any update
+    is assigned to the largest cluster. If no client replied up to t0, clustering is postponed.
 
     Raises:
         ConfigError: no round is left to train the clusters in.
@@ -77,7 +77,7 @@ class Clustered(Strategy[ClusteredState]):
             )
 
     def orders(self, state: ClusteredState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """The adapter of the client's cluster, on all of its samples."""
+        """Train the adapter of the client's cluster on all of its samples."""
         return (TrainOrder((adapter_of(state, client),), self.config.training.steps),)
 
     def serve(self, state: ClusteredState, client: int) -> Serving:
@@ -87,7 +87,7 @@ class Clustered(Strategy[ClusteredState]):
     def aggregate(
         self, state: ClusteredState, round: int, replies: Iterable[ClientReply]
     ) -> ClusteredState:
-        """The means; up to round t0 deltas are remembered, and in t0 the clusters are formed."""
+        """The weighted means; updates are stored up to round t0, and clustered in round t0."""
         if SHARED not in state.adapters:
             return super().aggregate(state, round, replies)
         before = last_layer(state.adapters[SHARED])
@@ -120,14 +120,14 @@ def adapter_of(state: ClusteredState, client: int) -> str:
 
 
 def last_layer(weights: AdapterWeights) -> FloatArray:
-    """All B of the last of the base model's layers that has any, as one vector."""
+    """All matrices B of the last layer that has an adapter, as one vector."""
     found = select_matrices(weights, "B")
     last = max(map(_layer, found))
     return np.concatenate([found[name].ravel() for name in sorted(found) if _layer(name) == last])
 
 
 def _layer(name: str) -> int:
-    """The number of a tensor's layer: 3 in "model.layers.3.q_proj.lora_B.weight"; -1 without."""
+    """The layer in a tensor's name: 3 in "model.layers.3.q_proj.lora_B.weight"; -1 if none."""
     return next((int(part) for part in name.split(".") if part.isdigit()), -1)
 
 
@@ -135,8 +135,8 @@ def ward(deltas: Mapping[int, FloatArray], number: int) -> dict[int, int]:
     """The cluster of each client, numbered from 0 by first appearance in order of id.
 
     Args:
-        deltas: by client's id, all of one length; at least one.
-        number: of clusters; where there are no more clients, each makes one.
+        deltas: client -> update; at least one, all of the same length.
+        number: number of clusters; with at most this many clients, each is its own cluster.
     """
     from sklearn.cluster import AgglomerativeClustering
 

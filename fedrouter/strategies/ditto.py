@@ -37,7 +37,7 @@ class Ditto(Strategy[ServerState]):
         self._shared_steps, self._own_steps = split_steps(config)
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """w, which is sent; then v_k, near the received w, where a new client's v_k starts."""
+        """Train and send w; then train and keep v_k, near the received w. A new v_k starts at w."""
         near = Proximal(self.settings.proximal_weight, toward=SHARED)
         return (
             TrainOrder((SHARED,), self._shared_steps),

@@ -13,7 +13,7 @@ class FedAvg(Strategy[ServerState]):
     all clients, A and B averaged with weights proportional to the clients' numbers of samples."""
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """All of the client's samples."""
+        """Train the shared adapter on all of the client's samples."""
         return (TrainOrder((SHARED,), self.config.training.steps),)
 
     def serve(self, state: ServerState, client: int) -> Serving:

@@ -84,7 +84,7 @@ class FedDPA(FedAvg):
         )
 
     def serve(self, state: ServerState, client: int) -> Serving:
-        """The mix of both, once there are local adapters."""
+        """The mixture of both adapters; the global one alone before local ones exist."""
         return instance_mix(self.settings) if state.round > 1 else SingleAdapter(SHARED)
 
 
@@ -109,13 +109,14 @@ class FedDPAF(TwoPhases):
 
 
 def local_order(settings: FedDPASettings, steps: int) -> TrainOrder:
-    """Train the local adapter, from the initial one, beside the global adapter; it is kept."""
+    """Train and keep the local adapter, with the constant global adapter in the forward pass."""
     companion = FrozenCompanion(SHARED, weight=settings.local_weight)
     return TrainOrder((), steps, keep=PERSONAL, send="", companion=companion)
 
 
 def instance_mix(settings: FedDPASettings) -> InstanceMixture:
-    """The local adapter counts the more, the more a prompt resembles the client's own."""
+    """The mixture in which the local adapter's weight grows with the prompt's similarity to the
+    client's samples."""
     return InstanceMixture(
         SHARED, PERSONAL, scale=settings.mixture_scale, samples=settings.similarity_samples
     )

@@ -27,6 +27,6 @@ class FedProx(FedAvg):
     settings: FedProxSettings
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """All of the client's samples, near the received adapter."""
+        """Train the shared adapter on all of the client's samples, with the proximal term."""
         proximal = Proximal(self.settings.proximal_weight, toward=SHARED)
         return (TrainOrder((SHARED,), self.config.training.steps, proximal=proximal),)

@@ -20,11 +20,11 @@ class FedSA(Strategy[ServerState]):
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
-        """The shared adapter is an A without a B."""
+        """The shared adapter has only the matrices A."""
         return super().init(profiles, select_matrices(initial, "A"), base_fingerprint)
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """The averaged A with the client's B; a new client's B is the initial one, zero."""
+        """Train the averaged A with the client's B; a new client's B is zero."""
         steps = self.config.training.steps
         return (TrainOrder((SHARED,), steps, keep=PERSONAL, keep_parts="B", send="A"),)
 

@@ -19,11 +19,11 @@ class FFA(Strategy[ServerState]):
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
-        """The shared adapter is a B without an A."""
+        """The shared adapter has only the matrices B."""
         return super().init(profiles, select_matrices(initial, "B"), base_fingerprint)
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """B, on all of the client's samples."""
+        """Train B on all of the client's samples."""
         return (TrainOrder((SHARED,), self.config.training.steps, train_parts="B", send="B"),)
 
     def serve(self, state: ServerState, client: int) -> Serving:

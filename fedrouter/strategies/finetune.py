@@ -57,7 +57,7 @@ class TwoPhases(FedAvg):
         return (self.own_order(),)
 
     def own_order(self) -> TrainOrder:
-        """What a client trains for itself."""
+        """The order to train a client's personal adapter."""
         raise NotImplementedError
 
     def learning_rate(self, round: int) -> float:
@@ -74,9 +74,9 @@ class FedAvgFT(TwoPhases):
     averaged adapter further and keeps it."""
 
     def own_order(self) -> TrainOrder:
-        """The client's copy; the averaged adapter where it has none yet."""
+        """Train the client's copy, which starts as the averaged adapter."""
         return TrainOrder((SHARED,), self.config.training.steps, keep=PERSONAL, send="")
 
     def serve(self, state: ServerState, client: int) -> Serving:
-        """The client's copy; the averaged adapter where it has none yet."""
+        """The client's copy or, if it has none yet, the averaged adapter."""
         return SingleAdapter(SHARED, keep=PERSONAL)

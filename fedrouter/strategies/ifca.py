@@ -26,9 +26,9 @@ class IFCA(Strategy[ServerState]):
     """IFCA (Ghosh et al., 2020): K adapters; in every round a client trains the one with the lowest
     loss on its samples.
 
-    LoRA's B starts at zero, so that at first all K compute the same and no loss can tell them
-    apart. The adapters therefore get apart in round 1, in which each client is dealt one: a seeded
-    shuffle of the clients, dealt out in turn, so that none stays untrained while clients answer.
+    LoRA's B is initialized with zero, so at first all K adapters have the same loss. In round 1
+    the clients, in a seeded random order, are therefore assigned to the adapters in turn, so that
+    every adapter is trained by some client.
     """
 
     settings: IFCASettings
@@ -42,12 +42,12 @@ class IFCA(Strategy[ServerState]):
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
-        """K times the initial adapter."""
+        """K copies of the initial adapter."""
         adapters = dict.fromkeys(self.names, initial)
         return ServerState(round=0, base=base_fingerprint, adapters=adapters)
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
-        """The adapter that was dealt in round 1, then the one with the lowest loss."""
+        """In round 1 the assigned adapter, then the one with the lowest loss."""
         offered = (self.dealt(client),) if round == 1 else self.names
         return (TrainOrder(offered, self.config.training.steps),)
 

@@ -20,7 +20,7 @@ class Local(Strategy[ServerState]):
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:
-        """Nothing is shared; clients derive the initial adapter themselves."""
+        """There are no shared adapters; clients derive the initial adapter from the seed."""
         return ServerState(round=0, base=base_fingerprint, adapters={})
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:

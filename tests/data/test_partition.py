@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrouter.data.partition import LoraMatrices, Scenario, partition
+from fedrouter.data.partition import Scenario, Shares, partition
 from fedrouter.data.rows import Row
 from fedrouter.errors import DataError
 
@@ -22,7 +22,7 @@ def make_rows(*sizes: int) -> list[Row]:
     ]
 
 
-def tasks_held(rows: list[Row], parts: LoraMatrices) -> list[tuple[str, ...]]:
+def tasks_held(rows: list[Row], parts: Shares) -> list[tuple[str, ...]]:
     return [tuple(sorted({str(rows[i].task) for i in part})) for part in parts]
 
 

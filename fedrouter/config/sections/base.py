@@ -13,7 +13,15 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """Base of all sections: read-only, no unknown keys, no conversions, no NaN or infinity."""
+    """Base of all sections: read-only, no unknown keys, no conversions, no NaN or infinity.
+
+    >>> from pydantic import Field
+    >>> from fedrouter import Section
+    >>> class MySettings(Section):
+    ...     server_lr: float = Field(default=1.0, gt=0, description="learning rate of the server")
+    >>> MySettings().server_lr
+    1.0
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

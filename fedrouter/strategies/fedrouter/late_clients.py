@@ -11,12 +11,12 @@ from fedrouter.strategies.fedrouter.state import TaskState
 
 
 class LateClients(Strategy[TaskState]):
-    """What a method with tasks does about clients that it has no profile of (not in the paper)."""
+    """A method with tasks that profiles clients without a profile (beyond the paper)."""
 
     state_type = TaskState
 
     def late_join_order(self, state: TaskState) -> ProfileOrder:
-        """How a client that joins late is to compute its local tasks."""
+        """The order by which a client that joins late computes its local tasks."""
         raise NotImplementedError
 
     def plan(self, state: TaskState, round: int, clients: Sequence[int]) -> list[ClientRequest]:
@@ -28,8 +28,8 @@ class LateClients(Strategy[TaskState]):
         return sorted([*known, *new], key=lambda request: request.client)
 
     def aggregate(self, state: TaskState, round: int, replies: Iterable[ClientReply]) -> TaskState:
-        """The weighted means; clients that sent a profile are added, and one whose data changed
-        is as one that has not joined yet."""
+        """The weighted means; clients that sent a profile are added, and a client whose data
+        changed is removed, so that it is profiled again."""
         profiles: list[TaskProfile] = []
         changed: list[int] = []
 
@@ -45,8 +45,8 @@ class LateClients(Strategy[TaskState]):
         return state
 
     def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
-        """The state with one client more. Its local tasks go to the tasks that its profile names,
-        else to the nearest."""
+        """The state with one more client. Its local tasks are assigned to the tasks that the
+        profile names or, if it names none, to the nearest ones."""
         geometry = state.geometry
         distances = squared_distances(profile.centroids, geometry.centroids, geometry.space)
         nearest = profile.tasks or distances.argmin(axis=1)

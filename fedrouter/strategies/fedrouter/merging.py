@@ -1,4 +1,4 @@
-"""Which tasks are one, and how the server's state changes when tasks merge, come and go."""
+"""Which tasks are merged, and the server's state after tasks are merged, created or removed."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -13,14 +13,14 @@ from fedrouter.strategies.aggregation import WeightedMean
 from fedrouter.strategies.fedrouter.state import TaskState
 from fedrouter.types import FloatArray
 
-NEVER = 1e9  # a regret at which nothing is merged
+NEVER = 1e9  # stands for an infinite regret: tasks that were not compared are not merged
 
 
 def merge_groups(regret: NDArray[np.float64]) -> list[list[int]]:
-    """Tasks in groups, in each of which every adapter serves every other task.
+    """Groups of tasks with interchangeable adapters.
 
     Complete linkage on max(R[t, u], R[u, t]), cut at `TaskSearch.merge_threshold`: two tasks are
-    not merged if either adapter fails the other task, or if nobody compared them.
+    merged only if they were compared and each adapter serves the other task.
 
     Args:
         regret: R, shape (T, T), as from `task_discovery.relative_regret`.
@@ -53,7 +53,7 @@ def merge_small(
     is at most `TaskSearch.merge_threshold`.
 
     Args:
-        groups: tasks that are one already.
+        groups: the result of `merge_groups`.
         regret: R, shape (T, T), as from `task_discovery.relative_regret`.
         sizes: the number of samples of each of the T tasks.
     """
@@ -77,8 +77,8 @@ def merge_small(
 
 
 def merge_tasks(state: TaskState, groups: Sequence[Sequence[int]]) -> TaskState:
-    """The state in which each group of tasks is one: the task of the lowest id, whose adapter and
-    centroid are the means over the group, weighted by samples."""
+    """Merge each group of tasks into its task of the lowest id, whose adapter and centroid become
+    the means over the group, weighted by samples."""
     geometry, sizes = state.geometry, state.sizes()
     into: dict[str, str] = {}
     adapters, centroids = dict(state.adapters), geometry.centroids.copy()
@@ -112,8 +112,8 @@ def merge_tasks(state: TaskState, groups: Sequence[Sequence[int]]) -> TaskState:
 
 
 def create_task(state: TaskState, client: int, local_task: int, centroid: FloatArray) -> TaskState:
-    """The state with a new task, made of one local task of a client. Its adapter starts as a copy
-    of the nearest task's.
+    """Create a task from one local task of a client. Its adapter starts as a copy of the nearest
+    task's adapter.
 
     Args:
         state: the state before.
@@ -142,7 +142,7 @@ def create_task(state: TaskState, client: int, local_task: int, centroid: FloatA
 
 
 def drop_empty(state: TaskState, keep: Collection[str] = ()) -> TaskState:
-    """The state without the tasks that no client has samples of, except those in `keep`."""
+    """Remove the tasks without samples, except those in `keep`."""
     sizes = state.sizes()
     kept = [task for task in state.adapters if sizes[task] or task in keep]
     gone = [task for task in state.adapters if task not in kept]
@@ -151,7 +151,7 @@ def drop_empty(state: TaskState, keep: Collection[str] = ()) -> TaskState:
 
 
 def _select(state: TaskState, names: Collection[str]) -> TaskState:
-    """The state with these tasks and no others, in order of their names."""
+    """The state restricted to some tasks, in the order of the geometry."""
     geometry = state.geometry
     kept = [t for t, task in enumerate(geometry.tasks) if task in names]
     tasks = tuple(geometry.tasks[t] for t in kept)

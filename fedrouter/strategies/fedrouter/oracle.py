@@ -1,4 +1,4 @@
-"""The oracle: FedRouter with the true tasks in place of both clusterings and of the router."""
+"""The oracle: FedRouter with the true tasks instead of clustering and routing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,9 +16,9 @@ from fedrouter.types import AdapterWeights
 
 @register_strategy("oracle")
 class Oracle(FedRouter):
-    """What FedRouter would reach if it found the true tasks and routed to them: an upper bound.
+    """FedRouter with the true tasks instead of clustering and routing: an upper bound.
 
-    It has a router too, whose centroids are the means of the true tasks' samples.
+    Its router's centroids are the means of the true tasks' samples.
     """
 
     reference = True
@@ -37,7 +37,7 @@ class Oracle(FedRouter):
         return replace(state, labels=dict(zip(names, state.adapters, strict=True)))
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
-        """Local tasks of one name make a global task; g_t = sum n_ij c_ij / sum n_ij over them."""
+        """Local tasks of the same name form a global task with g_t = sum n_ij c_ij / sum n_ij."""
         ordered = sorted(profiles, key=lambda profile: profile.client)
         names = sorted({name for profile in ordered for name in profile.names})
         local = np.concatenate([profile.centroids for profile in ordered]).astype(np.float64)
@@ -56,8 +56,8 @@ class Oracle(FedRouter):
         )
 
     def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
-        """The local tasks of a client that has joined go to their true tasks; a true task that was
-        in no profile before shares the adapter of the nearest."""
+        """Assign a new client's local tasks to their true tasks; a true task that no earlier
+        profile names shares the adapter of the nearest one."""
         state = super().add_client(state, profile)
         nearest = dict(zip(profile.names, state.assignment[profile.client], strict=True))
         labels = {**nearest, **state.labels}

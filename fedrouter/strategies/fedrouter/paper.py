@@ -1,8 +1,8 @@
 """FedRouter (arXiv 2604.00050): one adapter for each task found across the clients.
 
-To be read beside the paper; the steps have its numbers. The client's half of step 0 is
-`client.profiling.cluster_prompts`, the mean of step 2 `Strategy.aggregate`, the router of step 3
-`routing.router.route`.
+The docstrings have the step numbers of the paper. The client's part of step 0 is
+`client.profiling.cluster_prompts`, the mean of step 2 is `Strategy.aggregate`, and the router of
+step 3 is `routing.router.route`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class FedRouter(LateClients):
         return ClusterPrompts()
 
     def profile(self, clients: Sequence[int]) -> list[ClientRequest]:
-        """Step 0: every client is asked for the profile of its data."""
+        """Step 0: request a profile from every client."""
         return [ClientRequest(c, round=0, profile=self.profile_order()) for c in clients]
 
     def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
@@ -65,7 +65,8 @@ class FedRouter(LateClients):
         """Step 1: for each local task, S steps on its samples from A_assignment(i, j).
 
         A client with more or fewer local tasks than `n_local` divides the steps of n_local tasks
-        among them, so that all clients train as many; the remainder goes to them in turn.
+        among them, so that all clients train the same number of steps; the remainder is assigned
+        to the local tasks in turn.
         """
         tasks = state.assignment[client]
         number, n_local = len(tasks), self.config.clustering.n_local
@@ -80,11 +81,11 @@ class FedRouter(LateClients):
     # Step 2, inherited: A_t = sum n_ij A_ij / sum n_ij over the returned local tasks of task t.
 
     def serve(self, state: TaskState, client: int) -> Serving:
-        """Step 3: a prompt x goes to the adapter of argmin_t ||e(x) - g_t||, among all tasks or
-        the client's own; a client without a profile has all tasks for its own."""
+        """Step 3: a prompt x is answered by the adapter of argmin_t ||e(x) - g_t||, among all tasks
+        or the client's own tasks; for a client without a profile these are all tasks."""
         own = state.own_tasks(client) or state.geometry.tasks
         return RouteByTask(state.geometry, own, policy(self.config.router))
 
     def late_join_order(self, state: TaskState) -> ProfileOrder:
-        """Step 0 for a client that joins late: as for all others."""
+        """Step 0 for a client that joins late: the same as for all others."""
         return self.profile_order()

@@ -3,8 +3,7 @@
 After step 0 the tasks' centroids and the linear transform in which distances are taken are
 re-estimated in a few exchanges of profiles. The server computes both from sums over clients
 (`routing.whitening`); clients assign their samples to the nearest task in that space and report
-the sums for the new groups. This is hard EM of a mixture of Gaussians that share a covariance, run
-where the samples are.
+the sums for the new assignment. This is hard EM of a mixture of Gaussians with a shared covariance.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +39,7 @@ class RefinedFedRouter(FedRouter):
         self.scatter = self.space != "raw"
 
     def profile_order(self) -> ProfileOrder:
-        """Step 0, on the clients: K-means, and the scatter around the centroids."""
+        """Step 0, on the clients: K-means and, unless the space is raw, the scatter."""
         return ClusterPrompts(self.scatter)
 
     def init(
@@ -53,17 +52,17 @@ class RefinedFedRouter(FedRouter):
         return self._refit(state, profiles, scatters)
 
     def assign_order(self, state: TaskState) -> ProfileOrder:
-        """How clients assign their samples to the tasks as they now lie."""
+        """The order to assign samples to the nearest task under the current geometry."""
         return AssignToNearest(state.geometry, scatter=self.scatter)
 
     def auxiliary_requests(self, state: TaskState, clients: Sequence[int]) -> list[ClientRequest]:
-        """Ask the clients to assign their samples to the tasks as they now lie."""
+        """Request a new assignment of samples from every client."""
         order = self.assign_order(state)
         return [ClientRequest(client, state.round, profile=order) for client in clients]
 
     def apply_auxiliary(self, state: TaskState, replies: Iterable[ClientReply]) -> TaskState:
-        """Re-estimate where the tasks lie. A client that did not answer is profiled again when it
-        next takes part."""
+        """Re-estimate the geometry. A client that did not answer is profiled again when it next
+        takes part."""
         profiles, scatters = sum_scatters(r.profile for r in replies if r.profile is not None)
         if not profiles:
             return replace(state, pending=())
@@ -73,13 +72,13 @@ class RefinedFedRouter(FedRouter):
         return self._refit(state, profiles, scatters)
 
     def late_join_order(self, state: TaskState) -> ProfileOrder:
-        """A client that joins late assigns its samples to the tasks that there are."""
+        """A client that joins late assigns its samples to the existing tasks."""
         return AssignToNearest(state.geometry)
 
     def _refit(
         self, state: TaskState, profiles: Sequence[TaskProfile], scatters: ScatterSum
     ) -> TaskState:
-        """The state with the geometry of the samples of the assigned local tasks."""
+        """The state with the geometry re-estimated from the assigned local tasks."""
         geometry = state.geometry
         number = {task: t for t, task in enumerate(geometry.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]

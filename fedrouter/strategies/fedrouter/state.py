@@ -1,4 +1,4 @@
-"""The state of a method whose adapters belong to tasks."""
+"""The server's state of a method that has one adapter per global task."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -16,14 +16,14 @@ from fedrouter.strategies.base import ServerState
 
 @dataclass(frozen=True, kw_only=True)
 class TaskState(ServerState):
-    """The global tasks, their adapters, and which of them each client holds.
+    """The global tasks, their adapters, and the assignment of each client's local tasks.
 
     Attributes:
-        router: where the global tasks lie. Their names are those of `adapters`, in the same order.
+        router: the router; its tasks are the keys of `adapters`, in the same order.
         assignment: client -> the global task of each of its local tasks.
         counts: client -> the number of samples of each of its local tasks.
-        labels: true task -> global task; empty unless the method is told the true tasks.
-        history: which tasks were created, merged and removed.
+        labels: true task -> global task; empty except for the oracle.
+        history: the tasks that were created, merged and removed, in order.
     """
 
     router: Router
@@ -34,7 +34,7 @@ class TaskState(ServerState):
 
     @property
     def geometry(self) -> TaskGeometry:
-        """Where the global tasks lie."""
+        """The geometry of the global tasks."""
         return self.router.geometry
 
     def own_tasks(self, client: int) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ class TaskState(ServerState):
         return sizes
 
     def with_geometry(self, geometry: TaskGeometry) -> "TaskState":
-        """The state with its tasks at other places."""
+        """The state with another geometry."""
         return replace(self, router=replace(self.router, geometry=geometry))
 
     def without_clients(self, clients: Collection[int]) -> "TaskState":
@@ -63,16 +63,16 @@ class TaskState(ServerState):
 
 
 def task_names(number: int) -> tuple[str, ...]:
-    """The names of the first global tasks."""
+    """The names of the first `number` global tasks."""
     return tuple(f"task-{t:02d}" for t in range(number))
 
 
 def initial_geometry(joined: GlobalTasks, profiles: Sequence[TaskProfile]) -> TaskGeometry:
-    """Where the global tasks lie between embeddings as they are.
+    """The geometry of global tasks in the space of raw embeddings.
 
     Args:
         joined: the global tasks.
-        profiles: of all clients, in the order in which they came.
+        profiles: the profiles of all clients, in any order.
     """
     apart = np.concatenate(
         [

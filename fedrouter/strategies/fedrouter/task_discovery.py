@@ -1,10 +1,10 @@
 """FedRouter that finds the number of tasks (`clustering.n_global = "auto"`; beyond the paper).
 
-Distances between embeddings do not give the number: a task may consist of many clusters of
-prompts. What gives it is utility: two clusters belong to one task if the adapter of each serves the
-other as well as its own.
+Distances between embeddings do not determine the number: a task may consist of many clusters of
+prompts. The utility of adapters does: two clusters belong to one task if the adapter of each serves
+the other as well as its own adapter does.
 
-Training therefore starts with more tasks than there are. After rounds 1, 2, 4, 8, ... clients
+Training therefore starts with more tasks than needed. After rounds 1, 2, 4, 8, ... clients
 report the losses of neighboring tasks' adapters on some of their samples (forward passes only).
 The server merges tasks whose adapters are interchangeable, and small tasks that another adapter
 serves as well. After rounds 1 and 2, clients also reassign samples to whichever of the nearest
@@ -89,7 +89,7 @@ class TaskDiscovery(RefinedFedRouter):
         return DetectNewTasks(state.geometry)
 
     def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
-        """The state with one client more, and with the tasks that it brings."""
+        """The state with one more client and the new tasks that its profile reports."""
         new = [j for j, task in enumerate(profile.tasks) if task < 0]
         known = tuple(max(task, 0) for task in profile.tasks)
         state = super().add_client(state, replace(profile, tasks=known))
@@ -107,9 +107,9 @@ class TaskDiscovery(RefinedFedRouter):
         return super().auxiliary_requests(state, clients)
 
     def apply_auxiliary(self, state: TaskState, replies: Iterable[ClientReply]) -> TaskState:
-        """Merge tasks, or re-estimate where they lie.
+        """Merge tasks, or re-estimate their geometry.
 
-        A task that no client has samples of is removed in the first rounds; later it stays.
+        In the first rounds a task without samples is removed; later it is kept.
         """
         if state.pending[0] == COMPARE:
             return self._apply_comparison(state, replies)
@@ -120,8 +120,8 @@ class TaskDiscovery(RefinedFedRouter):
         return drop_empty(after, {task for client in silent for task in state.assignment[client]})
 
     def assign_order(self, state: TaskState) -> ProfileOrder:
-        """As in `RefinedFedRouter`; of the first tasks, which are more than there are true ones, a
-        client keeps only those that it has enough samples of to compare adapters on."""
+        """As in `RefinedFedRouter`; of the initial tasks, a client keeps only those of which it has
+        enough samples to compare adapters."""
         first = state.round < SEARCH.reassign_rounds
         min_samples = SEARCH.min_initial_samples if first else 1
         return AssignToNearest(state.geometry, min_samples, self.scatter)
@@ -172,7 +172,7 @@ def compare_requests(state: TaskState, clients: Sequence[int]) -> list[ClientReq
 
 
 def neighbors(state: TaskState) -> dict[str, list[str]]:
-    """Each task's nearest other tasks, and those that have it among their nearest."""
+    """For each task, its nearest tasks and the tasks that have it among their nearest."""
     geometry = state.geometry
     distances = squared_distances(geometry.centroids, geometry.centroids, geometry.space)
     np.fill_diagonal(distances, np.inf)
