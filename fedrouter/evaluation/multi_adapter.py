@@ -16,6 +16,7 @@ from fedrouter.errors import AdapterError
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import length_batches
 from fedrouter.model.losses import Batch, row_losses
+from fedrouter.model.prompt_format import Conversation
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.types import AdapterWeights
 
@@ -60,7 +61,7 @@ class MultiAdapterModel:
 
     def generate(
         self,
-        instructions: Sequence[str],
+        prompts: Sequence[str | Conversation],
         mixtures: Sequence[AdapterMixture],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda _: None,
@@ -68,21 +69,22 @@ class MultiAdapterModel:
         """Greedy responses, in the order of `instructions`.
 
         Args:
-            instructions: prompts without the template.
+            instructions: prompts without the template: instructions or conversations.
             mixtures: the mixture of each instruction.
             max_new_tokens: the largest number of generated tokens.
             progress: called with the number of responses finished since its last call.
 
         Raises:
             AdapterError: a name in `mixtures` is unknown.
+            DataError: the base model's chat template refuses a conversation.
         """
         slots, weights = self._mix(mixtures)
-        prompts = [self.base.prompts.prompt_ids(text) for text in instructions]
-        texts = [""] * len(prompts)
-        lengths = [len(ids) for ids in prompts]
+        ids = [self.base.prompts.prompt_ids(prompt) for prompt in prompts]
+        texts = [""] * len(ids)
+        lengths = [len(one) for one in ids]
         for batch in length_batches(lengths, GENERATE_TOKENS, GENERATE_ROWS):
             with self._bank.active(slots[batch], weights[batch]):
-                answers = self.base.generate([prompts[i] for i in batch], max_new_tokens)
+                answers = self.base.generate([ids[i] for i in batch], max_new_tokens)
             for i, text in zip(batch, answers, strict=True):
                 texts[i] = text
             progress(len(batch))

@@ -49,7 +49,7 @@ def evaluate_items(
     rows, mixtures = [item.row for item in distinct], [item.mixture for item in distinct]
     losses = multi_adapter.losses(rows, mixtures)
     texts = multi_adapter.generate(
-        [row.instruction for row in rows], mixtures, max_new_tokens, progress
+        [row.messages or row.instruction for row in rows], mixtures, max_new_tokens, progress
     )
     return {
         item: EvalResult(text, {**score(text, item.row.response), "loss": loss})

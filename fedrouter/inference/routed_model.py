@@ -10,6 +10,7 @@ from fedrouter.config import ResolvedConfig, load_resolved
 from fedrouter.errors import AdapterError, ModelError, RunError
 from fedrouter.evaluation.metrics import most_frequent
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
+from fedrouter.inference.conversation import read_conversation
 from fedrouter.model.base_model import BaseModel
 from fedrouter.routing.router import Router, mixtures, policy
 from fedrouter.routing.types import AdapterMixture
@@ -185,6 +186,32 @@ class RoutedModel:
             Generation(**vars(route), text=text)
             for (route, _), text in zip(routed, texts, strict=True)
         ]
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        max_new_tokens: int | None = None,
+        client: int | None = None,
+    ) -> Generation:
+        """The greedy response to a conversation, from the adapter of the task that the user's turns
+        are about, as one text with blank lines between them.
+
+        Args:
+            messages: the turns, each with "role" ("system", "user" or "assistant") and "content";
+                the last one is the user's.
+            max_new_tokens: None: the run's `evaluation.max_new_tokens`.
+            client: as for `route`.
+
+        Raises:
+            DataError: `messages` are no such conversation, or the base model's chat template
+                refuses it.
+        """
+        conversation = read_conversation(messages)
+        prompt = "\n\n".join(turn.content for turn in conversation if turn.role == "user")
+        limit = max_new_tokens or self.config.evaluation.max_new_tokens
+        [(route, mixture)] = self.routed([prompt], client)
+        [text] = self.multi_adapter.generate([conversation], [mixture], limit)
+        return Generation(**vars(route), text=text)
 
     @property
     def majority(self) -> dict[str, str]:

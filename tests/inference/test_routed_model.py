@@ -5,7 +5,8 @@ import pytest
 from support.toys import save_tiny_base
 
 from fedrouter import RoutedModel
-from fedrouter.errors import AdapterError, ModelError, RunError
+from fedrouter.data.rows import Message
+from fedrouter.errors import AdapterError, DataError, ModelError, RunError
 from fedrouter.storage.run_folder import RunFolder
 
 PROMPTS = ["7 8 9", "WHICH COLOUR: RED 3", "[{x=5}];;", "7 8 9"]
@@ -94,3 +95,43 @@ def test_a_damaged_adapter(toy_run: Path, tmp_path: Path) -> None:
     (folder / "tasks/task-01/adapter_model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(AdapterError, match="task-01"):
         RoutedModel.load(folder)
+
+
+def test_a_chat_of_one_turn_is_that_prompt(model: RoutedModel) -> None:
+    for prompt in PROMPTS[:3]:
+        [expected] = model.generate([prompt], max_new_tokens=5)
+        assert model.chat([{"role": "user", "content": prompt}], max_new_tokens=5) == expected
+
+
+def test_a_chat_is_routed_by_the_users_turns_and_answered_as_a_whole(model: RoutedModel) -> None:
+    messages = [
+        {"role": "system", "content": "[{x=9}];;"},
+        {"role": "user", "content": PROMPTS[1]},
+        {"role": "assistant", "content": "red"},
+        {"role": "user", "content": "WHICH COLOUR: BLUE 4"},
+    ]
+    answer = model.chat(messages, max_new_tokens=5)
+    assert answer.prompt == f"{PROMPTS[1]}\n\nWHICH COLOUR: BLUE 4"
+    assert answer.task == model.route([answer.prompt])[0].task
+    conversation = [Message(turn["role"], turn["content"]) for turn in messages]
+    ids = model.base.prompts.prompt_ids(conversation)
+    with model.multi_adapter._bank.active(*model.multi_adapter._mix([((answer.task, 1.0),)])):
+        assert model.base.generate([ids], 5) == [answer.text]
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ([], "holds no turn; give a list such as"),
+        ("hello", "holds no turn"),
+        ([{"role": "user"}], "message 1: give a mapping with the keys 'role' and 'content'"),
+        ([{"role": "tool", "content": "x"}], "message 1: role = 'tool'; use one of system, user"),
+        ([{"role": "user", "content": 3}], "message 1: content is a int; give a text"),
+        ([{"role": "assistant", "content": "x"}], "end with the user's turn"),
+    ],
+)
+def test_no_conversation(model: RoutedModel, messages: object, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        model.chat(messages)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="has 0 to 2"):
+        model.chat([{"role": "user", "content": "x"}], client=9)

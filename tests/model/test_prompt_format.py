@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fedrouter.data.rows import Row
 from fedrouter.errors import ConfigError, DataError, ModelError
-from fedrouter.model.prompt_format import TEMPLATES, PromptFormat
+from fedrouter.model.chat_template import TEMPLATES
+from fedrouter.model.prompt_format import PromptFormat
 
 SPECIALS = ["<unk>", "<s>", "</s>"]
 CORPUS = [
@@ -344,7 +345,9 @@ def test_truncation_saved_with_a_tokenizer_is_ignored() -> None:
 
 @pytest.mark.parametrize("template", ["alpacca", "", "{instruction} {instruction}", "{}"])
 def test_bad_template(template: str) -> None:
-    with pytest.raises(ConfigError, match=r"neither one of alpaca nor a text with exactly one"):
+    with pytest.raises(
+        ConfigError, match=r"neither one of auto, chat, alpaca nor a text with exactly one"
+    ):
         PromptFormat(TOKENIZERS["word_level"], template)
 
 

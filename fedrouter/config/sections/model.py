@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from fedrouter.config.sections.base import Count, Name, Names, Section
 
-TEMPLATES = ("alpaca",)
+TEMPLATES = ("auto", "chat", "alpaca")
 
 
 def _template(text: str) -> str:
@@ -22,7 +22,9 @@ Template = Annotated[str, AfterValidator(_template)]
 class ModelConfig(Section):
     """The base model and its prompts."""
 
-    name: Name = Field(default="nano", description='"nano" (built in), a folder, or a hub name')
+    name: Name = Field(
+        default="nano", description='"nano" (built in), a folder, a GGUF file, or a hub name'
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description='"float32", "bfloat16", "float16"; auto: float32 on a CPU, bfloat16 elsewhere',
@@ -30,11 +32,13 @@ class ModelConfig(Section):
     max_length: int = Field(
         default=512,
         ge=32,
-        description="tokens of prompt and response together; a longer instruction is cut at its "
-        "end, never the template or the response",
+        description="tokens of prompt and response together; a longer conversation loses its "
+        "oldest turns, a longer instruction its end, never the template or the response",
     )
     template: Template = Field(
-        default="alpaca", description='"alpaca", or a text with exactly one {instruction}'
+        default="auto",
+        description='"chat": the tokenizer\'s own chat template; "alpaca"; or a text with exactly '
+        "one {instruction}; auto: chat where the tokenizer has a chat template, else alpaca",
     )
 
 
@@ -49,5 +53,5 @@ class AdapterConfig(Section):
     targets: Names | Name | None = Field(
         default=None,
         description="modules to adapt: a list of names, or one pattern, as PEFT's `target_modules`;"
-        " unset: PEFT's default for the architecture",
+        " unset: PEFT's default for the architecture, or else the attention projections",
     )
