@@ -52,6 +52,7 @@ class Experiment:
             self._spec = LoraSpec.from_config(self.config.adapter).resolved(base.model)
             base.prompts.check(splits.train, "training row")
             base.prompts.check(splits.test, "test row")
+            self._note = base.prompts.note(splits.train)
 
     def run(self, path: Path, *, label: str | None = None) -> dict[str, Any]:
         """Run from the start in a new folder; returns the summary.
@@ -72,6 +73,8 @@ class Experiment:
 
     def _execute(self, folder: RunFolder) -> dict[str, Any]:
         """Execute the run on the configured engine."""
+        if self._note:
+            self.progress.message(self._note)
         engines = {"inprocess": self._in_process, "flower": self._in_flower}
         return engines[self.config.engine.name](folder)
 

@@ -137,6 +137,6 @@ def with_full_paths(config: Config) -> Config:
 
 
 def _absolute(name: str) -> str:
-    """The name of a base model, its folder's full path where it is one."""
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if name != BUILTIN_BASE and folder.is_dir() else name
+    """The name of a base model, its full path where it is a folder or a file."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name != BUILTIN_BASE and path.exists() else name

@@ -8,32 +8,24 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib import resources
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedrouter.config import ModelConfig
-from fedrouter.config.resolve import BUILTIN_BASE
 from fedrouter.errors import ConfigError, ModelError
 from fedrouter.model.batching import length_batches, pad
+from fedrouter.model.checks import check_finite, check_weights, masks_padding
+from fedrouter.model.loading import load_pretrained, resolve_device
 from fedrouter.model.onednn import use_onednn
 from fedrouter.model.prompt_format import PromptFormat
 from fedrouter.types import FloatArray
 
 Pooling = Literal["mean", "last"]  # how a text's hidden states make one vector
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class BaseModel:
@@ -44,8 +36,10 @@ class BaseModel:
         prompts: turns instructions and responses into token ids.
         name: what it was loaded from.
         fingerprint: hex digest of the weights (rounded to bfloat16, so that it is the same
-            whether they were loaded in float32 or in bfloat16) and of the vocabulary.
+            whether they were loaded in float32 or in bfloat16), of the vocabulary, and of the chat
+            template where prompts are written with it.
         positions: tokens that a sequence may have at most.
+        masks_padding: whether prompts of different lengths can be generated from in one batch.
         load_seconds: time that loading took.
     """
 
@@ -57,9 +51,13 @@ class BaseModel:
         self.name = config.name
         ends = _end_tokens(model)
         model.generation_config = GenerationConfig()  # greedy means greedy: no penalties of its own
-        self.prompts = PromptFormat(tokenizer, config.template, config.max_length, ends)
+        embeddings = model.get_input_embeddings().get_parameter("weight").shape[0]
+        self.prompts = PromptFormat(tokenizer, config.template, config.max_length, ends, embeddings)
         self.positions = _positions(model, config.max_length)
-        self.fingerprint = fingerprint(model, tokenizer)
+        template = tokenizer.get_chat_template() if self.prompts.template == "chat" else ""
+        self.fingerprint = fingerprint(model, tokenizer, template)
+        text = [id % embeddings for id in self.prompts.bare_ids("a b")]
+        self.masks_padding = masks_padding(model, text, (text[-1], (text[-1] + 1) % embeddings))
         self.load_seconds = 0.0
         self._embeddings: dict[tuple[Pooling, bytes], FloatArray] = {}
 
@@ -72,26 +70,15 @@ class BaseModel:
             device: "auto" (a GPU where there is one), or a torch device.
 
         Raises:
-            ModelError: nothing there can be loaded as a causal language model.
+            ModelError: nothing there can be loaded as a causal language model, or weights,
+                tokenizer and dtype do not fit.
         """
         started = time.perf_counter()
         where = torch.device(resolve_device(device))
-        dtype = DTYPES.get(config.dtype, torch.float32 if where.type == "cpu" else torch.bfloat16)
-        source = _source(config.name)
-        transformers_logging.disable_progress_bar()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation=_attention(where, dtype)
-            )
-        except Exception as error:  # whatever the folder's files, the hub or a library may raise
-            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-            raise ModelError(
-                f"model.name = {config.name!r} cannot be loaded as a causal language model "
-                f"({reason}); give 'nano', a folder with config.json, weights and tokenizer, "
-                "or a hub name that this machine can reach"
-            ) from error
+        model, tokenizer = load_pretrained(config, where)
+        check_weights(model)
         base = cls(nn.Module.to(model, where), tokenizer, config)
+        base.prompts.check_vocabulary()
         base.load_seconds = time.perf_counter() - started
         return base
 
@@ -100,6 +87,11 @@ class BaseModel:
         """Where the weights are."""
         device: torch.device = self.model.device
         return device
+
+    @cached_property
+    def embedding_size(self) -> int:
+        """The width of embeddings; in some models it is not that of the hidden layers."""
+        return int(self._pooled_hidden([self.prompts.bare_ids("a")], "mean").shape[1])
 
     def embed(
         self,
@@ -134,7 +126,7 @@ class BaseModel:
                 self._embeddings[names[i]] = vector
             progress(len(batch))
         if not texts:
-            return np.zeros((0, self.model.config.hidden_size), np.float32)
+            return np.zeros((0, self.embedding_size), np.float32)
         return np.stack([self._embeddings[key] for key in keys])
 
     @torch.no_grad()
@@ -147,6 +139,7 @@ class BaseModel:
         else:
             weights = mask.unsqueeze(-1).float()
             pooled = (hidden.float() * weights).sum(1) / weights.sum(1)
+        check_finite(pooled, "in embeddings", self.model.dtype)
         vectors: FloatArray = pooled.cpu().numpy()
         return vectors
 
@@ -183,9 +176,18 @@ class BaseModel:
         """Greedy responses to one batch of prompts, with whatever adapters are active.
 
         Args:
-            prompts: token ids as from `self.prompts.prompt_ids`.
+            prompts: token ids as from `self.prompts.prompt_ids`; of one length unless
+                `masks_padding`.
             max_new_tokens: length of a response at most.
+
+        Raises:
+            ModelError: the lengths differ and padding is not masked.
         """
+        if not self.masks_padding and len({len(ids) for ids in prompts}) > 1:
+            raise ModelError(
+                f"the base model {self.name!r} ignores attention masks; generate from prompts of "
+                "one length at a time"
+            )
         tokens, mask = pad(prompts, self.prompts.pad_id, side="left", device=self.device)
         settings = GenerationConfig(
             max_new_tokens=max(1, min(max_new_tokens, self.positions - tokens.shape[1])),
@@ -200,33 +202,9 @@ class BaseModel:
         return [self.prompts.decode(ids) for ids in responses]
 
 
-def resolve_device(device: str) -> str:
-    """The torch device that "auto" stands for on this machine.
-
-    Raises:
-        ConfigError: this machine does not have the device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        raise ConfigError(
-            f"engine.device = {device!r}: this machine has no such device; use 'auto' or 'cpu'"
-        ) from error
-    return device
-
-
-def _attention(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The attention kernel to ask for; None leaves it to transformers.
-
-    On a CPU torch's fused kernel is slow in bfloat16: nano trains 8 adapters on 80 tokens 1.25 to
-    1.55 times as fast with plain matrix products (in float32 both take the same time).
-    """
-    return "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
-
-
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+def fingerprint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat_template: str = ""
+) -> str:
     """Hex digest that tells base models apart, whatever dtype or device they were loaded in."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -237,6 +215,7 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
         digest.update(values.cpu().contiguous().numpy().tobytes())
     for token, index in sorted(tokenizer.get_vocab().items()):
         digest.update(f"{token}\x1f{index}\x1e".encode())
+    digest.update(chat_template.encode())
     return digest.hexdigest()[:32]
 
 
@@ -253,21 +232,11 @@ def _positions(model: PreTrainedModel, max_length: int) -> int:
     Raises:
         ConfigError: prompts may be longer.
     """
-    positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    text_config = model.config.get_text_config()  # of a multimodal model, the language model's
+    positions = getattr(text_config, "max_position_embeddings", None) or sys.maxsize
     if max_length > positions:
         raise ConfigError(
             f"model.max_length = {max_length} is more than the {positions} tokens that the base "
             "model can see; set model.max_length to less, to leave room for answers"
         )
     return int(positions)
-
-
-def _source(name: str) -> str:
-    """The folder of the built-in base model, or the name as it is."""
-    if name == BUILTIN_BASE:
-        return str(resources.files("fedrouter") / "assets" / BUILTIN_BASE)
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise ModelError(
-            f"model.name = {name!r} is not a folder; give 'nano', a folder or a hub name"
-        )
-    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name

@@ -59,8 +59,7 @@ class PromptFormat:
 
     Raises:
         ConfigError: the template is none of them.
-        ModelError: the tokenizer has no end-of-sequence token, or a token that the base model has
-            no embedding for.
+        ModelError: the tokenizer has no end-of-sequence token.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class PromptFormat:
         self.end_ids = frozenset({self.eos_id, self.end_id, *end_ids})
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None or pad >= embeddings else pad
-        self._check_embeddings(tokenizer, embeddings)
+        self._tokenizer, self._embeddings = tokenizer, embeddings
         # Byte-level tokenizers with add_prefix_space put a space before each text and leave it.
         self._adds_space = self._tokens.decode(self._tokens.text_ids(["a"])[0]) == " a"
 
@@ -151,6 +150,25 @@ class PromptFormat:
                 self._template.segments(_turns(row.messages or row.instruction))
             except DataError as error:
                 raise DataError(f"{what} {number}: {error}") from error
+
+    def check_vocabulary(self) -> None:
+        """Refuse a tokenizer whose tokens for prompts or responses the base model cannot read.
+
+        Raises:
+            ModelError: names the first token that has no embedding.
+        """
+        tokenizer = self._tokenizer
+        special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        used = {tokenizer.unk_token_id, self.eos_id, self.end_id}.union(
+            self._tokens.leading, self._tokens.in_template
+        )
+        for token, id in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+            if id >= self._embeddings and (id in used or id not in special):
+                raise ModelError(
+                    f"the tokenizer has the token {token!r} with id {id}, but the base model has "
+                    f"embeddings for {self._embeddings} tokens only; use the model's own tokenizer,"
+                    " or save the model again after model.resize_token_embeddings(len(tokenizer))"
+                )
 
     def note(self, rows: Sequence[Row]) -> str | None:
         """What a user should know of how these rows are written; None where there is nothing."""
@@ -223,23 +241,6 @@ class PromptFormat:
         ids = self._tokens.prompt_ids(segments)
         start = [] if self._template.writes_start else self._tokens.leading
         return [one if one[: len(start)] == start else [*start, *one] for one in ids]
-
-    def _check_embeddings(self, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> None:
-        """Refuse a tokenizer whose tokens for prompts or responses the base model cannot read."""
-        special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        used = {
-            tokenizer.unk_token_id,
-            self.end_id,
-            *self._tokens.leading,
-            *self._tokens.in_template,
-        }
-        for token, id in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-            if id >= embeddings and (id in used or id not in special):
-                raise ModelError(
-                    f"the tokenizer has the token {token!r} with id {id}, but the base model has "
-                    f"embeddings for {embeddings} tokens only; use the model's own tokenizer, or "
-                    "save the model again after model.resize_token_embeddings(len(tokenizer))"
-                )
 
 
 def _turns(prompt: str | Conversation) -> Conversation:

@@ -99,7 +99,7 @@ class Server:
         self._initial = shared_model.initial(spec, config.seed)
         self._expected = ExpectedArrays(
             {name: array.shape for name, array in self._initial.items()},
-            shared_model.base.model.config.hidden_size,
+            shared_model.base.embedding_size,
         )
 
     def execute(self, folder: RunFolder) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def test_an_override_cannot_smuggle_in_other_keys() -> None:
         ),
         (
             "model.template=hi",
-            "model.template = 'hi' should be 'auto', 'chat', 'alpaca' or a text with exactly one {instruction}",
+            "model.template = 'hi' should be 'auto', 'chat', 'alpaca' or a text with exactly one "
+            "{instruction}",
         ),
         ("adapter.targets=[1]", "adapter.targets[0] = 1 should be a text"),
         ("model=x", "model = 'x' should be a section of keys"),

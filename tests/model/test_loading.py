@@ -1,0 +1,168 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from support.toys import byte_tokenizer, save_tiny_base
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from fedrouter.config import ModelConfig
+from fedrouter.errors import ModelError
+from fedrouter.model.base_model import BaseModel
+from fedrouter.model.batching import length_batches
+
+SMALL = {
+    "vocab_size": 258,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 600,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_tiny_base(tmp_path / "base", seed=0)
+
+
+def load(folder: Path | str, dtype: str = "float32") -> BaseModel:
+    return BaseModel.load(ModelConfig(name=str(folder), dtype=dtype))
+
+
+def edit(folder: Path, name: str, value: float | None) -> None:
+    """Set the first number of a weight, or take the weight away."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name].view(-1)[0] = value
+    save_file(tensors, path, {"format": "pt"})
+
+
+def random_base(kind: str, **settings: object) -> BaseModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
+    return BaseModel(model, byte_tokenizer(), ModelConfig())
+
+
+def test_a_folder_without_a_weight(folder: Path) -> None:
+    edit(folder, "model.layers.1.mlp.down_proj.weight", None)
+    with pytest.raises(ModelError, match=r"lacks 1 .* 'model\.layers\.1\.mlp\.down_proj\.weight'"):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "gpt_neox"])
+def test_a_folder_without_a_tokenizer(folder: Path, kind: str) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL)).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"has no tokenizer; put the tokenizer's files"):
+        load(folder)
+    byte_tokenizer().save_pretrained(folder)
+    load(folder)
+
+
+def test_an_adapter_is_no_base_and_the_advice_works(folder: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    peft_model = get_peft_model(model, config)
+    peft_model.peft_config["default"].base_model_name_or_path = str(folder)
+    peft_model.save_pretrained(adapter)
+    with pytest.raises(ModelError, match="holds a PEFT adapter") as caught:
+        load(adapter)
+    assert repr(str(folder)) in str(caught.value)
+    load(folder)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "merged")
+    load(tmp_path / "merged")
+
+
+def test_nan_in_a_weight(folder: Path) -> None:
+    edit(folder, "model.layers.0.self_attn.q_proj.weight", float("nan"))
+    with pytest.raises(ModelError, match=r"weight 'model\.layers\.0\.self_attn\.q_proj\.weight'"):
+        load(folder)
+
+
+def test_too_large_for_float16_and_the_advice_works(folder: Path) -> None:
+    edit(folder, "model.norm.weight", 1e5)
+    with pytest.raises(ModelError, match=r"use model\.dtype = 'bfloat16' or 'float32'"):
+        load(folder, "float16")
+    for dtype in ("bfloat16", "float32"):
+        load(folder, dtype)
+
+
+def test_padding_outside_the_embeddings_falls_back_to_eos(folder: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    base = load(folder)
+    assert tokenizer.pad_token_id == 258
+    assert base.prompts.pad_id == base.prompts.eos_id
+    assert base.embed(["a", "abc"]).shape == (2, 32)
+
+
+def test_a_token_outside_the_embeddings_and_the_advice_works(folder: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["apple"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"'apple' with id 258, .* for 258 tokens only"):
+        load(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    load(folder)
+
+
+def test_a_mistyped_path_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    started = time.perf_counter()
+    for name in ("models/nonesuch", "a/b/c", "./x"):
+        with pytest.raises(ModelError, match="is not a folder; give 'nano'"):
+            load(name)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match="is not a folder here"):
+        load("owner/nonesuch")
+    assert time.perf_counter() - started < 15
+
+
+def test_embeddings_narrower_than_the_hidden_layers() -> None:
+    base = random_base(
+        "opt", **SMALL, word_embed_proj_dim=8, ffn_dim=24, do_layer_norm_before=False
+    )
+    assert base.embedding_size == 8
+    assert base.embed([]).shape == (0, 8)
+    assert base.embed(["a", "bc"]).shape == (2, 8)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mamba"])
+def test_padding_is_masked_in_most_models(kind: str) -> None:
+    assert random_base(kind, **SMALL).masks_padding
+
+
+def test_a_model_that_ignores_the_mask_gets_no_padding() -> None:
+    base = random_base("rwkv", vocab_size=258, hidden_size=16, num_hidden_layers=2)
+    assert not base.masks_padding
+    prompts = [base.prompts.prompt_ids(text) for text in ("a", "bcd")]
+    with pytest.raises(ModelError, match="ignores attention masks"):
+        base.generate(prompts, 3)
+    [alone] = base._pooled_hidden([[67]], "mean")
+    together = base._pooled_hidden([[67], [68, 69]], "mean")
+    np.testing.assert_allclose(together[0], alone, atol=1e-6)  # padding on the right comes too late
+
+
+def test_batches_of_one_length() -> None:
+    assert list(length_batches([3, 9, 3, 8, 3], equal=True)) == [[1], [3], [0, 2, 4]]
+    assert list(length_batches([1, 1, 1], batch_rows=2, equal=True)) == [[0, 1], [2]]
