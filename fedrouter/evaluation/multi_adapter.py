@@ -66,11 +66,11 @@ class MultiAdapterModel:
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda _: None,
     ) -> list[str]:
-        """Greedy responses, in the order of `instructions`.
+        """Greedy responses, in the order of `prompts`.
 
         Args:
-            instructions: prompts without the template: instructions or conversations.
-            mixtures: the mixture of each instruction.
+            prompts: instructions or conversations, without the template.
+            mixtures: the mixture of each prompt.
             max_new_tokens: the largest number of generated tokens.
             progress: called with the number of responses finished since its last call.
 
