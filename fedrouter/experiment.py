@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fedrouter.adapters.lora import LoraSpec
+from fedrouter.adapters.lora import LoraSpec, adapter_layout
 from fedrouter.client.client import Client
 from fedrouter.config import Config, dump_config, load_resolved
 from fedrouter.config.resolve import resolve
@@ -49,10 +49,11 @@ class Experiment:
             model, device = self.config.model, self.config.engine.device
             self._shared_model = shared_model or SharedModel.load(model, device)
             base = self._shared_model.base
-            self._spec = LoraSpec.from_config(self.config.adapter).resolved(base.model)
+            layout = adapter_layout(base.model, LoraSpec.from_config(self.config.adapter))
+            self._spec = layout.spec
             base.prompts.check(splits.train, "training row")
             base.prompts.check(splits.test, "test row")
-            self._note = base.prompts.note(splits.train)
+            self._notes = base.note, layout.note, base.prompts.note(splits.train)
 
     def run(self, path: Path, *, label: str | None = None) -> dict[str, Any]:
         """Run from the start in a new folder; returns the summary.
@@ -73,8 +74,8 @@ class Experiment:
 
     def _execute(self, folder: RunFolder) -> dict[str, Any]:
         """Execute the run on the configured engine."""
-        if self._note:
-            self.progress.message(self._note)
+        for note in filter(None, self._notes):
+            self.progress.message(note)
         engines = {"inprocess": self._in_process, "flower": self._in_flower}
         return engines[self.config.engine.name](folder)
 

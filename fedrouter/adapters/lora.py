@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from fedrouter.adapters.targets import PREFIX, SUFFIXES, Target, find_targets
+from fedrouter.adapters.targets import PREFIX, SUFFIXES, Target, default_note, find_targets
 from fedrouter.config import AdapterConfig
 from fedrouter.errors import AdapterError
 from fedrouter.storage.atomic import replace_folder, write_json, write_tensors
@@ -102,10 +102,12 @@ class AdapterLayout:
     Attributes:
         spec: the settings, `resolved` for the base model.
         targets: the modules that have an A and a B, in the order of their names.
+        note: what a user should know of targets that were not set; None where there is nothing.
     """
 
     spec: LoraSpec
     targets: tuple[Target, ...]
+    note: str | None = None
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, int]]:
@@ -129,9 +131,12 @@ def adapter_layout(model: PreTrainedModel, spec: LoraSpec) -> AdapterLayout:
     if spec not in layouts:
         config = spec.peft_config()
         found = find_targets(model, config)  # PEFT fills in `config`
-        targets = _as_targets(config.target_modules) if spec.targets is None else spec.targets
+        targets, note = spec.targets, None
+        if targets is None:
+            targets = _as_targets(config.target_modules)
+            note = default_note(model, targets)
         resolved = replace(spec, targets=targets, fan_in_fan_out=config.fan_in_fan_out)
-        layouts[spec] = layouts[resolved] = AdapterLayout(resolved, found)
+        layouts[spec] = layouts[resolved] = AdapterLayout(resolved, found, note)
     return layouts[spec]
 
 

@@ -5,7 +5,10 @@ architecture that has no weights.
 """
 
 import copy
+import json
 import warnings
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +16,7 @@ from peft import LoraConfig, LoraModel
 from peft.tuners.lora import Linear as PeftLinear
 from transformers import PreTrainedModel
 
+from fedrouter.adapters.default_targets import default_targets, last_parts
 from fedrouter.errors import AdapterError
 
 PREFIX = "base_model.model."
@@ -38,21 +42,69 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> tuple[Target, ..
 
     Args:
         model: the base model; it is not touched.
-        config: says which; PEFT fills in its default for the architecture where it does not.
+        config: says which. Where it does not, PEFT's default for the architecture is filled in, or
+            `default_targets` where PEFT has none that fits.
 
     Raises:
-        AdapterError: the targets are unset where PEFT knows no default, match nothing, or match a
-            module that is not linear or is the output layer.
+        AdapterError: the targets match nothing, or match a module that is not linear or is the
+            output layer; or they are unset and the architecture has no attention.
     """
-    tuner = _inject(model, config)
+    if config.target_modules is None:
+        usual = LoraModel.target_module_mapping.get(_kind(model))
+        with suppress(AdapterError):
+            return _found(model, config, usual)
+        return _found(model, config, list(default_targets(model)))
+    return _found(model, config, config.target_modules)
+
+
+def default_note(model: PreTrainedModel, targets: tuple[str, ...] | str) -> str | None:
+    """A line on where adapters attach, if their targets were unset and PEFT has no default."""
+    usual = LoraModel.target_module_mapping.get(_kind(model), ())
+    if isinstance(targets, str) or set(targets) == set(usual):
+        return None
+    return (
+        f"PEFT has no default adapter targets for the architecture {_kind(model)!r}; adapters "
+        f"attach to {', '.join(last_parts(targets))} (set adapter.targets to choose others)"
+    )
+
+
+def _found(
+    model: PreTrainedModel, config: LoraConfig, names: Collection[str] | str | None
+) -> tuple[Target, ...]:
+    """The modules of these names or this pattern; PEFT fills in `config` if they can be adapted.
+
+    Raises:
+        AdapterError: as `find_targets`.
+    """
+    if not names:
+        raise AdapterError(
+            f"PEFT has no default adapter targets for the architecture {_kind(model)!r}; set "
+            "adapter.targets to the names of linear modules inside the model's layers"
+        )
+    filled = copy.deepcopy(config)
+    filled.target_modules = names if isinstance(names, str) else set(names)
+    try:
+        tuner = _inject(model, filled)
+    except ValueError as error:
+        raise _misfit(model, names, str(error).splitlines()[0]) from error
+    targets = _targets(model, tuner)
+    vars(config).update(vars(filled))
+    return targets
+
+
+def _targets(model: PreTrainedModel, tuner: LoraModel) -> tuple[Target, ...]:
+    """The adapted modules.
+
+    Raises:
+        AdapterError: one of them is not linear, or is the output layer.
+    """
     head = model.get_output_embeddings()
     targets = []
     for name in sorted(tuner.targeted_module_names):
         layer = tuner.model.get_submodule(name)
         if not isinstance(layer, PeftLinear) or model.get_submodule(name) is head:
             raise AdapterError(
-                f"adapter.targets matches {name!r}, which cannot carry an adapter; "
-                "name linear modules inside the model's layers"
+                f"adapter.targets matches {name!r}, which cannot carry an adapter; {_advice(model)}"
             )
         in_features = layer.get_parameter("lora_A.default.weight").shape[1]
         out_features = layer.get_parameter("lora_B.default.weight").shape[0]
@@ -64,21 +116,41 @@ def _inject(model: PreTrainedModel, config: LoraConfig) -> LoraModel:
     """PEFT's LoRA on a copy of the model's architecture that has no weights.
 
     Takes 10 ms on a tiny model and 100 ms on one of 7 billion parameters.
+
+    Raises:
+        ValueError: PEFT cannot adapt what `config` names.
     """
-    kind = model.config.model_type
-    if config.target_modules is None and kind not in LoraModel.target_module_mapping:
-        raise AdapterError(
-            f"PEFT has no default adapter targets for the architecture {kind!r}; set "
-            "adapter.targets to module names such as ['q_proj', 'v_proj'], or to 'all-linear'"
-        )
     with torch.device("meta"):
         skeleton = type(model)(copy.deepcopy(model.config))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on saving, and on Conv1D, which it then heeds
-            return LoraModel(skeleton, config, "default", low_cpu_mem_usage=True)
-    except ValueError as error:
-        raise AdapterError(
-            f"adapter.targets does not fit the architecture {kind!r}: "
-            f"{str(error).splitlines()[0]} Name linear modules inside the model's layers"
-        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on saving, and on Conv1D, which it then heeds
+        return LoraModel(skeleton, config, "default", low_cpu_mem_usage=True)
+
+
+def _misfit(model: PreTrainedModel, targets: object, reason: str) -> AdapterError:
+    """The error for targets that PEFT refuses."""
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    if isinstance(targets, str) and targets in names:
+        return AdapterError(
+            f"adapter.targets = {targets!r} is one pattern for whole module names and matches "
+            f"none; for modules of this name set adapter.targets = {json.dumps([targets])}"
+        )
+    return AdapterError(
+        f"adapter.targets does not fit the architecture {_kind(model)!r} ({reason.rstrip('.')}); "
+        f"{_advice(model)}"
+    )
+
+
+def _advice(model: PreTrainedModel) -> str:
+    """Targets that fit."""
+    names = last_parts(default_targets(model))
+    if not names:
+        return "name linear modules inside the model's layers"
+    return (
+        "name linear modules inside the model's layers, such as adapter.targets = "
+        f"{json.dumps(names)}"
+    )
+
+
+def _kind(model: PreTrainedModel) -> str:
+    return str(model.config.model_type)

@@ -209,7 +209,7 @@ class RoutedModel:
         conversation = read_conversation(messages)
         prompt = "\n\n".join(turn.content for turn in conversation if turn.role == "user")
         limit = max_new_tokens or self.config.evaluation.max_new_tokens
-        [(route, mixture)] = self.routed([prompt], client)
+        [(route, mixture)] = self.route_with_mixtures([prompt], client)
         [text] = self.multi_adapter.generate([conversation], [mixture], limit)
         return Generation(**vars(route), text=text)
 

@@ -41,6 +41,7 @@ class BaseModel:
         positions: tokens that a sequence may have at most.
         masks_padding: whether prompts of different lengths can be generated from in one batch.
         load_seconds: time that loading took.
+        note: what a user should know of where it came from; None where there is nothing.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class BaseModel:
         text = [id % embeddings for id in self.prompts.bare_ids("a b")]
         self.masks_padding = masks_padding(model, text, (text[-1], (text[-1] + 1) % embeddings))
         self.load_seconds = 0.0
+        self.note: str | None = None
         self._embeddings: dict[tuple[Pooling, bytes], FloatArray] = {}
 
     @classmethod
     def load(cls, config: ModelConfig, device: str = "auto") -> "BaseModel":
-        """Load `config.name`: "nano" (built in), a folder, or a hub name.
+        """Load `config.name`: "nano" (built in), a folder, a GGUF file, or a hub name.
 
         Args:
             config: the `[model]` section; dtype "auto" is float32 on a CPU, bfloat16 on a GPU.
@@ -75,10 +77,11 @@ class BaseModel:
         """
         started = time.perf_counter()
         where = torch.device(resolve_device(device))
-        model, tokenizer = load_pretrained(config, where)
+        model, tokenizer, note = load_pretrained(config, where)
         check_weights(model)
         base = cls(nn.Module.to(model, where), tokenizer, config)
         base.prompts.check_vocabulary()
+        base.note = note
         base.load_seconds = time.perf_counter() - started
         return base
 

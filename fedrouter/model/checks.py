@@ -1,6 +1,6 @@
 """What a loaded base model is tried for before it is used."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,23 @@ def check_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
             else "use model.dtype = 'bfloat16' or 'float32'"
         )
         raise ModelError(f"the base model gives NaN or infinity in {name} ({what}); {remedy}")
+
+
+def check_complete(name: str, missing: Collection[str]) -> None:
+    """Refuse a model some of whose weights transformers had to draw at random.
+
+    Args:
+        name: as in `model.name`.
+        missing: the names of these weights.
+
+    Raises:
+        ModelError: names the first of them.
+    """
+    if missing:
+        raise ModelError(
+            f"model.name = {name!r} lacks {len(missing)} of its weights, first {min(missing)!r}; "
+            "put back the files that it was saved with"
+        )
 
 
 def check_weights(model: PreTrainedModel) -> None:

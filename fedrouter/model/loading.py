@@ -1,6 +1,6 @@
 """A base model's files as a transformers model and tokenizer, refused where they do not fit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from fedrouter.config import ModelConfig
 from fedrouter.errors import ConfigError, ModelError
+from fedrouter.model.checks import check_complete
 from fedrouter.model.source import Source, find_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -22,8 +23,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def load_pretrained(
     config: ModelConfig, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, in CPU memory, and its tokenizer.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+    """The model, in CPU memory, its tokenizer, and what a user should know, if anything.
 
     Args:
         config: the `[model]` section.
@@ -32,22 +33,31 @@ def load_pretrained(
     Raises:
         ModelError: there is no such model, weights are missing, or it has no tokenizer.
     """
-    source = find_source(config.name)
     dtype = DTYPES.get(config.dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
-    transformers_logging.disable_progress_bar()
-    try:
-        with _quiet():
+    with _quiet():
+        source = find_source(config.name)
+        try:
             tokenizer, (model, info) = _from_pretrained(source, dtype, device)
-    except Exception as error:  # whatever the folder's files, the hub or a library may raise
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise ModelError(
-            f"model.name = {config.name!r} cannot be loaded as a causal language model "
-            f"({reason}); give 'nano', a folder with config.json, weights and tokenizer, "
-            "or a hub name that this machine can reach"
-        ) from error
+        except Exception as error:  # whatever the folder's files, the hub or a library may raise
+            raise _unusable(config.name, error) from error
     _check_tokenizer(config.name, tokenizer)
-    _check_weights(config.name, info)
-    return model, tokenizer
+    check_complete(config.name, info["missing_keys"])
+    return model, tokenizer, source.note
+
+
+def _unusable(name: str, error: Exception) -> ModelError:
+    """The error for files that transformers cannot load."""
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"model.name = {name!r} needs Python code from its folder, which fedrouter never runs; "
+            "use a model whose architecture is part of transformers"
+        )
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return ModelError(
+        f"model.name = {name!r} cannot be loaded as a causal language model ({reason}); give "
+        "'nano', a folder with config.json, weights and tokenizer, a GGUF file, or a hub name "
+        "that this machine can reach"
+    )
 
 
 def resolve_device(device: str) -> str:
@@ -101,19 +111,10 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _check_weights(name: str, info: Mapping[str, Any]) -> None:
-    """Refuse a model some of whose weights transformers had to draw at random."""
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"model.name = {name!r} lacks {len(missing)} of its weights, first {missing[0]!r}; "
-            "put back the files that it was saved with"
-        )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out transformers' tables of weights; what matters in them is raised."""
+    """Leave out transformers' progress bars and tables of weights; what matters is raised."""
+    transformers_logging.disable_progress_bar()
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,12 +1,14 @@
 """Where a base model comes from: the name in the configuration -> what transformers loads."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from fedrouter.config.resolve import BUILTIN_BASE
 from fedrouter.errors import ModelError
+from fedrouter.model.gguf import converted
 
 HUB_TIMEOUT = 10.0  # seconds that the hub has to say whether it has a model
 
@@ -19,27 +21,35 @@ class Source:
         name: a folder or a hub name.
         local_only: whether the hub cannot be reached, so that its files have to be in the cache.
         safetensors: whether there are weights in safetensors files; None: not known.
+        note: what a user should know, if anything.
     """
 
     name: str
     local_only: bool = False
     safetensors: bool | None = None
+    note: str | None = None
 
 
 def find_source(name: str) -> Source:
-    """The folder or hub name that `model.name` stands for.
+    """The folder or hub name that `model.name` stands for; a GGUF file is converted first.
 
     Raises:
-        ModelError: it is neither a folder nor on the hub, or it is an adapter.
+        ModelError: it is neither a folder nor a GGUF file nor on the hub, or it is an adapter.
+        MissingExtraError: it is a GGUF file and the package gguf is not installed.
     """
     if name == BUILTIN_BASE:
         return _folder(name, Path(str(resources.files("fedrouter") / "assets" / BUILTIN_BASE)))
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder(name, path)
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        folder = converted(path)
+        note = f"{name} was converted for transformers; the result is in {folder}"
+        return Source(str(folder), safetensors=True, note=note)
     if path.exists() or _looks_like_a_path(name):
         raise ModelError(
-            f"model.name = {name!r} is not a folder; give 'nano', a folder or a hub name"
+            f"model.name = {name!r} is not a folder or a GGUF file; give 'nano', a folder, "
+            "a GGUF file or a hub name"
         )
     return _hub(name)
 
@@ -51,7 +61,7 @@ def _looks_like_a_path(name: str) -> bool:
         name.startswith((".", "/", "~"))
         or "\\" in name
         or len(rest) > 1
-        or name.endswith("/")
+        or name.lower().endswith((".gguf", "/"))
         or (bool(rest) and Path(first).is_dir())
     )
 
@@ -60,7 +70,15 @@ def _folder(name: str, folder: Path) -> Source:
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         raise ModelError(f"model.name = {name!r} holds a PEFT adapter; {_advice(adapter)}")
+    _refuse_only_gguf(name, [path.name for path in folder.iterdir()], "name the file itself")
     return Source(str(folder), safetensors=any(folder.glob("*.safetensors")) or None)
+
+
+def _refuse_only_gguf(name: str, files: Collection[str], advice: str) -> None:
+    """Refuse a folder or repository whose only model is in GGUF files."""
+    gguf = sorted(file for file in files if file.lower().endswith(".gguf"))
+    if gguf and "config.json" not in files:
+        raise ModelError(f"model.name = {name!r} holds a GGUF file; {advice} ({gguf[0]})")
 
 
 def _advice(adapter: Path) -> str:
@@ -99,19 +117,19 @@ def _hub(name: str) -> Source:
         if isinstance(try_to_load_from_cache(name, "config.json"), str):
             return Source(name, local_only=True)
         raise _unreachable(name, f"the hub cannot be reached: {_first_line(error)}") from error
-    if any(file.rfilename == "adapter_config.json" for file in files):
+    names = [file.rfilename for file in files]
+    _refuse_only_gguf(name, names, "download it and set model.name to its path")
+    if "adapter_config.json" in names:
         raise ModelError(
             f"model.name = {name!r} holds a PEFT adapter; {_advice(Path('adapter_config.json'))}"
         )
-    return Source(
-        name, safetensors=any(file.rfilename.endswith(".safetensors") for file in files) or None
-    )
+    return Source(name, safetensors=any(one.endswith(".safetensors") for one in names) or None)
 
 
 def _unreachable(name: str, reason: str) -> ModelError:
     return ModelError(
         f"model.name = {name!r} is not a folder here and cannot be loaded from the hub ({reason}); "
-        "give 'nano', a folder, or a hub name that this machine can reach"
+        "give 'nano', a folder, a GGUF file, or a hub name that this machine can reach"
     )
 
 
