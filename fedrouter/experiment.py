@@ -18,6 +18,8 @@ from fedrouter.server.server import ResourceUsage, Server
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import make_strategy, strategy_class
 
+CHECKED_ROWS = 4  # that the base model is tried on before anything is written
+
 
 class Experiment:
     """One run: a configuration with its data and base model, executed in a run folder.
@@ -53,6 +55,7 @@ class Experiment:
             self._spec = layout.spec
             base.prompts.check(splits.train, "training row")
             base.prompts.check(splits.test, "test row")
+            base.check_logits(splits.train[:CHECKED_ROWS])
             self._notes = base.note, layout.note, base.prompts.note(splits.train)
 
     def run(self, path: Path, *, label: str | None = None) -> dict[str, Any]:

@@ -83,12 +83,13 @@ def _found(
         )
     filled = copy.deepcopy(config)
     filled.target_modules = names if isinstance(names, str) else set(names)
+    filled.lora_dropout = 0  # PEFT refuses fused experts with dropout, before it says which
     try:
         tuner = _inject(model, filled)
     except ValueError as error:
         raise _misfit(model, names, str(error).splitlines()[0]) from error
     targets = _targets(model, tuner)
-    vars(config).update(vars(filled))
+    config.target_modules, config.fan_in_fan_out = filled.target_modules, filled.fan_in_fan_out
     return targets
 
 
@@ -96,10 +97,16 @@ def _targets(model: PreTrainedModel, tuner: LoraModel) -> tuple[Target, ...]:
     """The adapted modules.
 
     Raises:
-        AdapterError: one of them is not linear, or is the output layer.
+        AdapterError: one of them is not linear, or is the output layer, or weights outside of
+            modules are matched too: the fused experts of a mixture.
     """
     head = model.get_output_embeddings()
     targets = []
+    for name in sorted(tuner.targeted_parameter_names):
+        raise AdapterError(
+            f"adapter.targets matches the fused weight {name!r}, which cannot carry an adapter; "
+            f"{_advice(model)}"
+        )
     for name in sorted(tuner.targeted_module_names):
         layer = tuner.model.get_submodule(name)
         if not isinstance(layer, PeftLinear) or model.get_submodule(name) is head:

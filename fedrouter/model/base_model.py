@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedrouter.config import ModelConfig
+from fedrouter.data.rows import Row
 from fedrouter.errors import ConfigError, ModelError
 from fedrouter.model.batching import length_batches, pad
 from fedrouter.model.checks import check_finite, check_weights, masks_padding
@@ -173,6 +174,18 @@ class BaseModel:
             hook.remove()
         logits: Tensor = output.logits[0].float()
         return logits
+
+    @torch.no_grad()
+    def check_logits(self, rows: Sequence[Row]) -> None:
+        """Refuse a dtype in which the base model overflows on these rows.
+
+        Raises:
+            ModelError: logits are NaN or infinite.
+        """
+        ids = [example.input_ids for example in self.prompts.examples(rows)]
+        tokens, mask = pad(ids, self.prompts.pad_id, side="right", device=self.device)
+        logits = self.response_logits(tokens, mask, mask.bool())
+        check_finite(logits, "in its logits", self.model.dtype)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:

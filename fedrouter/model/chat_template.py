@@ -103,7 +103,8 @@ class ChatTemplate:
     which many templates strip. It never sees the texts: those are put in afterwards, so that
     nothing in them can act as a part of the template. Where a template refuses or leaves out a
     system turn (Gemma, the first Mistral), the system text is put at the beginning of the user turn
-    that follows, with a blank line after it.
+    that follows, with a blank line after it. Where a template reads texts only out of lists of
+    parts, as many for texts with images do, it gets them so.
 
     Attributes:
         folds_system: whether system texts are written so.
@@ -123,7 +124,12 @@ class ChatTemplate:
             )
         self._tokenizer = tokenizer
         self._layouts: dict[tuple[Message, ...], list[Segment | int]] = {}
-        self.folds_system = self._folds_system()
+        system, user = Message("system", _placeholder(0)), Message("user", _placeholder(1))
+        self._in_parts = False
+        if not self._writes(user):
+            self._in_parts = True
+            self._in_parts = self._writes(user)
+        self.folds_system = not self._writes(system, user)
 
     def segments(self, messages: Sequence[Message]) -> list[Segment]:
         """The rendered conversation, up to where the response begins.
@@ -186,23 +192,26 @@ class ChatTemplate:
             raise self._refusal(shape, "it does not write every turn exactly once")
         return parts
 
-    def _folds_system(self) -> bool:
-        """Whether the template refuses a system turn or leaves it out, yet takes a user turn."""
-        system, user = Message("system", _placeholder(0)), Message("user", _placeholder(1))
+    def _writes(self, *turns: Message) -> bool:
+        """Whether the template takes these turns and writes all their texts."""
         try:
-            return _placeholder(0) not in self._render((system, user), ask=True)
+            text = self._render(turns, ask=True)
         except Exception:  # whatever a template from somebody's folder may raise
-            return True
+            return False
+        return all(turn.content in text for turn in turns)
 
     def _render(self, turns: Sequence[Message], *, ask: bool) -> str:
         """The text of a conversation; with `ask`, up to where the response begins."""
         return str(
             self._tokenizer.apply_chat_template(
-                [{"role": turn.role, "content": turn.content} for turn in turns],
+                [{"role": turn.role, "content": self._content(turn.content)} for turn in turns],
                 tokenize=False,
                 add_generation_prompt=ask,
             )
         )
+
+    def _content(self, text: str) -> str | list[dict[str, str]]:
+        return [{"type": "text", "text": text}] if self._in_parts else text
 
     def _refusal(self, shape: Sequence[Message], reason: str) -> DataError:
         roles = ", ".join(turn.role for turn in shape)

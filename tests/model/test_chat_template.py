@@ -37,6 +37,9 @@ def judged(name: str, messages: Sequence[Message], prompt: bool = True) -> list[
     if plain[0]["role"] == "system" and name in FOLD:
         plain[1]["content"] = f"{plain[0]['content']}\n\n{plain[1]['content']}"
         del plain[0]
+    if name == "parts":
+        for turn in plain:
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
     ids = TOKENIZERS[name].apply_chat_template(plain, add_generation_prompt=prompt)
     return list(ids["input_ids"])
 

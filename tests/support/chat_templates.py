@@ -48,6 +48,11 @@ SILENT = (  # leaves out a system turn without a word
     "{% elif message['role'] == 'assistant' %}A: {{ message['content'] }}{{ eos_token }}\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
 )
+PARTS = (  # as SmolVLM's, which reads texts only out of lists of parts
+    "{% for message in messages %}{{ message['role'] | capitalize }}:{% for line in "
+    "message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ CHATS = {
         "legacy",
     ),
     "silent": Chat(SILENT, (), "</s>"),
+    "parts": Chat(PARTS, _special("<end_of_utterance>"), "<end_of_utterance>"),
 }
 
 
