@@ -47,20 +47,20 @@ def find_targets(model: PreTrainedModel, config: LoraConfig) -> tuple[Target, ..
 
     Raises:
         AdapterError: the targets match nothing, or match a module that is not linear or is the
-            output layer; or they are unset and the architecture has no attention.
+            output layer; or they are unset and the architecture has no linear modules.
     """
     if config.target_modules is None:
         usual = LoraModel.target_module_mapping.get(_kind(model))
         with suppress(AdapterError):
-            return _found(model, config, usual)
-        return _found(model, config, list(default_targets(model)))
-    return _found(model, config, config.target_modules)
+            return _named_targets(model, config, usual)
+        return _named_targets(model, config, list(default_targets(model)))
+    return _named_targets(model, config, config.target_modules)
 
 
-def default_note(model: PreTrainedModel, targets: tuple[str, ...] | str) -> str | None:
+def default_note(model: PreTrainedModel, targets: tuple[str, ...] | str | None) -> str | None:
     """A line on where adapters attach, if their targets were unset and PEFT has no default."""
     usual = LoraModel.target_module_mapping.get(_kind(model), ())
-    if isinstance(targets, str) or set(targets) == set(usual):
+    if not isinstance(targets, tuple) or set(targets) == set(usual):
         return None
     return (
         f"PEFT has no default adapter targets for the architecture {_kind(model)!r}; adapters "
@@ -68,7 +68,7 @@ def default_note(model: PreTrainedModel, targets: tuple[str, ...] | str) -> str 
     )
 
 
-def _found(
+def _named_targets(
     model: PreTrainedModel, config: LoraConfig, names: Collection[str] | str | None
 ) -> tuple[Target, ...]:
     """The modules of these names or this pattern; PEFT fills in `config` if they can be adapted.
@@ -82,18 +82,18 @@ def _found(
             "adapter.targets to the names of linear modules inside the model's layers"
         )
     filled = copy.deepcopy(config)
-    filled.target_modules = names if isinstance(names, str) else set(names)
+    filled.target_modules = names if isinstance(names, str) else list(names)
     filled.lora_dropout = 0  # PEFT refuses fused experts with dropout, before it says which
     try:
         tuner = _inject(model, filled)
     except ValueError as error:
         raise _misfit(model, names, str(error).splitlines()[0]) from error
-    targets = _targets(model, tuner)
+    targets = _adapted_modules(model, tuner)
     config.target_modules, config.fan_in_fan_out = filled.target_modules, filled.fan_in_fan_out
     return targets
 
 
-def _targets(model: PreTrainedModel, tuner: LoraModel) -> tuple[Target, ...]:
+def _adapted_modules(model: PreTrainedModel, tuner: LoraModel) -> tuple[Target, ...]:
     """The adapted modules.
 
     Raises:
@@ -101,12 +101,13 @@ def _targets(model: PreTrainedModel, tuner: LoraModel) -> tuple[Target, ...]:
             modules are matched too: the fused experts of a mixture.
     """
     head = model.get_output_embeddings()
-    targets = []
-    for name in sorted(tuner.targeted_parameter_names):
+    fused = tuner.targeted_parameter_names
+    if fused:
         raise AdapterError(
-            f"adapter.targets matches the fused weight {name!r}, which cannot carry an adapter; "
-            f"{_advice(model)}"
+            f"adapter.targets matches the fused weight {min(fused)!r}, which cannot carry an "
+            f"adapter; {_advice(model)}"
         )
+    targets = []
     for name in sorted(tuner.targeted_module_names):
         layer = tuner.model.get_submodule(name)
         if not isinstance(layer, PeftLinear) or model.get_submodule(name) is head:

@@ -7,7 +7,7 @@ the tokeniser can read a special token in the one and plain text in the other.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -202,11 +202,12 @@ class ChatTemplate:
 
     def _render(self, turns: Sequence[Message], *, ask: bool) -> str:
         """The text of a conversation; with `ask`, up to where the response begins."""
+        conversation: Any = [
+            {"role": turn.role, "content": self._content(turn.content)} for turn in turns
+        ]
         return str(
             self._tokenizer.apply_chat_template(
-                [{"role": turn.role, "content": self._content(turn.content)} for turn in turns],
-                tokenize=False,
-                add_generation_prompt=ask,
+                conversation, tokenize=False, add_generation_prompt=ask
             )
         )
 

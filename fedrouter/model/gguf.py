@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,10 +48,10 @@ def cache_folder() -> Path:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    file = {"gguf_file": path.name, "trust_remote_code": False}
+    file: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **file)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent, **file, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # whatever a damaged file or a library may raise
@@ -59,6 +60,7 @@ def _convert(path: Path, folder: Path) -> None:
             f"model.name = {str(path)!r} cannot be read as a GGUF model ({reason}); give another "
             "file, or a folder with the model in safetensors"
         ) from error
+    model, info = loaded
     check_complete(str(path), info["missing_keys"])
     _save(model, folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from support.adapters import frozen
 
 from fedrouter.adapters.lora import LoraSpec
@@ -35,6 +36,7 @@ def test_output_layer_is_refused() -> None:
 def test_architecture_without_defaults_asks_for_targets_in_one_line() -> None:
     model = frozen("llama")
     model.config.model_type = "unheard-of"
+    model.model = model.lm_head = torch.nn.Module()  # nothing that could carry an adapter
     with pytest.raises(AdapterError, match=r"set adapter\.targets") as caught:
         LoraSpec().resolved(model)
     assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -45,3 +47,51 @@ def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model_class(config_class(**_SHARED, **sizes)).eval()
+
+
+_ALL_SIZES = {
+    **{**_SIZES, "max_position_embeddings": 600},
+    "vocab_size": 258,
+    "head_dim": 8,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+_SPECIAL_SIZES: dict[str, dict[str, object]] = {
+    "mamba": {"state_size": 8},
+    "mamba2": {"state_size": 8, "num_heads": 8, "n_groups": 1},
+    "gemma3": {
+        "text_config": {**_ALL_SIZES, "model_type": "gemma3_text"},
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "image_token_id": 7,
+        "boi_token_index": 8,
+        "eoi_token_index": 9,
+        "mm_tokens_per_image": 4,
+    },
+}
+
+
+def random_architecture(kind: str, **settings: object) -> PreTrainedModel:
+    """A frozen random model of any architecture with a causal head, for 258 tokens.
+
+    Args:
+        kind: its `model_type` in transformers.
+        settings: of its configuration, besides small sizes.
+    """
+    sizes = {} if kind == "gemma3" else _ALL_SIZES
+    config = AutoConfig.for_model(kind, **{**sizes, **_SPECIAL_SIZES.get(kind, {}), **settings})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
