@@ -82,8 +82,8 @@ class MultiAdapterModel:
         ids = [self.base.prompts.prompt_ids(prompt) for prompt in prompts]
         texts = [""] * len(ids)
         lengths = [len(one) for one in ids]
-        padded = self.base.masks_padding
-        for batch in length_batches(lengths, GENERATE_TOKENS, GENERATE_ROWS, equal=not padded):
+        rows = GENERATE_ROWS if self.base.masks_padding else 1
+        for batch in length_batches(lengths, GENERATE_TOKENS, rows):
             with self._bank.active(slots[batch], weights[batch]):
                 answers = self.base.generate([ids[i] for i in batch], max_new_tokens)
             for i, text in zip(batch, answers, strict=True):

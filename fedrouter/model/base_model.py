@@ -40,7 +40,7 @@ class BaseModel:
             whether they were loaded in float32 or in bfloat16), of the vocabulary, and of the chat
             template where prompts are written with it.
         positions: tokens that a sequence may have at most.
-        masks_padding: whether prompts of different lengths can be generated from in one batch.
+        masks_padding: whether prompts can be generated from in batches.
         load_seconds: time that loading took.
         note: what a user should know of where it came from; None where there is nothing.
     """
@@ -192,17 +192,17 @@ class BaseModel:
         """Greedy responses to one batch of prompts, with whatever adapters are active.
 
         Args:
-            prompts: token ids as from `self.prompts.prompt_ids`; of one length unless
-                `masks_padding`.
+            prompts: token ids as from `self.prompts.prompt_ids`; only one unless `masks_padding`.
             max_new_tokens: length of a response at most.
 
         Raises:
-            ModelError: the lengths differ and padding is not masked.
+            ModelError: there are several and padding is not masked. (In transformers 5.23 RWKV
+                mixes up the states of several, even of one length.)
         """
-        if not self.masks_padding and len({len(ids) for ids in prompts}) > 1:
+        if not self.masks_padding and len(prompts) > 1:
             raise ModelError(
-                f"the base model {self.name!r} ignores attention masks; generate from prompts of "
-                "one length at a time"
+                f"the base model {self.name!r} ignores attention masks; generate from one prompt "
+                "at a time"
             )
         tokens, mask = pad(prompts, self.prompts.pad_id, side="left", device=self.device)
         settings = GenerationConfig(

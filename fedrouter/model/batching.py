@@ -25,20 +25,14 @@ def pad(
 
 
 def length_batches(
-    lengths: Sequence[int],
-    batch_tokens: int = BATCH_TOKENS,
-    batch_rows: int = BATCH_ROWS,
-    *,
-    equal: bool = False,
+    lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS, batch_rows: int = BATCH_ROWS
 ) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first, each at most `batch_tokens` padded
-    tokens and `batch_rows` rows (but at least one row); with `equal`, of one length."""
+    tokens and `batch_rows` rows (but at least one row)."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     start = 0
     while start < len(order):
         longest = max(lengths[order[start]], 1)
         rows = max(1, min(batch_rows, batch_tokens // longest))
-        if equal:
-            rows = min(rows, sum(lengths[i] == lengths[order[start]] for i in order[start:]))
         yield order[start : start + rows]
         start += rows

@@ -39,7 +39,7 @@ def test_a_row_with_a_conversation_is_answered_and_scored_after_all_its_turns(
         greedy = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=1, pad_token_id=0)
         answer = base.model.generate(ids, generation_config=greedy)[0, length:]
         assert result.text == tokenizer.decode(answer, skip_special_tokens=True)
-        response = torch.tensor([tokenizer("12").input_ids + [1]])
+        response = torch.tensor([[*tokenizer("12").input_ids, 1]])
         whole = torch.cat([ids, response], 1)
         logits = base.model(whole).logits[0, length - 1 : -1]
         loss = torch.nn.functional.cross_entropy(logits, response[0])

@@ -1,3 +1,4 @@
+import json
 import time
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from safetensors.torch import load_file, save_file
 from support.toys import byte_tokenizer, save_tiny_base
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from fedrouter.adapters.lora import LoraSpec
 from fedrouter.config import ModelConfig
+from fedrouter.data.rows import Row
 from fedrouter.errors import ModelError
+from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.model.base_model import BaseModel
-from fedrouter.model.batching import length_batches
 
 SMALL = {
     "vocab_size": 258,
@@ -101,6 +104,45 @@ def test_too_large_for_float16_and_the_advice_works(folder: Path) -> None:
         load(folder, dtype)
 
 
+def test_overflow_on_some_tokens_only_and_the_advice_works(folder: Path) -> None:
+    letter = byte_tokenizer()("x").input_ids[0]
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.embed_tokens.weight"][letter] = 65504  # any addition is too much
+    tensors["model.layers.0.mlp.down_proj.weight"] *= 1e5
+    save_file(tensors, path, {"format": "pt"})
+    rows = [Row("ab", "c"), Row("x", "c")]
+    half = load(folder, "float16")
+    half.check_logits(rows[:1])
+    with pytest.raises(ModelError, match=r"in float16 \(in its logits\); use model\.dtype = 'bfl"):
+        half.check_logits(rows)
+    for dtype in ("bfloat16", "float32"):
+        load(folder, dtype).check_logits(rows)
+
+
+@pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
+def test_code_in_a_folder_is_never_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run code"))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    settings = json.loads((folder / where).read_text())
+    if where == "config.json":
+        settings |= {"model_type": "homemade", "architectures": ["HomemadeForCausalLM"]}
+        settings["auto_map"] = {
+            "AutoConfig": "code.HomemadeConfig",
+            "AutoModelForCausalLM": "code.HomemadeForCausalLM",
+        }
+    else:
+        settings["tokenizer_class"] = "HomemadeTokenizer"
+        settings["auto_map"] = {"AutoTokenizer": ["code.HomemadeTokenizer", None]}
+    (folder / where).write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="needs Python code from its folder") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_padding_outside_the_embeddings_falls_back_to_eos(folder: Path) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
@@ -130,7 +172,7 @@ def test_a_mistyped_path_is_refused_at_once(
     (tmp_path / "models").mkdir()
     started = time.perf_counter()
     for name in ("models/nonesuch", "a/b/c", "./x"):
-        with pytest.raises(ModelError, match="is not a folder; give 'nano'"):
+        with pytest.raises(ModelError, match="is not a folder or a GGUF file; give 'nano'"):
             load(name)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match="is not a folder here"):
@@ -163,6 +205,10 @@ def test_a_model_that_ignores_the_mask_gets_no_padding() -> None:
     np.testing.assert_allclose(together[0], alone, atol=1e-6)  # padding on the right comes too late
 
 
-def test_batches_of_one_length() -> None:
-    assert list(length_batches([3, 9, 3, 8, 3], equal=True)) == [[1], [3], [0, 2, 4]]
-    assert list(length_batches([1, 1, 1], batch_rows=2, equal=True)) == [[0, 1], [2]]
+def test_a_model_that_ignores_the_mask_answers_a_batch_as_one_prompt_at_a_time() -> None:
+    base = random_base("rwkv", vocab_size=258, hidden_size=16, num_hidden_layers=2)
+    prompts = ["a", "bcd", "efg", "some more"]
+    with MultiAdapterModel(base, LoraSpec(), {}) as multi_adapter:
+        together = multi_adapter.generate(prompts, [()] * 4, 5)
+        alone = [multi_adapter.generate([prompt], [()], 5)[0] for prompt in prompts]
+    assert together == alone
