@@ -136,7 +136,8 @@ class BaseModel:
     @torch.no_grad()
     def _pooled_hidden(self, ids: Sequence[Sequence[int]], pooling: Pooling) -> FloatArray:
         tokens, mask = pad(ids, self.prompts.pad_id, side="right", device=self.device)
-        decoder = getattr(self.model, self.model.base_model_prefix)
+        model: Any = self.model
+        decoder = getattr(model, model.base_model_prefix, None) or model.model  # Llama 4's is wrong
         hidden = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
         if pooling == "last":
             pooled = hidden[torch.arange(len(ids)), mask.sum(1) - 1].float()

@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -78,10 +82,18 @@ def resolve_device(device: str) -> str:
 
 
 def _from_pretrained(source: Source, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """The tokenizer, and the model with the report of its loading. No code of theirs is run."""
+    """The tokenizer, and the model with the report of its loading. No code of theirs is run.
+
+    Models of texts with images that have no class for texts alone are loaded whole: given no
+    image, they are causal language models too.
+    """
     where: dict[str, Any] = {"local_files_only": source.local_only, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(source.name, **where)
-    loaded = AutoModelForCausalLM.from_pretrained(
+    config = AutoConfig.from_pretrained(source.name, **where)
+    has_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or not has_images
+    auto: Any = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
+    loaded = auto.from_pretrained(
         source.name,
         dtype=dtype,
         attn_implementation=_attention(device, dtype),

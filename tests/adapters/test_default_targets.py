@@ -30,6 +30,9 @@ EXPECTED = {
     "jetmoe": ("kv_proj",),
     "mamba": ("in_proj",),
     "mamba2": ("in_proj",),
+    "llava": tuple(
+        f"model.language_model.layers.{i}.self_attn.{name}" for i in (0, 1) for name in QKVO
+    ),
     "openai-gpt": (  # its feed-forward layers have a c_proj too
         "transformer.h.0.attn.c_attn",
         "transformer.h.0.attn.c_proj",
@@ -69,10 +72,11 @@ def test_defaults_work_and_peft_computes_the_same(kind: str, tmp_path: Path) -> 
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_only_the_text_part_of_a_multimodal_model_is_adapted() -> None:
-    layout = adapter_layout(random_architecture("gemma3"), LoraSpec())
+@pytest.mark.parametrize("kind", ["gemma3", "llava", "qwen2_vl"])
+def test_only_the_text_part_of_a_multimodal_model_is_adapted(kind: str) -> None:
+    layout = adapter_layout(random_architecture(kind), LoraSpec())
     assert len(layout.targets) == 2 * 4
-    assert all("vision" not in target.name for target in layout.targets)
+    assert all(".language_model.layers." in target.name for target in layout.targets)
     assert "adapters attach to k_proj, o_proj, q_proj, v_proj (" in str(layout.note)
 
 

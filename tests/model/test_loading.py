@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from support.tiny_models import random_architecture
 from support.toys import byte_tokenizer, save_tiny_base
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -178,6 +179,25 @@ def test_a_mistyped_path_is_refused_at_once(
     with pytest.raises(ModelError, match="is not a folder here"):
         load("owner/nonesuch")
     assert time.perf_counter() - started < 15
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llava", "qwen2_vl", "llama4"])
+@torch.no_grad()
+def test_models_of_texts_with_images_work_on_texts(tmp_path: Path, kind: str) -> None:
+    original = random_architecture(kind)
+    original.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    base = load(tmp_path)
+    assert base.positions == 600
+    prompts = [base.prompts.prompt_ids(text) for text in ("a", "bcd")]
+    assert base.generate(prompts, 4) == [base.generate([prompt], 4)[0] for prompt in prompts]
+    ids = torch.tensor(prompts[:1])
+    kept = base.response_logits(ids, torch.ones_like(ids), torch.ones_like(ids).bool())
+    torch.testing.assert_close(kept, original(input_ids=ids).logits[0])
+    bare = torch.tensor([base.prompts.bare_ids("bcd")])
+    hidden = original(input_ids=bare, output_hidden_states=True).hidden_states[-1]
+    expected = hidden.mean(1).numpy()
+    np.testing.assert_allclose(base.embed(["bcd"]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_embeddings_narrower_than_the_hidden_layers() -> None:

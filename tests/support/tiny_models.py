@@ -4,6 +4,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -61,37 +62,60 @@ _ALL_SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 1,
 }
+_VISION_SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 _SPECIAL_SIZES: dict[str, dict[str, object]] = {
     "mamba": {"state_size": 8},
     "mamba2": {"state_size": 8, "num_heads": 8, "n_groups": 1},
     "gemma3": {
         "text_config": {**_ALL_SIZES, "model_type": "gemma3_text"},
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-        },
+        "vision_config": {**_VISION_SIZES, "model_type": "siglip_vision_model"},
         "image_token_id": 7,
         "boi_token_index": 8,
         "eoi_token_index": 9,
         "mm_tokens_per_image": 4,
     },
+    "llava": {
+        "text_config": {**_ALL_SIZES, "model_type": "llama"},
+        "vision_config": {**_VISION_SIZES, "model_type": "clip_vision_model"},
+    },
+    "qwen2_vl": {
+        "text_config": {
+            **_ALL_SIZES,
+            "model_type": "qwen2_vl_text",
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [1, 1, 2],
+                "rope_theta": 10000.0,
+            },
+        },
+        "vision_config": {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 32},
+    },
+    "llama4": {
+        "text_config": {**_ALL_SIZES, "model_type": "llama4_text"},
+        "vision_config": {**_VISION_SIZES, "model_type": "llama4_vision_model"},
+    },
 }
 
 
 def random_architecture(kind: str, **settings: object) -> PreTrainedModel:
-    """A frozen random model of any architecture with a causal head, for 258 tokens.
+    """A frozen random model of any architecture that writes text, for 258 tokens.
 
     Args:
         kind: its `model_type` in transformers.
         settings: of its configuration, besides small sizes.
     """
-    sizes = {} if kind == "gemma3" else _ALL_SIZES
-    config = AutoConfig.for_model(kind, **{**sizes, **_SPECIAL_SIZES.get(kind, {}), **settings})
+    special = _SPECIAL_SIZES.get(kind, {})
+    sizes = {} if "text_config" in special else _ALL_SIZES
+    config = AutoConfig.for_model(kind, **{**sizes, **special, **settings})
+    texts_only = "text_config" not in special or kind == "gemma3"
+    auto = AutoModelForCausalLM if texts_only else AutoModelForImageTextToText
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        return auto.from_config(config).eval().requires_grad_(False)
