@@ -12,7 +12,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrouter.adapters.lora import LoraSpec
+from fedrouter.adapters.lora import LoraSpec, adapter_layout
 from fedrouter.config import DataConfig, dump_config, load_config, load_resolved
 from fedrouter.config.resolve import resolve
 from fedrouter.data.loading import load_splits
@@ -74,9 +74,12 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
         fingerprint=shared_model.base.fingerprint,
         folder=str((output / "clients").resolve()),
     )
-    spec = LoraSpec.from_config(made.adapter).resolved(shared_model.base.model)
+    layout = adapter_layout(shared_model.base.model, LoraSpec.from_config(made.adapter))
+    progress = PrintedProgress()
+    for note in filter(None, (shared_model.base.note, layout.note)):
+        progress.message(note)
     server = Server(
-        made, shared_model, spec, engine, costs=ResourceUsage(), progress=PrintedProgress()
+        made, shared_model, layout.spec, engine, costs=ResourceUsage(), progress=progress
     )
     server.execute(folder)
     print(f"fedrouter: finished; run folder: {output}", flush=True)
