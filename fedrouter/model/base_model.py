@@ -20,7 +20,7 @@ from fedrouter.config import ModelConfig
 from fedrouter.data.rows import Row
 from fedrouter.errors import ConfigError, ModelError
 from fedrouter.model.batching import length_batches, pad
-from fedrouter.model.checks import check_finite, check_weights, masks_padding
+from fedrouter.model.checks import check_causal, check_finite, check_weights, masks_padding
 from fedrouter.model.loading import load_pretrained, resolve_device
 from fedrouter.model.onednn import use_onednn
 from fedrouter.model.prompt_format import PromptFormat
@@ -59,7 +59,9 @@ class BaseModel:
         template = tokenizer.get_chat_template() if self.prompts.template == "chat" else ""
         self.fingerprint = fingerprint(model, tokenizer, template)
         text = [id % embeddings for id in self.prompts.bare_ids("a b")]
-        self.masks_padding = masks_padding(model, text, (text[-1], (text[-1] + 1) % embeddings))
+        other = (text[-1] + 1) % embeddings
+        check_causal(model, [*text, text[0]], other)
+        self.masks_padding = masks_padding(model, text, (text[-1], other))
         self.load_seconds = 0.0
         self.note: str | None = None
         self._embeddings: dict[tuple[Pooling, bytes], FloatArray] = {}

@@ -1,6 +1,7 @@
 """What a loaded base model is tried for before it is used."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,20 +35,25 @@ def check_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
         raise ModelError(f"the base model gives NaN or infinity in {name} ({what}); {remedy}")
 
 
-def check_complete(name: str, missing: Collection[str]) -> None:
+def check_complete(name: str, info: Mapping[str, Any]) -> None:
     """Refuse a model some of whose weights transformers had to draw at random.
 
     Args:
         name: as in `model.name`.
-        missing: the names of these weights.
+        info: transformers' report of loading it.
 
     Raises:
-        ModelError: names the first of them.
+        ModelError: names the first weight that is missing or of another shape.
     """
-    if missing:
+    for key, stored, expected in sorted(info["mismatched_keys"]):
         raise ModelError(
-            f"model.name = {name!r} lacks {len(missing)} of its weights, first {min(missing)!r}; "
-            "put back the files that it was saved with"
+            f"model.name = {name!r}: its weight {key!r} has the shape {tuple(stored)}, but its "
+            f"config.json means {tuple(expected)}; put back the files that it was saved with"
+        )
+    if info["missing_keys"]:
+        raise ModelError(
+            f"model.name = {name!r} lacks {len(info['missing_keys'])} of its weights, first "
+            f"{min(info['missing_keys'])!r}; put back the files that it was saved with"
         )
 
 
@@ -88,5 +94,31 @@ def masks_padding(model: PreTrainedModel, text: Sequence[int], pads: tuple[int, 
     logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, -1].float()
     check_finite(logits, "in its logits", model.dtype)
     one, other = logits
-    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
-    return bool((one - other).abs().max() <= tolerance * one.std())
+    return bool((one - other).abs().max() <= _tolerance(model) * one.std())
+
+
+@torch.no_grad()
+def check_causal(model: PreTrainedModel, text: Sequence[int], other: int) -> None:
+    """Refuse a model that sees later tokens, such as BERT: it would read responses off its input.
+
+    Args:
+        model: the base model.
+        text: a few token ids.
+        other: a token that is not the last one of them.
+
+    Raises:
+        ModelError: the logits before the last token depend on it.
+    """
+    tokens = torch.tensor([list(text), [*text[:-1], other]], device=model.device)
+    one, changed = model(input_ids=tokens, use_cache=False).logits[:, -2].float()
+    if (one - changed).abs().max() > _tolerance(model) * one.std():
+        raise ModelError(
+            f"the base model is no causal language model: its {model.config.model_type} layers see "
+            "later tokens; use another, or set is_decoder to true in its config.json if it was "
+            "trained to write"
+        )
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    """How far equal logits may differ, as a fraction of their standard deviation."""
+    return 1e-3 if model.dtype == torch.float32 else 5e-2

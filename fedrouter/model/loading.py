@@ -23,6 +23,10 @@ from fedrouter.model.checks import check_complete
 from fedrouter.model.source import Source, find_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NO_TOKENIZER = (
+    "has no tokenizer; put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside "
+    "the weights"
+)
 
 
 def load_pretrained(
@@ -45,17 +49,25 @@ def load_pretrained(
         except Exception as error:  # whatever the folder's files, the hub or a library may raise
             raise _unusable(config.name, error) from error
     _check_tokenizer(config.name, tokenizer)
-    check_complete(config.name, info["missing_keys"])
+    check_complete(config.name, info)
     return model, tokenizer, source.note
+
+
+# What transformers' and torch's errors say, and what that means here.
+_REASONS = {
+    "trust_remote_code": "needs Python code from its folder, which fedrouter never runs; use a "
+    "model whose architecture is part of transformers",
+    "Weights only load failed": "has weights that hold more than numbers, which fedrouter never "
+    "unpickles; save the model as safetensors",
+    "backend tokenizer": NO_TOKENIZER,
+}
 
 
 def _unusable(name: str, error: Exception) -> ModelError:
     """The error for files that transformers cannot load."""
-    if "trust_remote_code" in str(error):
-        return ModelError(
-            f"model.name = {name!r} needs Python code from its folder, which fedrouter never runs; "
-            "use a model whose architecture is part of transformers"
-        )
+    for part, reason in _REASONS.items():
+        if part in str(error):
+            return ModelError(f"model.name = {name!r} {reason}")
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return ModelError(
         f"model.name = {name!r} cannot be loaded as a causal language model ({reason}); give "
@@ -98,6 +110,7 @@ def _from_pretrained(source: Source, dtype: torch.dtype, device: torch.device) -
         dtype=dtype,
         attn_implementation=_attention(device, dtype),
         use_safetensors=source.safetensors,
+        ignore_mismatched_sizes=True,  # so that they are reported
         output_loading_info=True,
         **where,
     )
@@ -117,10 +130,7 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse the empty tokenizer that transformers makes where there are no files of one."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     if not tokenizer.get_vocab().keys() - added:
-        raise ModelError(
-            f"model.name = {name!r} has no tokenizer; put the tokenizer's files (tokenizer.json, "
-            "tokenizer_config.json) beside the weights"
-        )
+        raise ModelError(f"model.name = {name!r} {NO_TOKENIZER}")
 
 
 @contextmanager

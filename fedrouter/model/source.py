@@ -61,7 +61,7 @@ def _looks_like_a_path(name: str) -> bool:
         name.startswith((".", "/", "~"))
         or "\\" in name
         or len(rest) > 1
-        or name.lower().endswith((".gguf", "/"))
+        or name.lower().endswith((".gguf", ".safetensors", ".bin", "/"))
         or (bool(rest) and Path(first).is_dir())
     )
 
@@ -70,7 +70,13 @@ def _folder(name: str, folder: Path) -> Source:
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         raise ModelError(f"model.name = {name!r} holds a PEFT adapter; {_advice(adapter)}")
-    _refuse_only_gguf(name, [path.name for path in folder.iterdir()], "name the file itself")
+    files = {path.name for path in folder.iterdir()}
+    _refuse_only_gguf(name, files, "name the file itself")
+    if "config.json" not in files:
+        raise ModelError(
+            f"model.name = {name!r} is a folder without config.json; give the folder that holds "
+            "it, with weights and tokenizer"
+        )
     return Source(str(folder), safetensors=any(folder.glob("*.safetensors")) or None)
 
 

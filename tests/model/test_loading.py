@@ -62,6 +62,41 @@ def test_a_folder_without_a_weight(folder: Path) -> None:
         load(folder)
 
 
+def test_weights_that_are_not_those_of_the_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for key, value, message in (
+        ("vocab_size", 300, r"'lm_head\.weight' has the shape \(258, 32\), .* means \(300, 32\)"),
+        ("num_hidden_layers", 3, r"lacks 9 of its weights"),
+    ):
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(ModelError, match=message):
+            load(folder)
+
+
+def test_a_folder_above_the_model_or_without_config(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"is a folder without config\.json; give the folder that"):
+        load(folder.parent)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"without config\.json"):
+        load(folder)
+
+
+def test_weights_in_pickles_are_read_as_numbers_only(folder: Path, tmp_path: Path) -> None:
+    expected = load(folder).fingerprint
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert load(folder).fingerprint == expected
+    torch.save({"a": Path("x")}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="never unpickles; save the model as safetensors"):
+        load(folder)
+
+
+def test_a_model_that_sees_later_tokens_and_the_advice_works() -> None:
+    with pytest.raises(ModelError, match="its bert layers see later tokens; use another"):
+        random_base("bert", **SMALL)
+    random_base("bert", **SMALL, is_decoder=True)
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2", "gpt_neox"])
 def test_a_folder_without_a_tokenizer(folder: Path, kind: str) -> None:
     for path in folder.glob("tokenizer*"):
