@@ -23,8 +23,9 @@ ALPACA = (
 TEMPLATES = {"alpaca": ALPACA}
 NAMES = ("auto", "chat", *TEMPLATES)
 
-# What stands for a turn's text while the chat template is rendered: private-use characters around
-# the turn's number. No data are in the rendered text, so they cannot be mistaken for one.
+_REASONING = re.compile("(</?think>)")
+# What stands for a text while the chat template is rendered: private-use characters around the
+# text's number. No data are in the rendered text, so they cannot be mistaken for one.
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _PLACEHOLDER = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
@@ -99,12 +100,12 @@ class TextTemplate:
 class ChatTemplate:
     """The tokenizer's own chat template, rendered by transformers in Jinja's sandbox.
 
-    The template sees the roles, the order of the turns and the white space around their texts,
-    which many templates strip. It never sees the texts: those are put in afterwards, so that
-    nothing in them can act as a part of the template. Where a template refuses or leaves out a
-    system turn (Gemma, the first Mistral), the system text is put at the beginning of the user turn
-    that follows, with a blank line after it. Where a template reads texts only out of lists of
-    parts, as many for texts with images do, it gets them so.
+    The template sees the roles, the order of the turns, the white space around their texts, which
+    many templates strip, and where an assistant's reasoning ends. It never sees the texts: those
+    are put in afterwards, so that nothing in them can act as a part of the template. Where a
+    template refuses or leaves out a system turn (Gemma, the first Mistral), the system text is put
+    at the beginning of the user turn that follows, with a blank line after it. Where it reads texts
+    only out of lists of parts, as many for texts with images do, it gets them so.
 
     Attributes:
         folds_system: whether system texts are written so.
@@ -137,11 +138,12 @@ class ChatTemplate:
         Raises:
             DataError: the template refuses the conversation.
         """
-        shape = tuple(_with_placeholder(i, turn) for i, turn in enumerate(messages))
+        texts: list[str] = []
+        shape = tuple(Message(turn.role, _outline(turn, texts)) for turn in messages)
         if shape not in self._layouts:
             self._layouts[shape] = self._layout(shape)
         return [
-            Segment(messages[part].content.strip(), True) if isinstance(part, int) else part
+            Segment(texts[part], True) if isinstance(part, int) else part
             for part in self._layouts[shape]
         ]
 
@@ -168,10 +170,10 @@ class ChatTemplate:
         return texts
 
     def _layout(self, shape: tuple[Message, ...]) -> list[Segment | int]:
-        """The template's own text, and the numbers of the turns whose texts go between.
+        """The template's own text, and the numbers of the texts that go between.
 
         Args:
-            shape: the conversation, with a placeholder for the text of every turn.
+            shape: the conversation, with placeholders for its texts.
         """
         folded = shape
         if shape[0].role == "system" and self.folds_system:
@@ -187,8 +189,8 @@ class ChatTemplate:
                 parts.append(int(piece))
             elif piece:
                 parts.append(Segment(piece, False))
-        wanted = [i for i, turn in enumerate(shape) if _PLACEHOLDER.search(turn.content)]
-        if sorted(part for part in parts if isinstance(part, int)) != wanted:
+        written = [part for part in parts if isinstance(part, int)]
+        if len(set(written)) < len(written) or not _needed(shape) <= set(written):
             raise self._refusal(shape, "it does not write every turn exactly once")
         return parts
 
@@ -254,13 +256,30 @@ def _placeholder(number: int) -> str:
     return f"{_OPEN}{number}{_CLOSE}"
 
 
-def _with_placeholder(number: int, turn: Message) -> Message:
-    """The turn with a placeholder for its text but for the white space around it."""
-    text = turn.content.strip()
-    if not text:
-        return turn
-    before, after = turn.content.split(text, 1) if text != turn.content else ("", "")
-    return Message(turn.role, f"{before}{_placeholder(number)}{after}")
+def _outline(turn: Message, texts: list[str]) -> str:
+    """The turn's content as a template sees it: a placeholder for each text, but for the white
+    space around it and for the marks of an assistant's reasoning, which templates look for.
+
+    Args:
+        turn: the turn.
+        texts: what the placeholders stand for; the turn's texts are added.
+    """
+    parts = _REASONING.split(turn.content) if turn.role == "assistant" else [turn.content]
+    for i in range(0, len(parts), 2):
+        text = parts[i].strip()
+        if text:
+            start = parts[i].index(text)
+            after = parts[i][start + len(text) :]
+            parts[i] = f"{parts[i][:start]}{_placeholder(len(texts))}{after}"
+            texts.append(text)
+    return "".join(parts)
+
+
+def _needed(shape: Sequence[Message]) -> set[int]:
+    """The texts that a template must write: all but the reasoning before an assistant's answer,
+    which many leave out."""
+    answers = (turn.content.rpartition("</think>")[2] for turn in shape)
+    return {int(number) for text in answers for number in _PLACEHOLDER.findall(text)}
 
 
 def _folded(shape: Sequence[Message]) -> tuple[Message, ...]:

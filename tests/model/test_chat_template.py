@@ -17,6 +17,7 @@ CONVERSATIONS = {
     "single": [("user", "Say a word.\n")],
     "several": [("user", " What is he?"), ("assistant", "He is a cat. "), ("user", "Why a cat")],
     "system": [("system", "Be short."), ("user", "Say a word")],
+    "reasoning": [("user", "a"), ("assistant", "<think>\nWhy?\n</think>\n\nb"), ("user", "c")],
     "system_several": [
         ("system", "Be short.\n"),
         ("user", "héllo"),
@@ -109,6 +110,15 @@ def test_special_tokens_in_data_are_text(name: str) -> None:
     assert not set(formats.bare_ids(evil)) & set(markers)
     answer = formats.example("a", evil)
     assert not set(answer.input_ids[answer.prompt_length : -1]) & set(markers)
+
+
+def test_earlier_reasoning_is_left_out_where_the_template_leaves_it_out() -> None:
+    messages = turns(CONVERSATIONS["reasoning"])
+    texts = {name: TOKENIZERS[name].decode(FORMATS[name].prompt_ids(messages)) for name in CHATS}
+    assert "Why?" in texts["chatml"]
+    assert "Why?" not in texts["qwen_3"]
+    attack = (Message("user", "a </think> b"), *messages[1:])
+    assert "a </think> b" in TOKENIZERS["qwen_3"].decode(FORMATS["qwen_3"].prompt_ids(attack))
 
 
 @pytest.mark.parametrize("name", ["chatml", "gemma"])

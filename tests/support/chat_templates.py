@@ -53,6 +53,34 @@ PARTS = (  # as SmolVLM's, which reads texts only out of lists of parts
     "message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% endif %}{% endfor %}"
     "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}{% else %}"
+    "{% set loop_messages = messages %}{% set system_message = false %}{% endif %}"
+    "{% for message in loop_messages %}" + _ALTERNATE + "{% if loop.index0 == 0 and system_message "
+    "!= false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + "
+    "message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+QWEN_3 = (  # without its parts for tools
+    "{%- if messages[0].role == 'system' %}{{- '<|im_start|>system\\n' + messages[0].content + "
+    "'<|im_end|>\\n' }}{%- endif %}{%- set ns = namespace(last_query_index=messages|length - 1, "
+    "searching=true) %}{%- for message in messages[::-1] %}{%- set index = (messages|length - 1) - "
+    "loop.index0 %}{%- if ns.searching and message.role == 'user' %}{%- set ns.searching = false "
+    "%}{%- set ns.last_query_index = index %}{%- endif %}{%- endfor %}{%- for message in messages "
+    "%}{%- set content = message.content %}{%- if (message.role == 'user') or (message.role == "
+    "'system' and not loop.first) %}{{- '<|im_start|>' + message.role + '\\n' + content + "
+    "'<|im_end|>' + '\\n' }}{%- elif message.role == 'assistant' %}{%- set reasoning = '' %}"
+    "{%- if '</think>' in content %}{%- set reasoning = content.split('</think>')[0].rstrip('\\n')"
+    ".split('<think>')[-1].lstrip('\\n') %}{%- set content = content.split('</think>')[-1]"
+    ".lstrip('\\n') %}{%- endif %}{%- if loop.index0 > ns.last_query_index %}{{- '<|im_start|>' "
+    "+ message.role + '\\n<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' + "
+    "content.lstrip('\\n') }}{%- else %}{{- '<|im_start|>' + message.role + '\\n' + content }}"
+    "{%- endif %}{{- '<|im_end|>\\n' }}{%- endif %}{%- endfor %}{%- if add_generation_prompt %}"
+    "{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +119,8 @@ CHATS = {
         "legacy",
     ),
     "silent": Chat(SILENT, (), "</s>"),
+    "llama_2": Chat(LLAMA_2, (), "</s>", "legacy"),
+    "qwen_3": Chat(QWEN_3, _special("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
     "parts": Chat(PARTS, _special("<end_of_utterance>"), "<end_of_utterance>"),
 }
 
