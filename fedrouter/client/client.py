@@ -18,7 +18,6 @@ from fedrouter.client.profiling import profile
 from fedrouter.client.store import ClientStore
 from fedrouter.config import ResolvedConfig
 from fedrouter.data.client_data import ClientData
-from fedrouter.errors import DataError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update
 from fedrouter.seeding import derive_seed
@@ -93,7 +92,7 @@ class Client:
             DataError: the request is about local tasks, and the client has never been profiled.
         """
         context = self.context(request)
-        if _needs_local_tasks(request) and self._changed(context):
+        if _needs_local_tasks(request) and self.store.profiled and context.valid_labels is None:
             return PreparedRequest(request, ClientReply(self.id, request.round, changed=True))
         reply = ClientReply(
             self.id,
@@ -136,16 +135,6 @@ class Client:
                 )
             )
         return replace(prepared.reply, updates=tuple(updates))
-
-    def _changed(self, context: RequestContext) -> bool:
-        """Whether the stored local tasks were computed from other rows, or are damaged."""
-        if not self.store.profiled:
-            return False
-        try:
-            context.labels  # noqa: B018
-        except DataError:
-            return True
-        return False
 
     def _train_job(
         self, order: TrainOrder, adapter: str | None, context: RequestContext

@@ -10,6 +10,7 @@ from fedrouter.client.store import ClientStore
 from fedrouter.config import AUTO, ResolvedConfig
 from fedrouter.data.client_data import ClientData
 from fedrouter.data.rows import Row
+from fedrouter.errors import DataError
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
@@ -60,14 +61,28 @@ class RequestContext:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The local task of every training row, read once; raises as `ClientStore.labels`."""
+        """The local task of every training row in this round, read once.
+
+        Raises:
+            DataError: as `ClientStore.labels`.
+        """
         if self._labels is None:
-            self._labels = self.store.labels()
+            self._labels = self.store.labels(self.request.round)
         return self._labels
 
-    def write_labels(self, labels: NDArray[np.int64]) -> None:
-        """Store the local task of every training row."""
-        self.store.write_labels(labels)
+    @property
+    def valid_labels(self) -> NDArray[np.int64] | None:
+        """As `labels`; None if the client has no local tasks, or if its rows changed since."""
+        if not self.store.profiled:
+            return None
+        try:
+            return self.labels
+        except DataError:
+            return None
+
+    def write_labels(self, labels: NDArray[np.int64], round: int) -> None:
+        """Store the local task of every training row from a round on."""
+        self.store.write_labels(labels, round)
         self._labels = labels
 
     @property

@@ -8,7 +8,6 @@ import numpy as np
 from fedrouter.client.adapter_choice import RoutedRows, choose
 from fedrouter.client.context import RequestContext
 from fedrouter.data.rows import Row
-from fedrouter.errors import DataError
 from fedrouter.evaluation.metrics import scores_by_label
 from fedrouter.evaluation.scoring import EvalItem
 from fedrouter.protocol.messages import (
@@ -78,11 +77,8 @@ def compare_adapters(order: Comparison, context: RequestContext) -> ComparedLoss
 def count_labels(context: RequestContext) -> tuple[dict[str, int], ...]:
     """For each local task, the number of its training rows that name each true task; empty if the
     client has no local tasks, or if its rows changed since."""
-    if not context.store.profiled:
-        return ()
-    try:
-        labels = context.labels
-    except DataError:
+    labels = context.valid_labels
+    if labels is None:
         return ()
     counts = [Counter[str]() for _ in range(labels.max() + 1)]
     for label, row in zip(labels, context.data.train, strict=True):

@@ -50,7 +50,7 @@ def profile(order: ProfileOrder, context: RequestContext) -> TaskProfile:
     """
     grouping = group_samples(order, context)
     if not isinstance(order, ReassignByLoss):
-        context.write_labels(grouping.clusters.labels)
+        context.write_labels(grouping.clusters.labels, _first_round(order, context.request.round))
     clusters = grouping.clusters
     return TaskProfile(
         client=context.request.client,
@@ -62,6 +62,16 @@ def profile(order: ProfileOrder, context: RequestContext) -> TaskProfile:
         tasks=grouping.tasks,
         scatter=_scatter(order, grouping, context),
     )
+
+
+def _first_round(order: ProfileOrder, round: int) -> int:
+    """The first round in which the local tasks of an order hold.
+
+    Samples that are assigned anew after a round belong to their new local tasks from the next one
+    on: an exchange after the same round that is repeated, because the server was killed, is about
+    the local tasks that it was about the first time.
+    """
+    return round + isinstance(order, AssignToNearest)
 
 
 @singledispatch

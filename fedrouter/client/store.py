@@ -2,17 +2,19 @@
 
 ::
 
-    client-003/labels.safetensors               the local task of every training row
+    client-003/labels.safetensors               the local task of every training row, by round
     client-003/personal/round-0007.safetensors  an adapter that the client kept after a round
 
-A client reads what it kept before the current round, so that a round that is repeated after a crash
-of the server starts from the same weights as the first time.
+A client reads what it kept before the current round, and the local tasks that hold in it, so that a
+round that is repeated after a crash of the server starts from the same as the first time.
 """
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,22 +54,40 @@ class ClientStore:
         """Whether the client has computed its local tasks."""
         return self._labels.exists()
 
-    def write_labels(self, labels: NDArray[np.int64]) -> None:
-        """Store the local task of every training row, shape (rows,)."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_tensors(self._labels, {"labels": labels, "rows": self.fingerprint})
+    def write_labels(self, labels: NDArray[np.int64], round: int) -> None:
+        """Store the local task of every training row.
 
-    def labels(self) -> NDArray[np.int64]:
-        """The local task of each training row, as `write_labels` stored it.
+        Args:
+            labels: int64, shape (rows,).
+            round: the first round in which they hold. Those of a few earlier rounds are retained,
+                since the server may fall back to them; those of later rounds, which a run that was
+                killed has left, are removed.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        stored: dict[str, NDArray[Any]] = {}
+        with suppress(OSError, SafetensorError):
+            stored = load_file(self._labels)
+        if not np.array_equal(stored.pop("rows", np.zeros(0)), self.fingerprint):
+            stored = {}
+        earlier = sorted(name for name in stored if name < _version(round))[1 - VERSIONS :]
+        versions = {name: stored[name] for name in earlier} | {_version(round): labels}
+        write_tensors(self._labels, {**versions, "rows": self.fingerprint})
+
+    def labels(self, round: int | None = None) -> NDArray[np.int64]:
+        """The local task of each training row that holds in a round, as `write_labels` stored it.
+
+        Args:
+            round: the round; None: the latest.
 
         Raises:
             DataError: there is no readable profile, or it was made with other rows.
         """
         try:
             stored = load_file(self._labels)
-            labels: NDArray[np.int64] = stored["labels"]
-            same = np.array_equal(stored["rows"], self.fingerprint)
-        except (OSError, SafetensorError, KeyError) as error:
+            same = np.array_equal(stored.pop("rows"), self.fingerprint)
+            held = [v for v in stored if round is None or v <= _version(round)]
+            labels: NDArray[np.int64] = stored[max(held)]
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise DataError(
                 f"{self._labels}: no readable profile of client {self.id}; start a new run"
             ) from error
@@ -110,5 +130,9 @@ class ClientStore:
         return self.path / "labels.safetensors"
 
 
+def _version(round: int) -> str:
+    return f"round-{round:06d}"
+
+
 def _file(round: int) -> str:
-    return f"round-{round:06d}.safetensors"
+    return f"{_version(round)}.safetensors"

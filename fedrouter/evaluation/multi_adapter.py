@@ -14,7 +14,7 @@ from fedrouter.adapters.lora import LoraSpec
 from fedrouter.data.rows import Row
 from fedrouter.errors import AdapterError
 from fedrouter.model.base_model import BaseModel
-from fedrouter.model.batching import length_batches
+from fedrouter.model.batching import BATCH_ROWS, length_batches
 from fedrouter.model.losses import Batch, row_losses
 from fedrouter.model.prompt_format import Conversation
 from fedrouter.routing.types import AdapterMixture
@@ -92,8 +92,16 @@ class MultiAdapterModel:
         return texts
 
     @torch.no_grad()
-    def losses(self, rows: Sequence[Row], mixtures: Sequence[AdapterMixture]) -> list[float]:
+    def losses(
+        self, rows: Sequence[Row], mixtures: Sequence[AdapterMixture], *, alone: bool = False
+    ) -> list[float]:
         """The mean loss over the response tokens of row i under mixtures[i].
+
+        Args:
+            rows: the rows.
+            mixtures: the mixture of each row.
+            alone: give every row a pass of its own, so that its loss does not depend, to the last
+                bit, on the other rows.
 
         Raises:
             AdapterError: a name in `mixtures` is unknown.
@@ -101,7 +109,8 @@ class MultiAdapterModel:
         slots, weights = self._mix(mixtures)
         examples = self.base.prompts.examples(rows)
         losses = np.zeros(len(rows))
-        for batch in length_batches([len(example.input_ids) for example in examples]):
+        lengths = [len(example.input_ids) for example in examples]
+        for batch in length_batches(lengths, batch_rows=1 if alone else BATCH_ROWS):
             padded = Batch.of(self.base, [examples[i] for i in batch])
             with self._bank.active(slots[batch], weights[batch]):
                 losses[batch] = row_losses(self.base, padded).cpu().numpy()

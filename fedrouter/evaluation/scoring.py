@@ -47,7 +47,10 @@ def evaluate_items(
     """
     distinct = list(dict.fromkeys(items))
     rows, mixtures = [item.row for item in distinct], [item.mixture for item in distinct]
-    losses = multi_adapter.losses(rows, mixtures)
+    # A resumed run, or a client in a process of its own, has other items to evaluate at a time. (On
+    # a GPU sums are not repeatable in any case.)
+    alone = multi_adapter.base.device.type == "cpu"
+    losses = multi_adapter.losses(rows, mixtures, alone=alone)
     texts = multi_adapter.generate(
         [row.messages or row.instruction for row in rows], mixtures, max_new_tokens, progress
     )

@@ -158,3 +158,22 @@ def test_length_batches_hold_similar_lengths_within_both_bounds() -> None:
     assert list(length_batches([1, 1, 1], batch_rows=2)) == [[0, 1], [2]]
     assert list(length_batches([100], batch_tokens=10)) == [[0]]
     assert list(length_batches([])) == []
+
+
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_an_embedding_does_not_depend_on_what_it_is_embedded_with(
+    name: str, pooling: str, tiny_folder: Path
+) -> None:
+    config = ModelConfig(name=str(tiny_folder) if name == "tiny" else name, max_length=96)
+    base, draws = BaseModel.load(config), np.random.default_rng(0)
+    texts = [f"{'word ' * int(draws.integers(0, 20))}{i} of {i * i}" for i in range(60)]
+    together = base.embed(texts, pooling=pooling)
+    for _ in range(5):
+        base._embeddings.clear()
+        some = draws.permutation(len(texts))[: int(draws.integers(1, 30))]
+        base.embed([texts[i] for i in some], pooling=pooling)  # others are embedded before
+        assert base.embed(texts, pooling=pooling).tobytes() == together.tobytes()
+    base._embeddings.clear()
+    alone = base.embed([texts[7]], pooling=pooling)
+    assert alone.tobytes() == together[7:8].tobytes()
