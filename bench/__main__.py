@@ -15,6 +15,7 @@ NAMES = (
     "spaces",
     "unknown",
     "engines",
+    "reading",
 )
 
 

@@ -56,7 +56,8 @@ class Experiment:
             base.prompts.check(splits.train, "training row")
             base.prompts.check(splits.test, "test row")
             base.check_logits(splits.train[:CHECKED_ROWS])
-            self._notes = base.note, layout.note, base.prompts.note(splits.train)
+            models = base.note, layout.note, base.prompts.note(splits.train)
+            self._notes = *splits.notes, *filter(None, models)
 
     def run(self, path: Path, *, label: str | None = None) -> dict[str, Any]:
         """Run from the start in a new folder; returns the summary.
@@ -77,7 +78,7 @@ class Experiment:
 
     def _execute(self, folder: RunFolder) -> dict[str, Any]:
         """Execute the run on the configured engine."""
-        for note in filter(None, self._notes):
+        for note in self._notes:
             self.progress.message(note)
         engines = {"inprocess": self._in_process, "flower": self._in_flower}
         return engines[self.config.engine.name](folder)

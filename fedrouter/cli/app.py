@@ -163,9 +163,13 @@ def evaluate(
     if data is None:
         test = load_splits(settings, model.config.seed).test
         rows = sample_test(test, model.config.evaluation.samples, model.config.seed)
+        notes: tuple[str, ...] = ()
     else:
-        rows = read_rows(data, settings.columns)
+        read = read_rows(data, settings)
+        rows, notes = read.test, read.notes
     with make_progress() as progress:
+        for note in notes:
+            progress.message(note)
         result = evaluate_model(model, rows, progress)
     if as_json:
         print(json.dumps(result))

@@ -46,7 +46,7 @@ class ClientStore:
     @cached_property
     def fingerprint(self) -> NDArray[np.uint8]:
         """A SHA-256 digest, 32 bytes, of the rows' texts."""
-        texts = [(row.instruction, row.response) for row in self._rows]
+        texts = [(row.instruction, row.response, *row.context) for row in self._rows]
         return np.frombuffer(hashlib.sha256(repr(texts).encode()).digest(), np.uint8)
 
     @property

@@ -81,5 +81,6 @@ def data_fingerprint(splits: Splits) -> str:
     """Hex digest of all rows, to notice data that changed under a run."""
     digest = hashlib.sha256()
     for row in [*splits.train, *splits.test]:
-        digest.update(repr((row.instruction, row.response, row.task, row.group)).encode())
+        parts = (row.instruction, row.response, row.task, row.group, *row.context)
+        digest.update(repr(parts).encode())
     return digest.hexdigest()[:32]

@@ -17,7 +17,8 @@ Shares = list[list[int]]
 def partition(
     rows: Sequence[Row], scenario: Scenario, clients: int, seed: int, alpha: float = 0.3
 ) -> Shares:
-    """Deal `rows` to clients: disjoint, and at least one row each.
+    """Deal `rows` to clients: disjoint, and at least one row each. The rows of a conversation stay
+    together and count as one.
 
     * ``single``: every client holds one task, ``dual``: two different ones. A task's rows are
       split evenly among its holders. Tasks that nobody holds, because there are fewer places than
@@ -44,11 +45,14 @@ def partition(
     """
     if clients < 1:
         raise DataError(f"federation.clients = {clients}; at least 1 is needed")
-    if clients > len(rows):
+    units = _units(rows)
+    if clients > len(units):
+        what = "training rows" if len(units) == len(rows) else "conversations to train on"
         raise DataError(
-            f"federation.clients = {clients} is more than the {len(rows)} training rows; "
+            f"federation.clients = {clients} is more than the {len(units)} {what}; "
             "set fewer clients or give more rows"
         )
+    rows = [rows[unit[0]] for unit in units]
     match scenario:
         case "single":
             parts = _by_task(rows, clients, 1, seed)
@@ -60,7 +64,15 @@ def partition(
             parts = _dirichlet(rows, clients, seed, alpha)
         case "column":
             parts = _by_column(rows, clients)
-    return [sorted(part) for part in parts]
+    return [sorted(i for unit in part for i in units[unit]) for part in parts]
+
+
+def _units(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of the rows that are dealt together: those of each conversation, or one."""
+    units: dict[str | int, list[int]] = {}
+    for i, row in enumerate(rows):
+        units.setdefault(i if row.conversation is None else row.conversation, []).append(i)
+    return list(units.values())
 
 
 def _by_task(rows: Sequence[Row], clients: int, per_client: int, seed: int) -> Shares:

@@ -1,6 +1,6 @@
 """One sample: an instruction and its response."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -25,6 +25,8 @@ class Row:
         group: value of `data.split_column`; used to deal rows to clients only.
         messages: the conversation up to the response; empty for a single user turn, which is
             then `instruction`.
+        conversation: what the rows of one conversation share, where it makes several; they stay
+            on one side of the split and with one client. It is no part of a row's value.
 
     >>> from fedrouter import Row
     >>> row = Row("Which city is the capital of France?", "Paris", task="facts")
@@ -37,3 +39,9 @@ class Row:
     task: str | None = None
     group: str | None = None
     messages: tuple[Message, ...] = ()
+    conversation: str | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def context(self) -> tuple[tuple[str, str], ...]:
+        """Role and content of each of `messages`, for digests."""
+        return tuple((message.role, message.content) for message in self.messages)

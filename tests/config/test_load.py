@@ -153,6 +153,10 @@ def test_a_fault_names_key_value_and_remedy(override: str, message: str) -> None
 
 def test_columns_that_nothing_would_read_are_refused() -> None:
     assert "data.columns needs data.train" in fault("data.columns.task=label")
+    assert (
+        "columns.messages = 'chat' takes the place of columns.response, columns.input; "
+        "leave out one or the other"
+    ) in fault("data.columns={messages='chat', response='a', input='b'}", "data.train=a.jsonl")
 
 
 def test_all_faults_are_reported_at_once() -> None:

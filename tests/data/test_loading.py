@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from support.places import SHARED
 
 from fedrouter.config import Columns, DataConfig, Source
-from fedrouter.data.loading import Splits, load_splits, split_rows
+from fedrouter.data.loading import Splits, load_splits
 from fedrouter.data.readers import Record, read_records
-from fedrouter.data.row_format import RowFormat, parse_template
+from fedrouter.data.row_format import RowFormat
+from fedrouter.data.row_format.templates import parse_template
 from fedrouter.data.rows import Row
+from fedrouter.data.split import split_rows
 from fedrouter.errors import ConfigError, DataError, MissingExtraError
 
 
@@ -354,7 +357,7 @@ BAD_LINES = [
     ('{"instruction": "a", "response": ""}', "'response' is empty; fill it in or remove"),
     ('{"instruction": null, "response": "b"}', "'instruction' is null, not a text; mend or remove"),
     ('{"instruction": 5, "response": "b"}', "'instruction' is a number, not a text"),
-    ('{"instruction": "a", "response": true}', "'response' is a truth value, not a text"),
+    ('{"instruction": true, "response": "b"}', "'instruction' is a truth value, not a text"),
     ('{"instruction": "a", "response": null}', "'response' is null, not a text"),
     ('{"instruction": "a", "response": ["b"]}', "'response' is a list, not a text"),
     ('{"instruction": "a", "response": {}}', "'response' is an object, not a text"),
@@ -403,7 +406,12 @@ BAD_FILES = [
     ("empty.csv", b"", " is empty"),
     ("header.csv", b"instruction,response\n", " is empty"),
     ("empty.parquet", b"", " is empty"),
-    ("rows.txt", b"x", ": unknown kind of data file; use .jsonl, .jsonl.gz, .json, .csv, .parquet"),
+    (
+        "rows.txt",
+        b"x",
+        ": unknown kind of data file; use .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, "
+        ".feather, also with .gz after it",
+    ),
     ("rows", b"x", ": unknown kind of data file"),
     (
         "latin.jsonl",
@@ -413,14 +421,24 @@ BAD_FILES = [
     ("latin.csv", b"instruction,response\na,b\nc,\xff\n", ":3: not UTF-8 (byte 0xff)"),
     ("wide.jsonl", '{"a": 1}'.encode("utf-16"), ":1: not UTF-8"),
     ("object.json", b'{"data": []}', " holds an object, not a list of objects"),
-    ("lines.json", b'{"a": 1}\n{"a": 2}', ":2: invalid JSON (Extra data at column 1)"),
+    ("lines.json", b'{"a": 1}\n{"a" 2}', ":2: invalid JSON (Expecting ':' delimiter at column 6)"),
     ("broken.json", b'[\n{"a": 1},\n{"a" 2}\n]', ":3: invalid JSON"),
     ("item.json", b'[{"instruction": "a", "response": "b"}, 3]', ": item 2: a number, not an obj"),
     ("short.csv", b"instruction,response\na,b\nc\n", ":3: 'response' is empty"),
     ("long.csv", b"instruction,response\na,b,c\n", ":2: 3 values under a header of 2 columns"),
     ("twice.csv", b"instruction,response,response\na,b,c\n", ":1: 2 columns are named 'response'"),
     ("open.csv", b'instruction,response\na,b\n"c,d\n\n', ":3: invalid CSV"),
-    ("semicolon.csv", b"instruction;response\na;b\n", ":2: no column 'instruction'; the nearest"),
+    (
+        "one.csv",
+        b"instruction\na\n",
+        ":1: the header is the one column 'instruction'; separate the",
+    ),
+    (
+        "joined.csv",
+        b"instruction;response\na;b\ninstruction;response\n",
+        ":3: the header once more, as in joined files; remove the line",
+    ),
+    ("long.tsv", b"instruction\tresponse\na\tb\tc\n", ":2: 3 values under a header of 2 columns"),
     ("torn.parquet", b"PAR1 and no more", " is not a valid Parquet file"),
     ("torn.jsonl.gz", gzip.compress(b"{}\n" * 99)[:-9], " cannot be read"),
     ("plain.jsonl.gz", b"{}\n", " cannot be read: Not a gzipped file"),
@@ -475,11 +493,49 @@ def test_same_instruction_is_never_on_both_sides() -> None:
 
 def test_too_few_rows_to_split() -> None:
     with pytest.raises(DataError) as caught:
+        split_rows([Row(str(i), "r") for i in range(4)], 0.1, seed=0)
+    assert message(caught) == (
+        "data.test_fraction = 0.1 of 4 rows leaves none to test on; "
+        "set it to 0.25 or more, or give more rows, or name a data.test file"
+    )
+    assert len(split_rows([Row(str(i), "r") for i in range(4)], 0.25, seed=0)[1]) == 1
+
+
+def test_the_fraction_that_is_advised_splits() -> None:
+    rows = [Row(str(i // 3), "r", "t" if i < 9 else "u") for i in range(30)]
+    with pytest.raises(DataError) as caught:
+        split_rows(rows, 0.1, seed=0)
+    match = re.search(r"set it to ([\d.]+) or more", message(caught))
+    assert match is not None
+    assert float(match[1]) == 0.15  # 3 of the 21 rows of task u
+    assert len(split_rows(rows, 0.15, seed=0)[1]) == 3
+
+
+def test_rows_of_one_instruction_cannot_be_split() -> None:
+    with pytest.raises(DataError) as caught:
         split_rows([Row("a", "b"), Row("a", "c")], 0.5, seed=0)
     assert message(caught) == (
-        "data.test_fraction = 0.5 of 2 rows leaves none to test on; "
-        "name a data.test file, give more rows or a larger fraction"
+        "no row can be split off for testing: all 2 rows have the same instruction, and such rows "
+        "stay on one side of the split; add rows with other instructions, or name a data.test file"
     )
+    with pytest.raises(DataError, match="all rows of each task have the same instruction"):
+        split_rows([Row("a", "b", "t"), Row("a", "c", "t"), Row("d", "e", "u")], 0.5, seed=0)
+    with pytest.raises(DataError, match="1 row cannot be split for testing; give more rows"):
+        split_rows([Row("a", "b")], 0.5, seed=0)
+
+
+def test_a_conversation_is_never_on_both_sides() -> None:
+    rows = [
+        Row(f"{i} {turn}" if turn else "hello", "r", conversation=f"c{i}")
+        for i in range(10)
+        for turn in range(2)
+    ]
+    with pytest.raises(DataError, match="belong to conversations that share a prompt"):
+        split_rows(rows, 0.5, seed=0)
+    apart = [Row(f"{i} {i % 2}", "r", conversation=f"c{i // 2}") for i in range(20)]
+    train, test = split_rows(apart, 0.3, seed=0)
+    assert not {row.conversation for row in train} & {row.conversation for row in test}
+    assert len(test) == 6
 
 
 @given(

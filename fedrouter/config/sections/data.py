@@ -26,20 +26,46 @@ FilePath = Annotated[Path, Field(strict=False), AfterValidator(_path)]
 
 
 class Columns(Section):
-    """The columns that hold a row's parts."""
+    """The columns that hold a row's parts; docs/data.md has the formats that need none named."""
 
     instruction: Name = Field(default="instruction", description="column of the instruction")
+    input: Name | None = Field(
+        default=None,
+        description="column of a text that follows the instruction after a blank line, where it is "
+        "not empty; unset: input in rows of the Alpaca format, else none",
+    )
     response: Name = Field(default="response", description="column of the response")
+    system: Name | None = Field(
+        default=None, description="column of a system prompt, where it is not empty; unset: none"
+    )
+    messages: Name | None = Field(
+        default=None,
+        description="column of whole conversations, instead of instruction and response; unset: "
+        "messages or conversations, in rows of those formats",
+    )
     task: Name = Field(
         default="task",
         description="column of the true task's name, if there is one; never used to train",
     )
 
+    @model_validator(mode="after")
+    def _messages_or_texts(self) -> Self:
+        default = {"instruction": "instruction", "response": "response", "input": None}
+        named = [key for key, name in default.items() if getattr(self, key) != name]
+        if self.messages is not None and named:
+            raise ValueError(
+                f"columns.messages = {self.messages!r} takes the place of columns."
+                f"{', columns.'.join(named)}; leave out one or the other"
+            )
+        return self
+
 
 class Source(Section):
     """One of several sources of training data."""
 
-    path: FilePath | None = Field(default=None, description="a file; this or `dataset`")
+    path: FilePath | None = Field(
+        default=None, description="a file, a folder of files or a pattern; this or `dataset`"
+    )
     dataset: Name | None = Field(default=None, description="a hub name; this or `path`")
     subset: Name | None = Field(
         default=None, description="the hub dataset's subset (configuration), such as qqp of glue"
@@ -77,7 +103,7 @@ class Source(Section):
     labels: dict[str, Name] | None = Field(
         default=None,
         description='the response that each value of its column stands for, such as {0 = "No", '
-        '1 = "Yes"}; unset: the value itself',
+        '1 = "Yes"} or {true = "Yes", false = "No"}; unset: the value itself',
     )
     task: Name | None = Field(default=None, description="task of all rows; unset: the task column")
 
@@ -100,18 +126,24 @@ class DataConfig(Section):
 
     train: FilePath | None = Field(
         default=None,
-        description="JSONL, JSON, CSV or Parquet file of training rows; built-in tasks when "
-        "train, dataset and sources are unset",
+        description="file of training rows (JSON, JSONL, CSV, TSV, Parquet, Arrow), a folder of "
+        'such files, or a pattern such as "rows/*.jsonl"; built-in tasks when train, dataset and '
+        "sources are unset",
     )
     test: FilePath | None = Field(
         default=None,
-        description="file of test rows, beside train; unset: split off the training rows",
+        description="the same of test rows, beside train; unset: split off the training rows",
     )
     dataset: Name | None = Field(default=None, description="Hugging Face dataset, instead of train")
     sources: Annotated[tuple[Source, ...], Field(strict=False)] = Field(
         default=(), description="several sources instead of train: a list of tables"
     )
     columns: Columns = Columns()
+    turns: Literal["last", "all"] = Field(
+        default="last",
+        description='of a conversation, "last": its last answer is a sample, with the turns before '
+        'it as context; "all": every answer is one',
+    )
     test_fraction: float = Field(
         default=0.2,
         gt=0,

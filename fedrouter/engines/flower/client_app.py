@@ -162,6 +162,8 @@ def _holding(config_json: str, id: int, own: bool) -> ClientData:
     config = ResolvedConfig.model_validate_json(config_json)
     splits = load_splits(config.data, config.seed)
     if own:
+        for note in splits.notes:
+            print(f"fedrouter client: {note}", flush=True)
         test = sample_test(splits.test, config.evaluation.samples, config.seed)
         return ClientData(splits.train, test)
     return deal(config, splits, strategy_class(config.strategy).pooled)[id]

@@ -88,6 +88,9 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
 def _rows(data: DataConfig, seed: int) -> list[Row]:
     """The training rows, to read numbers of tasks off, where the server has them."""
     try:
-        return load_splits(data, seed).train
+        splits = load_splits(data, seed)
     except DataError:
         return []
+    for note in splits.notes:
+        PrintedProgress().message(note)
+    return splits.train
