@@ -15,7 +15,7 @@ NARROW_FLOATS: Mapping[str, Callable[[Any], Any]] = {
     "halffloat": np.float16,
 }
 
-Convert = Callable[[Any], Any]
+_Convert = Callable[[Any], Any]
 
 
 def read_parquet(name: str, file: BinaryIO) -> Iterator[Record]:
@@ -37,7 +37,7 @@ def read_arrow(name: str, file: BinaryIO) -> Iterator[Record]:
     return _read(name, file, "Arrow", _arrow_batches)
 
 
-def narrow_floats(schema: Any) -> dict[str, Convert]:
+def narrow_floats(schema: Any) -> dict[str, _Convert]:
     """For each column of float16 or float32, what makes numpy's type of pyarrow's Python floats.
 
     The text of a narrow float is the shortest that gives it back: 0.1, not 0.10000000149011612.
@@ -53,7 +53,7 @@ def narrow_floats(schema: Any) -> dict[str, Convert]:
     }
 
 
-def converted(values: dict[str, Any], converts: Mapping[str, Convert]) -> dict[str, Any]:
+def converted(values: dict[str, Any], converts: Mapping[str, _Convert]) -> dict[str, Any]:
     """A row's values with `narrow_floats` applied to them."""
     for column, convert in converts.items():
         values[column] = convert(values[column])
@@ -108,7 +108,7 @@ def _value_type(type: Any) -> Any:
     return type
 
 
-def _or_none(convert: Convert) -> Convert:
+def _or_none(convert: _Convert) -> _Convert:
     """`convert` on a value or on each of a list; None stays."""
 
     def apply(value: Any) -> Any:

@@ -9,9 +9,9 @@ from fedrouter.data.row_format.values import whole_characters
 from fedrouter.data.rows import Message
 from fedrouter.errors import DataError
 
-Role = Literal["system", "user", "assistant"]
+_Role = Literal["system", "user", "assistant"]
 
-ROLES: dict[str, Role] = {
+ROLES: dict[str, _Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -126,7 +126,7 @@ def _key(place: str, item: Mapping[str, Any], keys: Sequence[str]) -> str:
     return next((key for key in has if item[key] is not None), has[0])
 
 
-def _role(place: str, name: Any) -> Role:
+def _role(place: str, name: Any) -> _Role:
     known = str(name).strip().lower()
     if known in ROLES:
         return ROLES[known]
