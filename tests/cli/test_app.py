@@ -54,7 +54,45 @@ def test_run_shows_what_it_found(cli, tiny_folder: Path, toy_data: Path, tmp_pat
     assert "colour" in out
     assert "routing:" in out
     assert "train" in err  # progress does not mix with the result
+    assert "train.jsonl: instruction and response, 72 rows" in err
     assert (folder / "summary.json").exists()
+
+
+def test_run_on_a_folder_of_conversations_and_alpaca_rows(
+    cli, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows").mkdir()
+    chats = [
+        [("system", "Add."), ("user", f"{i} + {i}"), ("assistant", f"{2 * i}"),
+         ("user", "+ 1"), ("assistant", f"{2 * i + 1}")]
+        for i in range(10)
+    ]  # fmt: skip
+    messages = [[{"role": role, "content": text} for role, text in chat] for chat in chats]
+    alpaca = [{"instruction": "Copy.", "input": f"x{i}", "output": f"x{i}"} for i in range(10)]
+    (tmp_path / "rows/alpaca.json").write_text(json.dumps(alpaca))
+    (tmp_path / "rows/chat.jsonl").write_text(
+        "".join(json.dumps({"messages": chat, "id": 7}) + "\n" for chat in messages)
+    )
+    monkeypatch.chdir(tmp_path)
+    settings = [
+        f"model.name={tiny_folder}",
+        "model.max_length=384",
+        "data.train=rows",
+        "data.turns=all",
+        "federation.clients=2",
+        "federation.rounds=1",
+        "training.steps=1",
+        "evaluation.max_new_tokens=2",
+    ]
+    code, _, err = cli("run", *sets(settings), "-o", "run")
+    assert code == 0, err
+    for line in (
+        "rows/alpaca.json: Alpaca instruction, input and output, 10 rows",
+        "rows/chat.jsonl: chat messages, 20 rows",
+        "rows/chat.jsonl: not used: 'id'",
+    ):
+        assert line in err
+    assert cli("evaluate", "run", "--data", "rows/*.jsonl")[0] == 0
 
 
 def test_run_names_its_own_folder(
@@ -132,8 +170,9 @@ def test_evaluate_the_test_split(cli, toy_run: Path) -> None:
 
 def test_evaluate_other_rows(cli, toy_run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("instruction,response\n1 2 3,4\n")
-    code, out, _ = cli("evaluate", toy_run, "--data", tmp_path / "mine.csv")
+    code, out, err = cli("evaluate", toy_run, "--data", tmp_path / "mine.csv")
     assert code == 0
+    assert "mine.csv: instruction and response, 1 row" in "".join(err.splitlines())
     assert "task-0" in out
 
 
