@@ -13,6 +13,7 @@ All derive from :class:`FedRouterError`. Its message is one line that says what 
         * CheckpointError    no undamaged checkpoint to resume from
     * EngineError        clients that cannot be reached, or none of which replies
     * TrainingError      a run in which no client's training was ever usable (exit code 1)
+    * ExportError        a run that cannot be exported as asked, or not to this folder
     * DeployError        a deployment's folder or values that cannot be used
     * MissingExtraError  an optional dependency that is not installed
 """
@@ -64,6 +65,10 @@ class EngineError(FedRouterError):
 
 class TrainingError(FedRouterError):
     """A run in which no client's training was ever usable; the command line exits with code 1."""
+
+
+class ExportError(FedRouterError):
+    """A run that cannot be exported for a program, or not to this folder."""
 
 
 class DeployError(FedRouterError):

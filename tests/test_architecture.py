@@ -34,6 +34,7 @@ ORDER = [
     "client",
     "server",
     "inference",
+    "export",
     "engines",
     "experiment",
     "comparison",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrouter.cli.encoding import replace_unprintable
+from fedrouter.cli.export import export
 from fedrouter.errors import DataError, FedRouterError, RunError, TrainingError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 deploy = typer.Typer(help="Set up a federation over several machines.", no_args_is_help=True)
 app.add_typer(deploy, name="deploy")
+app.command()(export)
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 Prompts = Annotated[

@@ -116,7 +116,7 @@ class RoutedModel:
         run = RunFolder.open(Path(folder))
         summary = run.read_summary()
         config = load_resolved(run.path / "config.toml")
-        router = _read_router(run, config)
+        router = read_router(run, config)
         base = BaseModel.load(config.model, device)
         fingerprint = router.base_fingerprint if router else summary["base_fingerprint"]
         if fingerprint != base.fingerprint:
@@ -124,7 +124,7 @@ class RoutedModel:
                 f"{run.path} was trained on another base model than {config.model.name!r} now is; "
                 "put back the one it had"
             )
-        multi_adapter = MultiAdapterModel(base, *_read_adapters(run, router))
+        multi_adapter = MultiAdapterModel(base, *read_adapters(run, router))
         return cls(
             config, base, router, multi_adapter, tasks=summary["tasks"], history=summary["history"]
         )
@@ -245,7 +245,7 @@ def _adapter_names(run: RunFolder) -> list[str]:
     return [path.name for path in sorted(run.path.glob("tasks/*/"))]
 
 
-def _read_router(run: RunFolder, config: ResolvedConfig) -> Router | None:
+def read_router(run: RunFolder, config: ResolvedConfig) -> Router | None:
     """The router of a run; None if the run has a single adapter."""
     if (run.path / "router.json").exists():
         return Router.load(run.path)
@@ -257,7 +257,7 @@ def _read_router(run: RunFolder, config: ResolvedConfig) -> Router | None:
     return None
 
 
-def _read_adapters(
+def read_adapters(
     run: RunFolder, router: Router | None
 ) -> tuple[LoraSpec, dict[str, AdapterWeights]]:
     """The shape and the weights of all adapters of a run."""

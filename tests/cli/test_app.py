@@ -33,7 +33,7 @@ def sets(values: list[str]) -> list[str]:
 def test_help_lists_the_commands(cli) -> None:
     code, out, _ = cli("--help")
     assert code == 0
-    for command in ("run", "resume", "evaluate", "route", "generate", "tasks", "demo"):
+    for command in ("run", "resume", "evaluate", "route", "generate", "tasks", "export", "demo"):
         assert command in out
 
 
@@ -201,6 +201,17 @@ def test_bad_input_is_one_line_and_exit_code_2(
     for word in words:
         assert word in err
     assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_export_says_where_it_explains_itself(cli, toy_run: Path, tmp_path: Path) -> None:
+    arguments = ["--to", "peft", "-o", tmp_path / "out", "--base-name", "someone/tiny"]
+    code, out, _ = cli("export", toy_run, *arguments)
+    assert code == 0
+    assert Path(out.strip().rpartition(" ")[2]).read_text().startswith("# Adapters")
+    code, out, err = cli("export", toy_run, *arguments[:4])
+    assert code == 2
+    assert "--base-name" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_an_existing_run_is_refused(cli, toy_run: Path, tiny_folder: Path, toy_data: Path) -> None:
