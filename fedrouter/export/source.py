@@ -24,6 +24,7 @@ from fedrouter.errors import ExportError, ModelError
 from fedrouter.export.template import chat_template
 from fedrouter.inference.routed_model import read_adapters, read_router
 from fedrouter.model.base_model import fingerprint
+from fedrouter.model.chat_template import make_template
 from fedrouter.model.source import find_source
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.types import AdapterWeights
@@ -107,7 +108,10 @@ class ExportSource:
             ModelError: it cannot be loaded, or is not the one that the run was trained on.
         """
         model: PreTrainedModel = self._load(AutoModelForCausalLM, dtype=dtype)
-        if fingerprint(model, self.tokenizer) != self.summary["base_fingerprint"]:
+        own: PreTrainedTokenizerBase = self._load(AutoTokenizer)
+        is_chat = make_template(self.config.model.template, own).name == "chat"
+        template = own.get_chat_template() if is_chat else ""
+        if fingerprint(model, own, template) != self.summary["base_fingerprint"]:
             raise ModelError(
                 f"{self.run.path} was trained on another base model than "
                 f"{self.config.model.name!r} now is; put back the one it had"
@@ -123,7 +127,7 @@ class ExportSource:
     def _load(self, kind: Any, **settings: Any) -> Any:
         transformers_logging.disable_progress_bar()
         try:
-            return kind.from_pretrained(self.base_path, **settings)
+            return kind.from_pretrained(self.base_path, trust_remote_code=False, **settings)
         except Exception as error:  # whatever the folder's files, the hub or a library may raise
             reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise ModelError(

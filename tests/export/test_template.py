@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from fedrouter.errors import ExportError
 from fedrouter.export.template import around_instruction, chat_template
-from fedrouter.model.prompt_format import TEMPLATES, PromptFormat
+from fedrouter.model.chat_template import TEMPLATES
+from fedrouter.model.prompt_format import PromptFormat
 
 TEXTS = st.text(st.characters(codec="utf-8"))
 
