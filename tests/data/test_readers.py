@@ -67,6 +67,13 @@ def test_a_bom_in_front_of_a_json_file_and_between_two_is_harmless(
     assert values(path) == ROWS + ROWS
 
 
+def test_files_joined_without_a_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n" + LAYOUTS["lines, the last without end"] + BOM + LAYOUTS["lines"])
+    assert values(path) == ROWS + ROWS
+    assert places(path) == [":2", ":3", ":3", ":4"]
+
+
 def test_places_of_json_records(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'\n\n{"a": 1}\n\n{"a": 2}\n')
@@ -90,7 +97,7 @@ def test_one_object_alone_is_a_row_in_jsonl_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b'{"a": 1}\n{"a": 2} x\n', ":2: invalid JSON (Extra data at column 10)"),
+        (b'{"a": 1}\n{"a": 2} x\n', ":2: invalid JSON (Expecting value at column 10)"),
         (b'{"a": 1,\n"b": }\n', ":2: invalid JSON (Expecting value at column 6)"),
         (b'{"a": "1\n{"a": 2}\n', ":1: invalid JSON (Invalid control character"),
         (b'{"a": 1,}\n{"a": 2}\n', ":1: invalid JSON (Expecting property name"),
@@ -167,6 +174,12 @@ def test_a_line_that_names_the_separator(tmp_path: Path) -> None:
         {"instruction": "e", "response": "f"},
     ]
     assert places(path) == [":3", ":4"]
+
+
+def test_blanks_around_the_names_of_columns_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"instruction , response\na, b\n")
+    assert values(path) == [{"instruction": "a", "response": " b"}]
 
 
 def test_line_ends_of_csv(tmp_path: Path) -> None:

@@ -37,12 +37,13 @@ def read_csv(name: str, file: BinaryIO) -> Iterator[Record]:
     rows = csv.reader(chain(head[skipped:], lines), delimiter=separator, strict=True)
     line = skipped + 1
     try:
-        header = next(rows, [])
+        names = next(rows, [])
+        header = [column.strip() for column in names]
         _check_header(f"{name}:{line}", header)
         line = skipped + rows.line_num + 1
         for values in rows:
             place, line = f"{name}:{line}", skipped + rows.line_num + 1
-            if len(values) > len(header) or values == header:
+            if len(values) > len(header) or values == names:
                 raise _unfit(place, values, header, separator)
             if values:
                 yield Record(place, dict(zip_longest(header, values, fillvalue="")))
@@ -100,7 +101,7 @@ def _check_header(place: str, names: Sequence[str]) -> None:
 
 
 def _unfit(place: str, values: Sequence[str], header: Sequence[str], separator: str) -> DataError:
-    if values == header:
+    if len(values) == len(header):
         return DataError(f"{place}: the header once more, as in joined files; remove the line")
     marks = {",": "commas", ";": "semicolons", "\t": "tabs"}.get(separator, repr(separator))
     return DataError(

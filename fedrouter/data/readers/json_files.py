@@ -72,23 +72,24 @@ def _read_lines(name: str, lines: Iterable[str], first: int) -> Iterator[Record]
             continue
         try:
             value, end = raw_decode(text)
-            if end < len(text):
-                _DECODER.decode(text)  # raises
         except (ValueError, RecursionError) as error:
             raise _invalid(name, number, error) from error
+        if end < len(text):  # files that were joined, the first without a line end
+            yield from _read_whole(name, text, number)
+            continue
         place = f"{name}:{number}"
         yield Record(place, value if type(value) is dict else _object(place, value))
 
 
-def _read_whole(name: str, text: str) -> Iterator[Record]:
+def _read_whole(name: str, text: str, first: int = 1) -> Iterator[Record]:
     """Objects and lists of objects, one after the other, each on as many lines as it takes."""
-    at, line, number = 0, 1, 0
+    at, line, number = 0, first, 0
     while (start := _skip_blanks(text, at)) < len(text):
         line += text.count("\n", at, start)
         try:
             value, at = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
-            raise _invalid(name, 1, error) from error
+            raise _invalid(name, first, error) from error
         if isinstance(value, list):
             for item in value:
                 number += 1

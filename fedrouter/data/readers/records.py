@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from fedrouter.errors import DataError
@@ -27,6 +28,7 @@ def kind(value: Any) -> str:
         return "not a finite number"
     names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
     names |= {int: "a number", float: "a number", type(None): "null"}
+    names |= {bytes: "binary data", timedelta: "a duration"}
     return names.get(type(value), f"a {type(value).__name__}")
 
 
