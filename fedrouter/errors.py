@@ -14,6 +14,7 @@ All derive from :class:`FedRouterError`. Its message is one line that says what 
     * EngineError        clients that cannot be reached, or none of which replies
     * TrainingError      a run in which no client's training was ever usable (exit code 1)
     * ExportError        a run that cannot be exported as asked, or not to this folder
+    * RequestError       a request to a server, or arguments of a generation, that cannot be used
     * DeployError        a deployment's folder or values that cannot be used
     * MissingExtraError  an optional dependency that is not installed
 """
@@ -69,6 +70,18 @@ class TrainingError(FedRouterError):
 
 class ExportError(FedRouterError):
     """A run that cannot be exported for a program, or not to this folder."""
+
+
+class RequestError(FedRouterError):
+    """A request to a server, or arguments of a generation, that cannot be used.
+
+    Attributes:
+        parameter: the field at fault; "" if it is the request as a whole.
+    """
+
+    def __init__(self, fault: str, parameter: str = "") -> None:
+        super().__init__(f"{parameter} {fault}" if parameter else fault)
+        self.parameter = parameter
 
 
 class DeployError(FedRouterError):

@@ -35,6 +35,7 @@ ORDER = [
     "server",
     "inference",
     "export",
+    "serving",
     "engines",
     "experiment",
     "comparison",

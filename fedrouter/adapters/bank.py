@@ -6,6 +6,7 @@ https://arxiv.org/abs/2106.09685), or the weighted sum of several such terms. Th
 tree and state dict do not change. Its outputs change only within `AdapterBank.active`.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ NO_ADAPTER = -1  # stands in for a slot number where a row has no adapter
 
 class AdapterBank:
     """Several LoRA adapters of one shape, attached to a model. All weights are zero until loaded.
+
+    Several threads may use the bank at the same time: each is in `active` blocks of its own.
 
     The weights of slot k are row k of stacked float32 parameters: A of shape (size, rank, in) and
     B of shape (size, out, rank) for each target module. AdamW works element by element, so one
@@ -50,7 +53,7 @@ class AdapterBank:
         self.size = size
         self._spec = spec
         self._device = model.device
-        self._pass: _Pass | None = None
+        self._passes = threading.local()  # a thread's pass, so that threads do not mix adapters
         self._layout = adapter_layout(model, spec)
         self._layers = [
             _Layer(target, spec, size, trained, self._device) for target in self._layout.targets
@@ -131,11 +134,18 @@ class AdapterBank:
         self._check(slots, weights, lengths, dropout)
         slots = _columns(slots.to(self._device))
         weights = None if weights is None else _columns(weights.to(self._device))
-        outer, self._pass = self._pass, _Pass(slots, weights, self._masks(slots, lengths, dropout))
+        outer = self._current
+        self._passes.current = _Pass(slots, weights, self._masks(slots, lengths, dropout))
         try:
             yield
         finally:
-            self._pass = outer
+            self._passes.current = outer
+
+    @property
+    def _current(self) -> "_Pass | None":
+        """The pass of this thread, if it is in an `active` block."""
+        current: _Pass | None = getattr(self._passes, "current", None)
+        return current
 
     def _check(
         self,
@@ -179,7 +189,8 @@ class AdapterBank:
 
     def _hook(self, layer: "_Layer") -> Any:
         def add_adapters(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output if self._pass is None else self._pass.add(layer, inputs[0], output)
+            current = self._current
+            return output if current is None else current.add(layer, inputs[0], output)
 
         return add_adapters
 

@@ -15,6 +15,7 @@ import typer
 
 from fedrouter.cli.encoding import replace_unprintable
 from fedrouter.cli.export import export
+from fedrouter.cli.serve import serve
 from fedrouter.errors import DataError, FedRouterError, RunError, TrainingError
 
 if TYPE_CHECKING:
@@ -217,6 +218,9 @@ def generate(
         else:
             print(f"[{_task(answer)}] {_one_line(answer.prompt)}")
             print(f"  -> {answer.text}")
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -4,6 +4,7 @@ Each row has a *mixture*: the base model alone, one adapter, or a weighted sum o
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -90,6 +91,15 @@ class MultiAdapterModel:
                 texts[i] = text
             progress(len(batch))
         return texts
+
+    def active(self, mixtures: Sequence[AdapterMixture]) -> AbstractContextManager[None]:
+        """Within the block, row i of every batch that this thread puts to the base model is
+        computed with mixtures[i].
+
+        Raises:
+            AdapterError: a name in `mixtures` is unknown.
+        """
+        return self._bank.active(*self._mix(mixtures))
 
     @torch.no_grad()
     def losses(

@@ -39,3 +39,11 @@ def _read_turn(number: int, turn: Mapping[str, str]) -> Message:
     if not isinstance(content, str):
         raise DataError(f"message {number}: content is a {type(content).__name__}; give a text")
     return Message(role, content)
+
+
+def user_text(prompt: str | Sequence[Message]) -> str:
+    """What a prompt is routed by: an instruction, or the user's turns of a conversation with blank
+    lines between them."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(turn.content for turn in prompt if turn.role == "user")

@@ -1,19 +1,26 @@
 """A finished run as a model: the router picks the adapter that answers each prompt."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedrouter.adapters.lora import LoraSpec, read_adapter
 from fedrouter.config import ResolvedConfig, load_resolved
-from fedrouter.errors import AdapterError, ModelError, RunError
+from fedrouter.errors import AdapterError, ModelError, RequestError, RunError
 from fedrouter.evaluation.metrics import most_frequent
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
-from fedrouter.inference.conversation import read_conversation
+from fedrouter.inference.conversation import read_conversation, user_text
+from fedrouter.inference.decoding import DecodingBatch, GeneratedSequence, new_sequence
+from fedrouter.inference.sampling import Sampling
 from fedrouter.model.base_model import BaseModel
+from fedrouter.model.prompt_format import Conversation
 from fedrouter.routing.router import Router, mixtures, policy
 from fedrouter.routing.types import AdapterMixture
+from fedrouter.seeding import derive_seed
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.types import AdapterWeights
 
@@ -28,6 +35,8 @@ class Route:
         confidence: the posterior probability of this task among those to choose from, in [0, 1].
         known: whether the prompt lies within `router.threshold` of a task; if not,
             `router.fallback` decides what answers it.
+        distances: the tasks with the prompt's distance to each, in the router's space, the nearest
+            first; empty if nothing is routed.
 
     >>> from fedrouter import Route
     >>> route = Route("Which city is this?", "task-02", confidence=0.97, known=True)
@@ -39,6 +48,7 @@ class Route:
     task: str
     confidence: float
     known: bool
+    distances: tuple[tuple[str, float], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Generation(Route):
     '4'
     """
 
-    text: str
+    text: str = ""
 
 
 class RoutedModel:
@@ -156,36 +166,128 @@ class RoutedModel:
         known = routes.ood_score <= rule.threshold
         return [
             (
-                Route(prompts[i], routes.tasks[i], float(routes.confidence[i]), bool(known[i])),
+                Route(
+                    prompts[i],
+                    routes.tasks[i],
+                    float(routes.confidence[i]),
+                    bool(known[i]),
+                    _nearest_first(self.router.geometry.tasks, routes.distances[i]),
+                ),
                 mixture,
             )
             for i, mixture in enumerate(answers)
         ]
 
+    def route_to(self, prompt: str, task: str) -> tuple[Route, AdapterMixture]:
+        """As `route_with_mixtures` for one prompt, with a task that the caller chose.
+
+        The confidence is the one that the router has in this task.
+
+        Raises:
+            AdapterError: there is no such task.
+        """
+        if task not in self.multi_adapter.names:
+            known = ", ".join(self.multi_adapter.names)
+            raise AdapterError(f"there is no task {task!r}; there are: {known}")
+        if self.router is None:
+            return Route(prompt, task, 1.0, True), ((task, 1.0),)
+        routes = self.router.route(self.base.embed([prompt]))
+        tasks = self.router.geometry.tasks
+        known_prompt = bool(routes.ood_score[0] <= self.config.router.threshold)
+        confidence = float(routes.probabilities[0, tasks.index(task)])
+        distances = _nearest_first(tasks, routes.distances[0])
+        return Route(prompt, task, confidence, known_prompt, distances), ((task, 1.0),)
+
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         max_new_tokens: int | None = None,
         client: int | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Generation]:
-        """Greedy responses of the adapters that the router chooses, in one batch for all adapters.
+        """Responses of the adapters that the router chooses, in one batch for all adapters.
 
         Args:
-            prompts: instructions, as in the training data, without a template.
+            prompts: instructions, as in the training data, without a template; a text is one.
             max_new_tokens: the largest number of generated tokens; None: the run's
                 `evaluation.max_new_tokens`.
             client: as for `route`.
+            temperature: 0: the most probable token each time (greedy); up to 2: more random.
+            top_p: draw from the most probable tokens that have this probability together.
+            seed: the same seed gives the same responses; None: the run's.
+            stop: texts that end a response.
 
         Raises:
+            RequestError: a prompt is empty, or a value is out of its range.
             RunError: as for `route`.
         """
-        limit = max_new_tokens or self.config.evaluation.max_new_tokens
-        routed = self.route_with_mixtures(prompts, client)
-        texts = self.multi_adapter.generate(prompts, [mixture for _, mixture in routed], limit)
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        sampling = self._sampling(max_new_tokens, temperature, top_p, stop)
+        routed = self._routed(texts, client)
+        if temperature == 0 and not stop:
+            chosen = [mixture for _, mixture in routed]
+            answers = self.multi_adapter.generate(texts, chosen, sampling.max_tokens)
+        else:
+            batch = DecodingBatch(self.multi_adapter)
+            sequences = [
+                self._sequence(text, mixture, sampling, seed, i)
+                for i, (text, (_, mixture)) in enumerate(zip(texts, routed, strict=True))
+            ]
+            batch.add(sequences)
+            while batch.sequences:
+                batch.step()
+            answers = [one.text.text for one in sequences]
         return [
             Generation(**vars(route), text=text)
-            for (route, _), text in zip(routed, texts, strict=True)
+            for (route, _), text in zip(routed, answers, strict=True)
         ]
+
+    def stream(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        max_new_tokens: int | None = None,
+        client: int | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """The response to one prompt or conversation, in parts as they are generated.
+
+        Args:
+            prompt: an instruction, or messages as for `chat`.
+            max_new_tokens: as for `generate`, like the others.
+            client: as for `route`.
+            temperature: 0: greedy.
+            top_p: draw from the most probable tokens that have this probability together.
+            seed: the same seed gives the same response; None: the run's.
+            stop: texts that end the response.
+
+        Raises:
+            RequestError: the prompt is empty, or a value is out of its range.
+            DataError: the messages are no conversation.
+            RunError: as for `route`.
+        """
+        turns = prompt if isinstance(prompt, str) else read_conversation(prompt)
+        sampling = self._sampling(max_new_tokens, temperature, top_p, stop)
+        [(_, mixture)] = self._routed([user_text(turns)], client)
+        sequence = self._sequence(turns, mixture, sampling, seed, 0)
+        return self._parts(sequence)
+
+    def _parts(self, sequence: GeneratedSequence) -> Iterator[str]:
+        batch = DecodingBatch(self.multi_adapter)
+        batch.add([sequence])
+        while batch.sequences:
+            if part := sequence.text.take():
+                yield part
+            batch.step()
+        if part := sequence.text.take(last=True):
+            yield part
 
     def chat(
         self,
@@ -207,11 +309,38 @@ class RoutedModel:
                 refuses it.
         """
         conversation = read_conversation(messages)
-        prompt = "\n\n".join(turn.content for turn in conversation if turn.role == "user")
         limit = max_new_tokens or self.config.evaluation.max_new_tokens
-        [(route, mixture)] = self.route_with_mixtures([prompt], client)
+        [(route, mixture)] = self._routed([user_text(conversation)], client)
         [text] = self.multi_adapter.generate([conversation], [mixture], limit)
         return Generation(**vars(route), text=text)
+
+    def _routed(
+        self, texts: Sequence[str], client: int | None
+    ) -> list[tuple[Route, AdapterMixture]]:
+        """As `route_with_mixtures`, for prompts that are to be answered."""
+        for number, text in enumerate(texts, start=1):
+            if not text.strip():
+                raise RequestError(f"{number} of {len(texts)} is empty; give a text", "prompt")
+        return self.route_with_mixtures(texts, client)
+
+    def _sampling(
+        self, max_new_tokens: int | None, temperature: float, top_p: float, stop: Sequence[str]
+    ) -> Sampling:
+        limit = max_new_tokens or self.config.evaluation.max_new_tokens
+        texts = (stop,) if isinstance(stop, str) else tuple(stop)
+        return Sampling(limit, temperature=temperature, top_p=top_p, stop=texts)
+
+    def _sequence(
+        self,
+        prompt: str | Conversation,
+        mixture: AdapterMixture,
+        sampling: Sampling,
+        seed: int | None,
+        index: int,
+    ) -> GeneratedSequence:
+        draws = derive_seed(self.config.seed if seed is None else seed, "generate", index)
+        ids = self.base.prompts.prompt_ids(prompt)
+        return new_sequence(self.base, ids, mixture, sampling, draws)
 
     @property
     def majority(self) -> dict[str, str]:
@@ -239,6 +368,13 @@ class RoutedModel:
             known = sorted({id for task in self.tasks for id in task["clients"]})
             raise RunError(f"there is no client {client}; this run has {known[0]} to {known[-1]}")
         return own
+
+
+def _nearest_first(
+    tasks: Sequence[str], distances: NDArray[np.float64]
+) -> tuple[tuple[str, float], ...]:
+    """The tasks with their distances, the nearest first."""
+    return tuple((tasks[t], float(distances[t])) for t in np.argsort(distances, kind="stable"))
 
 
 def _adapter_names(run: RunFolder) -> list[str]:

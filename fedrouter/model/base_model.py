@@ -6,8 +6,10 @@ The base model never changes. Adapters act on it from outside (see `bank.py`): w
 
 import hashlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import cycle, islice
 from typing import Any, Literal
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
 
 from fedrouter.config import ModelConfig
 from fedrouter.data.rows import Row
@@ -67,6 +70,8 @@ class BaseModel:
         self.masks_padding = masks_padding(model, text, (text[-1], other))
         self.load_seconds = 0.0
         self.note: str | None = None
+        self._kept = threading.local()  # the positions that a thread wants logits at
+        model.get_output_embeddings().register_forward_pre_hook(self._narrow)
         self._embeddings: dict[tuple[Pooling, bytes], FloatArray] = {}
 
     @classmethod
@@ -206,17 +211,49 @@ class BaseModel:
             float32, shape (m, vocabulary), in row-major order of `keep`.
         """
 
-        def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (args[0][keep].unsqueeze(0), *args[1:])
-
-        head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(narrow)
-        try:
+        with self._keeping(keep):
             output = self.model(input_ids=tokens, attention_mask=mask, use_cache=False)
-        finally:
-            hook.remove()
         logits: Tensor = output.logits[0].float()
         return logits
+
+    def next_logits(self, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        """The logits of each row's next token.
+
+        Args:
+            tokens: int64, shape (rows, length): the tokens since the last call, left-padded.
+            mask: int64, shape (rows, all tokens so far): the attention mask.
+            cache: keys and values of the tokens before these, to which theirs are added.
+
+        Returns:
+            float32, shape (rows, vocabulary).
+        """
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        last = torch.zeros_like(tokens, dtype=torch.bool)
+        last[:, -1] = True
+        with self._keeping(last):
+            output = self.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        logits: Tensor = output.logits[0].float()
+        return logits
+
+    @contextmanager
+    def _keeping(self, positions: Tensor) -> Iterator[None]:
+        """Within the block, this thread's logits are computed at the `positions` that are true."""
+        self._kept.positions = positions
+        try:
+            yield
+        finally:
+            self._kept.positions = None
+
+    def _narrow(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """The output layer's input at the positions that this thread wants logits at."""
+        keep = getattr(self._kept, "positions", None)
+        return None if keep is None else (args[0][keep].unsqueeze(0), *args[1:])
 
     @torch.no_grad()
     def check_logits(self, rows: Sequence[Row]) -> None:

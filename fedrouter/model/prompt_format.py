@@ -102,6 +102,14 @@ class PromptFormat:
         [ids] = self._prompts([turns])
         return ids if len(ids) <= self.max_length else self._shortened(turns, 0)
 
+    def length(self, prompt: str | Conversation) -> int:
+        """The number of tokens of a whole prompt, however long."""
+        return len(self._prompts([_turns(prompt)])[0])
+
+    def token_text(self, token: int) -> str:
+        """The text of one token on its own, special tokens included."""
+        return str(self._tokenizer.decode([token], skip_special_tokens=False))
+
     def example(self, prompt: str | Conversation, response: str) -> Example:
         """`prompt_ids(prompt)`, the response, the end of the response.
 

@@ -117,7 +117,8 @@ def test_route_as_json(cli, toy_run: Path) -> None:
     code, out, _ = cli("route", toy_run, "7 8 9", "[{x=5}];;", "--json")
     first, second = (json.loads(line) for line in out.splitlines())
     assert code == 0
-    assert set(first) == {"prompt", "task", "confidence", "known"}
+    assert set(first) == {"prompt", "task", "confidence", "known", "distances"}
+    assert first["distances"][0][0] == first["task"]
     assert first["prompt"] == "7 8 9"
     assert first["task"] != second["task"]
 
@@ -130,7 +131,7 @@ def test_generate_from_standard_input(cli, toy_run: Path, monkeypatch, tmp_path:
     answers = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert [answer["prompt"] for answer in answers] == ["7 8 9", "[{x=5}];;"]
-    assert set(answers[0]) == {"prompt", "task", "confidence", "known", "text"}
+    assert set(answers[0]) == {"prompt", "task", "confidence", "known", "distances", "text"}
 
 
 def test_prompts_that_are_not_text(cli, toy_run: Path, monkeypatch, tmp_path: Path) -> None:

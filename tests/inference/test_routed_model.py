@@ -6,7 +6,7 @@ from support.toys import save_tiny_base
 
 from fedrouter import RoutedModel
 from fedrouter.data.rows import Message
-from fedrouter.errors import AdapterError, DataError, ModelError, RunError
+from fedrouter.errors import AdapterError, DataError, ModelError, RequestError, RunError
 from fedrouter.storage.run_folder import RunFolder
 
 PROMPTS = ["7 8 9", "WHICH COLOUR: RED 3", "[{x=5}];;", "7 8 9"]
@@ -135,3 +135,35 @@ def test_no_conversation(model: RoutedModel, messages: object, complaint: str) -
         model.chat(messages)  # type: ignore[arg-type]
     with pytest.raises(RunError, match="has 0 to 2"):
         model.chat([{"role": "user", "content": "x"}], client=9)
+
+
+def test_a_text_is_one_prompt_and_an_empty_one_is_refused(model: RoutedModel) -> None:
+    [answer] = model.generate("7 8 9", max_new_tokens=5)
+    assert answer == model.generate(["7 8 9"], max_new_tokens=5)[0]
+    for empty in ("", ["7 8 9", " \n"]):
+        with pytest.raises(RequestError, match="is empty; give a text"):
+            model.generate(empty)
+
+
+def test_sampling_depends_on_the_seed_alone(model: RoutedModel) -> None:
+    def drawn(seed: int) -> list[str]:
+        answers = model.generate(PROMPTS, max_new_tokens=6, temperature=1.5, seed=seed)
+        return [answer.text for answer in answers]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    with pytest.raises(RequestError, match="temperature"):
+        model.generate(PROMPTS, temperature=float("nan"))
+
+
+def test_a_stream_is_the_answer_in_parts(model: RoutedModel) -> None:
+    [whole] = model.generate(PROMPTS[:1], max_new_tokens=6)
+    assert "".join(model.stream(PROMPTS[0], max_new_tokens=6)) == whole.text
+    messages = [{"role": "user", "content": PROMPTS[1]}]
+    assert "".join(model.stream(messages, max_new_tokens=6)) == model.chat(messages, 6).text
+
+
+def test_stop_texts_end_a_response(model: RoutedModel) -> None:
+    answers = model.generate(PROMPTS, max_new_tokens=6)
+    whole = next(answer for answer in answers if answer.text)
+    [cut] = model.generate(whole.prompt, max_new_tokens=6, stop=[whole.text[-1]])
+    assert cut.text == whole.text[: whole.text.index(whole.text[-1])]

@@ -1,0 +1,135 @@
+"""OpenAI's HTTP API over a backend."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from importlib import resources
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from fedrouter.errors import FedRouterError, RequestError
+from fedrouter.serving.backend import Backend
+from fedrouter.serving.middleware import ApiKeys, BodyLimit
+from fedrouter.serving.requests import ServingError
+from fedrouter.serving.responses import error_body
+from fedrouter.serving.schema import ChatRequest, CompletionRequest, RouteRequest, parse
+
+MAX_BODY = 2**20  # bytes of a request
+
+
+def make_app(backend: Backend, keys: Collection[str] = (), max_body: int = MAX_BODY) -> Starlette:
+    """The application.
+
+    Args:
+        backend: answers the requests; it is closed with the application.
+        keys: the keys of clients; none: everybody is answered.
+        max_body: the largest body of a request, in bytes.
+    """
+
+    async def chat(request: Request) -> Response:
+        return await backend.chat(request, parse(ChatRequest, await request.body()))
+
+    async def complete(request: Request) -> Response:
+        return await backend.complete(request, parse(CompletionRequest, await request.body()))
+
+    async def route(request: Request) -> Response:
+        body = parse(RouteRequest, await request.body())
+        routes = await backend.route(body.prompts)
+        data = [
+            {
+                "task": one.task,
+                "confidence": one.confidence,
+                "known": one.known,
+                "distances": dict(one.distances),
+            }
+            for one in routes
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def models(_: Request) -> Response:
+        return JSONResponse({"object": "list", "data": backend.cards()})
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
+        for card in backend.cards():
+            if card["id"] == name:
+                return JSONResponse(card)
+        raise ServingError(f"The model `{name[:100]}` does not exist.", 404)
+
+    async def health(_: Request) -> Response:
+        return JSONResponse(await backend.health())
+
+    async def metrics(_: Request) -> Response:
+        return Response(backend.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def page(_: Request) -> Response:
+        return Response((PAGE / "index.html").read_text(), media_type="text/html", headers=SAFE)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await backend.close()
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Mount("/page", StaticFiles(directory=str(PAGE))),
+            Route("/health", health),
+            Route("/metrics", metrics),
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", model),
+            Route("/v1/route", route, methods=["POST"]),
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", complete, methods=["POST"]),
+        ],
+        middleware=[
+            Middleware(ApiKeys, keys=keys),
+            Middleware(BodyLimit, limit=max_body),
+        ],
+        exception_handlers=HANDLERS,
+        lifespan=lifespan,
+    )
+
+
+PAGE = resources.files("fedrouter") / "assets" / "page"
+# The page asks no other host, and no other page may frame it.
+SAFE = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+async def _request_error(_: Request, error: Exception) -> Response:
+    parameter = error.parameter if isinstance(error, RequestError) else ""
+    return JSONResponse(error_body(str(error), 400, parameter or None), 400)
+
+
+async def _serving_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    return JSONResponse(error_body(str(error), error.status), error.status, headers)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(error_body(error.detail, error.status_code), error.status_code)
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    message = f"the request failed with {type(error).__name__}; the server's log says more"
+    return JSONResponse(error_body(message, 500), 500)
+
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+HANDLERS: dict[type[Exception] | int, Handler] = {
+    ServingError: _serving_error,
+    FedRouterError: _request_error,
+    HTTPException: _http_error,
+    Exception: _unexpected,
+}

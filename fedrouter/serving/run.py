@@ -1,0 +1,109 @@
+"""`fedrouter serve`: load a run, listen, answer until stopped."""
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from fedrouter.errors import ConfigError
+from fedrouter.inference.routed_model import RoutedModel
+from fedrouter.serving.app import make_app
+from fedrouter.serving.engine import Engine, Limits
+from fedrouter.serving.local import LocalBackend
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How to serve a run.
+
+    Attributes:
+        host: the address to listen on.
+        port: the port; 0: a free one.
+        api_key_file: a file with one key a line; None: no key is asked for.
+        insecure: allow an address other than the loopback without keys.
+        device: the torch device, or "auto".
+        max_tokens: the largest number of tokens of an answer, and the default.
+        limits: what the engine takes on.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key_file: Path | None = None
+    insecure: bool = False
+    device: str = "auto"
+    max_tokens: int = 512
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(folder: Path, settings: ServeSettings, say: Callable[[str], None] = print) -> None:
+    """Serve a finished run until the process is told to stop.
+
+    Args:
+        folder: the run folder.
+        settings: how to serve it.
+        say: called with what the operator should know.
+
+    Raises:
+        ConfigError: the address cannot be used, or it is not the loopback and there is no key.
+        RunError: the folder is not a run that can be served.
+    """
+    keys = read_keys(settings.api_key_file)
+    if not keys and not settings.insecure and not is_loopback(settings.host):
+        raise ConfigError(
+            f"--host {settings.host} can be reached from other machines: give --api-key-file FILE, "
+            "or --insecure to answer everybody"
+        )
+    with listening(settings.host, settings.port) as listener:
+        model = RoutedModel.load(folder, settings.device)
+        backend = LocalBackend(Engine(model, settings.limits), folder, settings.max_tokens)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        say(f"serving {folder} with {len(backend.names.tasks)} tasks on http://{shown}:{port}")
+        config = uvicorn.Config(make_app(backend, keys), log_level="warning", lifespan="on")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def read_keys(path: Path | None) -> tuple[str, ...]:
+    """The keys in a file, one a line.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no key.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--api-key-file {path} cannot be read ({error}); give a text file"
+        ) from error
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise ConfigError(f"--api-key-file {path} holds no key; write one on its first line")
+    return keys
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ConfigError: the address or the port cannot be used.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({error}); choose others with --host and --port"
+        ) from error
