@@ -71,7 +71,7 @@ class BaseModel:
         self.load_seconds = 0.0
         self.note: str | None = None
         self._kept = threading.local()  # the positions that a thread wants logits at
-        model.get_output_embeddings().register_forward_pre_hook(self._narrow)
+        model.get_output_embeddings().register_forward_pre_hook(_narrowing(self._kept))
         self._embeddings: dict[tuple[Pooling, bytes], FloatArray] = {}
 
     @classmethod
@@ -250,11 +250,6 @@ class BaseModel:
         finally:
             self._kept.positions = None
 
-    def _narrow(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """The output layer's input at the positions that this thread wants logits at."""
-        keep = getattr(self._kept, "positions", None)
-        return None if keep is None else (args[0][keep].unsqueeze(0), *args[1:])
-
     @torch.no_grad()
     def check_logits(self, rows: Sequence[Row]) -> None:
         """Refuse a dtype in which the base model overflows on these rows.
@@ -296,6 +291,16 @@ class BaseModel:
         )
         responses = output[:, tokens.shape[1] :].tolist()
         return [self.prompts.decode(ids) for ids in responses]
+
+
+def _narrowing(kept: threading.local) -> Callable[[nn.Module, Any], tuple[Any, ...] | None]:
+    """A hook that leaves of the output layer's input the positions that the thread has kept."""
+
+    def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        keep = getattr(kept, "positions", None)
+        return None if keep is None else (args[0][keep].unsqueeze(0), *args[1:])
+
+    return narrow
 
 
 def fingerprint(
