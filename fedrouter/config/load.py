@@ -41,9 +41,16 @@ def load_resolved(path: Path) -> ResolvedConfig:
     """The resolved configuration of a run folder's `config.toml`.
 
     Raises:
-        ConfigError: one line that lists every fault.
+        ConfigError: another version of fedrouter wrote it, or it was edited; one line that lists
+            every fault.
     """
-    return _overridden(ResolvedConfig, _read(path), ())
+    try:
+        return _overridden(ResolvedConfig, _read(path), ())
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} does not fit this version of fedrouter ({error}); start a new run, or use the "
+            "version that wrote it"
+        ) from None
 
 
 def parse_resolved(text: str) -> ResolvedConfig:

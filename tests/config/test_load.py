@@ -18,6 +18,7 @@ from fedrouter.config import (
     TrainingConfig,
     dump_config,
     load_config,
+    load_resolved,
 )
 from fedrouter.config.reference import describe, page
 from fedrouter.config.synonyms import SYNONYMS
@@ -261,3 +262,13 @@ def test_the_documentation_is_up_to_date() -> None:
     assert documented.read_text(encoding="utf-8") == page(), (
         "run: python -m fedrouter.config > docs/configuration.md"
     )
+
+
+def test_the_configuration_of_an_older_run_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    older = '[baselines]\nclusters = 3\n[federation]\ntransport = "fp16"\n'
+    (tmp_path / "config.toml").write_text(older)
+    with pytest.raises(ConfigError, match=r"config\.toml does not fit this version") as caught:
+        load_resolved(tmp_path / "config.toml")
+    assert "\n" not in str(caught.value)
+    assert "baselines" in str(caught.value)
+    assert "start a new run" in str(caught.value)
