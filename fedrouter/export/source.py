@@ -22,7 +22,7 @@ from fedrouter.config import ResolvedConfig, load_resolved
 from fedrouter.config.resolve import BUILTIN_BASE
 from fedrouter.errors import ExportError, ModelError
 from fedrouter.export.template import chat_template
-from fedrouter.inference.routed_model import read_adapters, read_router
+from fedrouter.inference.run_reader import read_adapters, read_router
 from fedrouter.model.base_model import fingerprint
 from fedrouter.model.chat_template import make_template
 from fedrouter.model.source import find_source

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.adapters.lora import LoraSpec, read_adapter
 from fedrouter.config import ResolvedConfig, load_resolved
 from fedrouter.errors import AdapterError, ModelError, RequestError, RunError
 from fedrouter.evaluation.metrics import most_frequent
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.inference.conversation import read_conversation, user_text
 from fedrouter.inference.decoding import DecodingBatch, GeneratedSequence, new_sequence
+from fedrouter.inference.run_reader import read_adapters, read_router
 from fedrouter.inference.sampling import Sampling
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.prompt_format import Conversation
@@ -22,7 +22,6 @@ from fedrouter.routing.router import Router, mixtures, policy
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.seeding import derive_seed
 from fedrouter.storage.run_folder import RunFolder
-from fedrouter.types import AdapterWeights
 
 
 @dataclass(frozen=True)
@@ -375,34 +374,3 @@ def _nearest_first(
 ) -> tuple[tuple[str, float], ...]:
     """The tasks with their distances, the nearest first."""
     return tuple((tasks[t], float(distances[t])) for t in np.argsort(distances, kind="stable"))
-
-
-def _adapter_names(run: RunFolder) -> list[str]:
-    return [path.name for path in sorted(run.path.glob("tasks/*/"))]
-
-
-def read_router(run: RunFolder, config: ResolvedConfig) -> Router | None:
-    """The router of a run; None if the run has a single adapter."""
-    if (run.path / "router.json").exists():
-        return Router.load(run.path)
-    if len(_adapter_names(run)) != 1:
-        raise RunError(
-            f"{run.path}: the adapters of strategy {config.strategy!r} stay with the clients, so "
-            "that there is nothing to route to; use a run of 'fedrouter'"
-        )
-    return None
-
-
-def read_adapters(
-    run: RunFolder, router: Router | None
-) -> tuple[LoraSpec, dict[str, AdapterWeights]]:
-    """The shape and the weights of all adapters of a run."""
-    names = router.geometry.tasks if router else _adapter_names(run)
-    adapters = {name: read_adapter(run.path / "tasks" / name) for name in names}
-    specs = {spec for _, spec in adapters.values()}
-    if len(specs) > 1:
-        raise AdapterError(
-            f"the adapters in {run.path / 'tasks'} differ in rank, alpha or targets; "
-            "put back the ones that the run wrote"
-        )
-    return specs.pop(), {name: weights for name, (weights, _) in adapters.items()}

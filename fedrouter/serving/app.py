@@ -20,6 +20,13 @@ from fedrouter.serving.responses import error_body
 from fedrouter.serving.schema import ChatRequest, CompletionRequest, RouteRequest, parse
 
 MAX_BODY = 2**20  # bytes of a request
+PAGE = resources.files("fedrouter") / "assets" / "page"
+# The page asks no other host, and no other page may frame it.
+SAFE = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 
 
 def make_app(backend: Backend, keys: Collection[str] = (), max_body: int = MAX_BODY) -> Starlette:
@@ -31,78 +38,84 @@ def make_app(backend: Backend, keys: Collection[str] = (), max_body: int = MAX_B
         max_body: the largest body of a request, in bytes.
     """
 
-    async def chat(request: Request) -> Response:
-        return await backend.chat(request, parse(ChatRequest, await request.body()))
-
-    async def complete(request: Request) -> Response:
-        return await backend.complete(request, parse(CompletionRequest, await request.body()))
-
-    async def route(request: Request) -> Response:
-        body = parse(RouteRequest, await request.body())
-        routes = await backend.route(body.prompts)
-        data = [
-            {
-                "task": one.task,
-                "confidence": one.confidence,
-                "known": one.known,
-                "distances": dict(one.distances),
-            }
-            for one in routes
-        ]
-        return JSONResponse({"object": "list", "data": data})
-
-    async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": backend.cards()})
-
-    async def model(request: Request) -> Response:
-        name = request.path_params["name"]
-        for card in backend.cards():
-            if card["id"] == name:
-                return JSONResponse(card)
-        raise ServingError(f"The model `{name[:100]}` does not exist.", 404)
-
-    async def health(_: Request) -> Response:
-        return JSONResponse(await backend.health())
-
-    async def metrics(_: Request) -> Response:
-        return Response(backend.metrics.text(), media_type="text/plain; version=0.0.4")
-
-    async def page(_: Request) -> Response:
-        return Response((PAGE / "index.html").read_text(), media_type="text/html", headers=SAFE)
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await backend.close()
 
-    return Starlette(
-        routes=[
-            Route("/", page),
-            Mount("/page", StaticFiles(directory=str(PAGE))),
-            Route("/health", health),
-            Route("/metrics", metrics),
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", model),
-            Route("/v1/route", route, methods=["POST"]),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/completions", complete, methods=["POST"]),
-        ],
-        middleware=[
-            Middleware(ApiKeys, keys=keys),
-            Middleware(BodyLimit, limit=max_body),
-        ],
+    app = Starlette(
+        routes=ROUTES,
+        middleware=[Middleware(ApiKeys, keys=keys), Middleware(BodyLimit, limit=max_body)],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
+    app.state.backend = backend
+    return app
 
 
-PAGE = resources.files("fedrouter") / "assets" / "page"
-# The page asks no other host, and no other page may frame it.
-SAFE = {
-    "content-security-policy": "default-src 'self'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
+def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+async def _chat(request: Request) -> Response:
+    return await _backend(request).chat(request, parse(ChatRequest, await request.body()))
+
+
+async def _complete(request: Request) -> Response:
+    return await _backend(request).complete(request, parse(CompletionRequest, await request.body()))
+
+
+async def _route(request: Request) -> Response:
+    body = parse(RouteRequest, await request.body())
+    data = [
+        {
+            "task": one.task,
+            "confidence": one.confidence,
+            "known": one.known,
+            "distances": dict(one.distances),
+        }
+        for one in await _backend(request).route(body.prompts)
+    ]
+    return JSONResponse({"object": "list", "data": data})
+
+
+async def _models(request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": _backend(request).cards()})
+
+
+async def _model(request: Request) -> Response:
+    name = request.path_params["name"]
+    for card in _backend(request).cards():
+        if card["id"] == name:
+            return JSONResponse(card)
+    raise ServingError(f"The model `{name[:100]}` does not exist.", 404)
+
+
+async def _health(request: Request) -> Response:
+    return JSONResponse(await _backend(request).health())
+
+
+async def _metrics(request: Request) -> Response:
+    text = _backend(request).metrics.text()
+    return Response(text, media_type="text/plain; version=0.0.4")
+
+
+async def _page(_: Request) -> Response:
+    return Response((PAGE / "index.html").read_text(), media_type="text/html", headers=SAFE)
+
+
+ROUTES = [
+    Route("/", _page),
+    Mount("/page", StaticFiles(directory=str(PAGE))),
+    Route("/health", _health),
+    Route("/metrics", _metrics),
+    Route("/v1/models", _models),
+    Route("/v1/models/{name:path}", _model),
+    Route("/v1/route", _route, methods=["POST"]),
+    Route("/v1/chat/completions", _chat, methods=["POST"]),
+    Route("/v1/completions", _complete, methods=["POST"]),
+]
 
 
 async def _request_error(_: Request, error: Exception) -> Response:
