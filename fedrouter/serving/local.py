@@ -119,7 +119,7 @@ class LocalBackend:
             body.wanted_logprobs is not None,
         )
         answer = _Answer(self._engine, self.metrics, requests, forced=task is not None)
-        started = await answer.start()
+        started = await _unless_gone(request, answer.start())
         headers = routing_headers(started[0])
         if body.stream:
             stream = answer.stream(shape, started, body.include_usage, chat=chat)
@@ -175,7 +175,7 @@ class _Answer:
             for number, request in enumerate(requests):
                 self._tickets.append(engine.submit(request, self._listener(number)))
         except ServingError:
-            self._cancel()
+            self._cancel(gone=False)
             raise
 
     @property
@@ -192,8 +192,8 @@ class _Answer:
                     started[number] = event
                 else:
                     self._early.append((number, event))
-        except BaseException:
-            self._cancel()
+        except BaseException as error:
+            self._cancel(gone=isinstance(error, asyncio.CancelledError))
             raise
         return [started[number] for number in range(len(self._requests))]
 
@@ -238,9 +238,12 @@ class _Answer:
                 if isinstance(event, Chunk):
                     missing -= event.finish_reason is not None
                     yield starts[number] + event.index, event
-        finally:
-            if missing:
-                self._cancel()
+        except ServingError:
+            self._cancel(gone=False)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self._cancel(gone=True)
+            raise
 
     async def _next(self) -> tuple[int, Event]:
         number, event = await self._events.get()
@@ -248,10 +251,12 @@ class _Answer:
             raise event.error
         return number, event
 
-    def _cancel(self) -> None:
+    def _cancel(self, *, gone: bool) -> None:
+        """Free the places of all requests; `gone`: because the client went away."""
         for ticket in self._tickets:
             self._engine.cancel(ticket)
-        self._metrics.canceled()
+        if gone:
+            self._metrics.canceled()
 
     def _routing(self, started: Sequence[Started]) -> Any:
         bodies = [routing_body(one, self._forced) for one in started]

@@ -3,8 +3,8 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,19 +122,47 @@ def test_a_large_body_is_refused_before_it_is_read(address: str) -> None:
 
 def test_a_client_that_goes_away_frees_its_place(address: str, backend: LocalBackend) -> None:
     for stream in (True, False):
-        body = json.dumps({"prompt": PROMPT, "max_tokens": 16, "stream": stream, "n": 4}).encode()
-        host, port = address.removeprefix("http://").split(":")
         for _ in range(6):
-            with socket.create_connection((host, int(port))) as connection:
-                head = (
-                    f"POST {COMPLETION} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-                )
-                connection.sendall(head.encode() + body)
-    end = time.monotonic() + 10
-    while backend._engine.running or backend._engine.waiting:
-        assert time.monotonic() < end, "places are still taken"
-        time.sleep(0.05)
+            with leaving(address, max_tokens=16, stream=stream, n=4):
+                pass
+    wait_until(lambda: (backend._engine.running, backend._engine.waiting) == (0, 0))
     answered(address)
+
+
+def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(
+    routed: RoutedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, right = Engine(routed, Limits(batch=1, queue=8)), routed.base.next_logits
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return right(*arguments)
+
+    monkeypatch.setattr(routed.base, "next_logits", slow)
+    with served(make_app(LocalBackend(engine, Path("toys"), 400))) as url:
+        with leaving(url, max_tokens=400, stop=[]), leaving(url):
+            wait_until(lambda: (engine.running, engine.waiting) == (1, 1))
+        wait_until(lambda: (engine.running, engine.waiting) == (0, 0))
+        text = httpx.get(f"{url}/metrics").text
+        assert 'finish_reason="canceled"' in text
+
+
+@contextmanager
+def leaving(address: str, **fields: Any) -> Iterator[None]:
+    """A request whose client goes away at the end of the block."""
+    host, port = address.removeprefix("http://").split(":")
+    path, body = completion(**fields)
+    with socket.create_connection((host, int(port))) as connection:
+        head = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", "", ""]
+        connection.sendall("\r\n".join(head).encode() + body)
+        yield
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 @pytest.fixture
