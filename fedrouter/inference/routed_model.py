@@ -160,7 +160,7 @@ class RoutedModel:
             [only] = self.multi_adapter.names
             return [(Route(prompt, only, 1.0, True), ((only, 1.0),)) for prompt in prompts]
         allowed, rule = self._allowed(client), policy(self.config.router)
-        routes = self.router.route(self.base.embed(prompts), allowed)
+        routes = self.router.route(self.base.embed(prompts, remember=False), allowed)
         answers = mixtures(self.router.geometry, routes, rule, allowed)
         known = routes.ood_score <= rule.threshold
         return [
@@ -190,7 +190,7 @@ class RoutedModel:
             raise AdapterError(f"there is no task {task!r}; there are: {known}")
         if self.router is None:
             return Route(prompt, task, 1.0, True), ((task, 1.0),)
-        routes = self.router.route(self.base.embed([prompt]))
+        routes = self.router.route(self.base.embed([prompt], remember=False))
         tasks = self.router.geometry.tasks
         known_prompt = bool(routes.ood_score[0] <= self.config.router.threshold)
         confidence = float(routes.probabilities[0, tasks.index(task)])

@@ -8,7 +8,8 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import cycle, islice
@@ -112,6 +113,8 @@ class BaseModel:
         texts: Sequence[str],
         progress: Callable[[int], None] = lambda _: None,
         pooling: Pooling = "mean",
+        *,
+        remember: bool = True,
     ) -> FloatArray:
         """Embeddings of prompts: the mean over the tokens of the bare text of the last hidden
         state after the final norm (paper, section on task clustering).
@@ -124,25 +127,27 @@ class BaseModel:
             texts: n bare instructions.
             progress: called with the number of texts done since its last call.
             pooling: "last": the last token's hidden state in place of the mean (FedDPA).
+            remember: whether later calls may reuse these embeddings; they stay in memory.
 
         Returns:
             float32, shape (n, hidden size).
         """
+        known: MutableMapping[tuple[Pooling, bytes], FloatArray] = self._embeddings
+        if not remember:
+            known = ChainMap({}, known)
         keys = [(pooling, hashlib.sha256(text.encode()).digest()) for text in texts]
-        missing = {
-            key: text for key, text in zip(keys, texts, strict=True) if key not in self._embeddings
-        }
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         progress(len(texts) - len(missing))
         ids = [self.prompts.bare_ids(text) for text in missing.values()]
         names = list(missing)
         for batch, tokens, mask in self.embedding_batches(ids):
             vectors = self._pooled_hidden(tokens, mask, pooling)
             for i, vector in zip(batch, vectors, strict=False):  # the last rows may be filled up
-                self._embeddings[names[i]] = vector
+                known[names[i]] = vector
             progress(len(batch))
         if not texts:
             return np.zeros((0, self.embedding_size), np.float32)
-        return np.stack([self._embeddings[key] for key in keys])
+        return np.stack([known[key] for key in keys])
 
     def embedding_batches(
         self, ids: Sequence[Sequence[int]]

@@ -10,7 +10,6 @@ from support.toys import toy_rows
 
 from fedrouter import RoutedModel
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
-from fedrouter.model.base_model import BaseModel
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry
 
@@ -39,14 +38,7 @@ def test_threads_get_the_answers_of_one_caller_at_a_time(model: RoutedModel) -> 
         [loss] = model.multi_adapter.losses([rows[i]], [((answer.task, 1.0),)])
         return answer, loss
 
-    forget_embeddings(model.base)
     alone = [call(i) for i in range(CALLS)]
-    forget_embeddings(model.base)
     with ThreadPoolExecutor(THREADS) as threads:
         assert list(threads.map(call, range(CALLS))) == alone
     assert len({answer.text for answer, _ in alone}) > TASKS
-
-
-def forget_embeddings(base: BaseModel) -> None:
-    """Let prompts be embedded while other threads generate."""
-    base._embeddings.clear()

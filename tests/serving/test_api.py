@@ -206,3 +206,16 @@ def test_events_end_with_done(address: str) -> None:
     lines = [line for line in response.text.split("\n\n") if line]
     assert lines[-1] == "data: [DONE]"
     assert all(json.loads(line.removeprefix("data: ")) for line in lines[:-1])
+
+
+def test_nothing_is_kept_of_a_request(
+    client: openai.OpenAI, routed: RoutedModel, backend: LocalBackend
+) -> None:
+    """Or a server's memory would grow with its requests."""
+    before = len(routed.base._embeddings)
+    for i in range(20):
+        client.completions.create(model="auto", prompt=f"never seen before {i}", max_tokens=1)
+    engine = backend._engine
+    assert len(routed.base._embeddings) == before
+    assert (engine.running, engine.waiting, engine._canceled) == (0, 0, set())
+    assert [batch.sequences for batch in engine._batches.values()] == [[]]
