@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.clients import ROWS, client_of, profiled
 
@@ -21,3 +22,18 @@ def test_rows_that_changed_since_the_profile_are_refused(
     stranger = client_of(tiny_base, tmp_path, id=4)
     with pytest.raises(DataError, match="no readable profile of client 4"):
         stranger.store.labels()
+
+
+def test_labels_hold_from_a_round_on(client: Client) -> None:
+    labels = {round: np.full(len(ROWS), round) for round in range(6)}
+    for round in (0, 2, 3):
+        client.store.write_labels(labels[round], round)
+    assert [client.store.labels(round)[0] for round in (0, 1, 2, 3, 9)] == [0, 0, 2, 3, 3]
+    assert client.store.labels()[0] == 3
+    client.store.write_labels(labels[1], 1)  # the server fell back: rounds 2 and 3 come again
+    assert client.store.labels()[0] == 1
+    for round in (2, 3, 4):
+        client.store.write_labels(labels[round], round)
+    assert [client.store.labels(round)[0] for round in (2, 3, 4)] == [2, 3, 4]
+    with pytest.raises(DataError, match="no readable profile"):
+        client.store.labels(1)  # three versions are retained

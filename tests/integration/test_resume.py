@@ -157,6 +157,24 @@ def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_one(
     assert_same(undisturbed, folder)
 
 
+def test_a_run_whose_last_checkpoint_is_damaged_falls_back_to_the_same_end(
+    config: Config, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Round 2 and the exchanges after it are repeated by clients that remember more."""
+    folder, last = tmp_path / "killed", tmp_path / "killed/checkpoints/round-0002"
+
+    class KillAfterExchange(Progress):
+        def phase(self, name: str, total: int) -> None:
+            if name == "train" and last.exists():
+                raise Killed
+
+    with pytest.raises(Killed):
+        run(config, folder, progress=KillAfterExchange())
+    (last / "state.safetensors").write_bytes(b"damaged")
+    resume(folder)
+    assert_same(undisturbed, folder)
+
+
 @pytest.mark.slow
 def test_a_kill_anywhere(config: Config, undisturbed: Path, tmp_path: Path) -> None:
     for reports in count():
