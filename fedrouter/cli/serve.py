@@ -1,11 +1,20 @@
 """`fedrouter serve`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedrouter.errors import MissingExtraError
+
+
+class _UpstreamApi(StrEnum):
+    """Kinds of engines."""
+
+    vllm = "vllm"
+    openai = "openai"
+    llamacpp = "llamacpp"
 
 
 def serve(  # noqa: PLR0917 - each is an option of the command
@@ -30,6 +39,16 @@ def serve(  # noqa: PLR0917 - each is an option of the command
         int, typer.Option(min=1, help="Largest number of answers generated together.")
     ] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Largest number of waiting requests.")] = 128,
+    upstream: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Engine that generates; unset: this process does."),
+    ] = None,
+    upstream_api: Annotated[
+        _UpstreamApi, typer.Option(help="What kind of engine that is.")
+    ] = _UpstreamApi.openai,
+    upstream_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the engine's API key.")
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Longest time for an answer, in s.")
     ] = 300,
@@ -48,6 +67,9 @@ def serve(  # noqa: PLR0917 - each is an option of the command
         insecure=insecure,
         device=device,
         max_tokens=max_tokens,
+        upstream=upstream,
+        upstream_api=upstream_api.value,
+        upstream_key_file=upstream_key_file,
         limits=Limits(batch=batch, queue=queue, seconds=timeout),
     )
     serve_run(folder, settings, lambda line: typer.echo(line, err=True))

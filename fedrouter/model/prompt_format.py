@@ -102,6 +102,10 @@ class PromptFormat:
         [ids] = self._prompts([turns])
         return ids if len(ids) <= self.max_length else self._shortened(turns, 0)
 
+    def prompt_text(self, prompt: str | Conversation) -> str:
+        """A whole prompt as a text, for engines that have the same tokenizer."""
+        return "".join(segment.text for segment in self._template.segments(_turns(prompt)))
+
     def length(self, prompt: str | Conversation) -> int:
         """The number of tokens of a whole prompt, however long."""
         return len(self._prompts([_turns(prompt)])[0])

@@ -1,18 +1,22 @@
 """`fedrouter serve`: load a run, listen, answer until stopped."""
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import uvicorn
 
 from fedrouter.errors import ConfigError
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.serving.app import make_app
+from fedrouter.serving.backend import Backend
 from fedrouter.serving.engine import Engine, Limits
 from fedrouter.serving.local import LocalBackend
+from fedrouter.serving.upstream import UpstreamApi, UpstreamBackend
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class ServeSettings:
         device: the torch device, or "auto".
         max_tokens: the largest number of tokens of an answer, and the default.
         limits: what the engine takes on.
+        upstream: the address of an engine that generates the answers; None: this process does.
+        upstream_api: what kind of engine that is.
+        upstream_key_file: a file with the key that the engine asks for.
     """
 
     host: str = "127.0.0.1"
@@ -36,6 +43,9 @@ class ServeSettings:
     device: str = "auto"
     max_tokens: int = 512
     limits: Limits = field(default_factory=Limits)
+    upstream: str | None = None
+    upstream_api: UpstreamApi = "openai"
+    upstream_key_file: Path | None = None
 
 
 def serve(folder: Path, settings: ServeSettings, say: Callable[[str], None] = print) -> None:
@@ -58,16 +68,49 @@ def serve(folder: Path, settings: ServeSettings, say: Callable[[str], None] = pr
         )
     with listening(settings.host, settings.port) as listener:
         model = RoutedModel.load(folder, settings.device)
-        backend = LocalBackend(Engine(model, settings.limits), folder, settings.max_tokens)
+        backend: Backend
+        if settings.upstream is None:
+            backend = LocalBackend(Engine(model, settings.limits), folder, settings.max_tokens)
+        else:
+            backend = _upstream(model, folder, settings.upstream, settings)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        say(f"serving {folder} with {len(backend.names.tasks)} tasks on http://{shown}:{port}")
+        tasks = len(model.multi_adapter.names)
+        say(f"serving {folder} with {tasks} tasks on http://{shown}:{port}")
         config = uvicorn.Config(make_app(backend, keys), log_level="warning", lifespan="on")
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def read_keys(path: Path | None) -> tuple[str, ...]:
-    """The keys in a file, one a line.
+def _upstream(
+    model: RoutedModel, folder: Path, url: str, settings: ServeSettings
+) -> UpstreamBackend:
+    """The backend that passes requests on, if the engine has the run's adapters.
+
+    Raises:
+        ConfigError: the address is none, or the engine does not answer or lacks adapters.
+    """
+
+    def connect() -> UpstreamBackend:
+        keys = read_keys(settings.upstream_key_file, "--upstream-key-file")
+        headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
+        timeout = httpx.Timeout(settings.limits.seconds, connect=5.0)
+        address = url.rstrip("/").removesuffix("/v1")
+        client = httpx.AsyncClient(base_url=address, headers=headers, timeout=timeout)
+        return UpstreamBackend(model, folder, client, settings.upstream_api)
+
+    async def check() -> None:
+        backend = connect()
+        await backend.check(folder.resolve())
+        await backend.close()
+
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--upstream {url!r} should be an address such as http://127.0.0.1:8001")
+    asyncio.run(check())  # connections belong to the loop that opened them
+    return connect()
+
+
+def read_keys(path: Path | None, option: str = "--api-key-file") -> tuple[str, ...]:
+    """The keys in a file that an option names, one a line.
 
     Raises:
         ConfigError: the file cannot be read, or has no key.
@@ -77,12 +120,10 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"--api-key-file {path} cannot be read ({error}); give a text file"
-        ) from error
+        raise ConfigError(f"{option} {path} cannot be read ({error}); give a text file") from error
     keys = tuple(line.strip() for line in lines if line.strip())
     if not keys:
-        raise ConfigError(f"--api-key-file {path} holds no key; write one on its first line")
+        raise ConfigError(f"{option} {path} holds no key; write one on its first line")
     return keys
 
 

@@ -1,0 +1,237 @@
+"""Answers by an engine that exists: fedrouter routes, vLLM or llama.cpp generates."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from fedrouter.data.rows import Message
+from fedrouter.errors import ConfigError, RequestError
+from fedrouter.inference.conversation import user_text
+from fedrouter.inference.routed_model import Route, RoutedModel
+from fedrouter.routing.types import AdapterMixture
+from fedrouter.serving.metrics import Metrics
+from fedrouter.serving.names import ModelNames
+from fedrouter.serving.requests import ServingError, Started
+from fedrouter.serving.responses import Json, routing_body, routing_headers
+from fedrouter.serving.schema import ChatRequest, CompletionRequest
+
+UpstreamApi = Literal["vllm", "openai", "llamacpp"]
+PASSED = ("content-type", "retry-after")  # headers of the engine that reach the client
+
+
+class UpstreamBackend:
+    """Routes requests and passes them on to an engine that has the run's adapters.
+
+    Args:
+        model: the run; its adapters are not used here.
+        folder: the run folder.
+        client: speaks to the engine; its base URL is the engine's, without ``/v1``.
+        api: how the engine is asked for an adapter: "vllm" and "openai" by the field `model`,
+            "llamacpp" by the field `lora`.
+
+    Attributes:
+        metrics: what it counts.
+    """
+
+    def __init__(
+        self, model: RoutedModel, folder: Path, client: httpx.AsyncClient, api: UpstreamApi
+    ) -> None:
+        self.metrics = Metrics(lambda: self._open, lambda: 0)
+        self._model = model
+        self._client = client
+        self._api = api
+        self._names = ModelNames.of(model, folder)
+        self._created = int(time.time())
+        self._open = 0
+        self._base = self._names.base  # the base model's name at the engine
+        self._ids: dict[str, int] = {}  # task -> its number at llama.cpp
+
+    def cards(self) -> list[Json]:
+        """The run, its tasks and the base model."""
+        return self._names.cards(self._created, self._model.base.positions)
+
+    async def check(self, folder: Path) -> None:
+        """Find the run's adapters at the engine; vLLM is asked to load those that it lacks.
+
+        Args:
+            folder: the run folder, as the engine's machine sees it.
+
+        Raises:
+            ConfigError: the engine does not answer, or lacks adapters.
+        """
+        try:
+            if self._api == "llamacpp":
+                await self._find_numbers()
+            else:
+                await self._find_names(folder)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"--upstream {self._client.base_url}: {type(error).__name__} while asking for its "
+                "adapters; is the engine up, and is --upstream-api right?"
+            ) from error
+
+    async def _find_names(self, folder: Path) -> None:
+        response = (await self._client.get("/v1/models")).raise_for_status()
+        cards = response.json()["data"]
+        present = {str(card["id"]) for card in cards}
+        bases = [str(c["id"]) for c in cards if not c.get("parent") and c["id"] not in self.tasks]
+        if bases and self._base not in bases:
+            self._base = bases[0]
+        for task in sorted(set(self.tasks) - present):
+            await self._load(task, folder / "tasks" / task)
+
+    async def _load(self, task: str, path: Path) -> None:
+        body = {"lora_name": task, "lora_path": str(path)}
+        if self._api == "vllm":
+            response = await self._client.post("/v1/load_lora_adapter", json=body)
+            if response.is_success:
+                return
+        raise ConfigError(
+            f"--upstream {self._client.base_url} has no adapter {task!r}; start it with "
+            f"--lora-modules {task}={path}"
+        )
+
+    async def _find_numbers(self) -> None:
+        response = (await self._client.get("/lora-adapters")).raise_for_status()
+        for entry in response.json():
+            names = {str(entry.get("task_name", "")), Path(str(entry["path"])).stem}
+            for task in names & set(self.tasks):
+                self._ids[task] = int(entry["id"])
+        if missing := sorted(set(self.tasks) - self._ids.keys()):
+            raise ConfigError(
+                f"--upstream {self._client.base_url} has no adapter {missing[0]!r}; start it with "
+                f"--lora {missing[0]}.gguf (fedrouter export --to gguf)"
+            )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of the run."""
+        return self._names.tasks
+
+    async def health(self) -> Json:
+        """That the engine answers."""
+        await self._send("GET", "/health")
+        return {"status": "ok", "upstream": str(self._client.base_url)}
+
+    async def route(self, prompts: list[str]) -> list[Route]:
+        """The router's decision for each prompt."""
+        if any(not prompt.strip() for prompt in prompts):
+            raise RequestError("should hold no empty text", "prompts")
+        return await asyncio.to_thread(self._model.route, prompts)
+
+    async def chat(self, request: Request, body: ChatRequest) -> Response:
+        """The engine's answer to a chat."""
+        fields = json.loads(await request.body())
+        return await self._answer("/v1/chat/completions", fields, body, body.conversation())
+
+    async def complete(self, request: Request, body: CompletionRequest) -> Response:
+        """The engine's answer to an instruction, which is sent in the run's template."""
+        if len(body.prompts) != 1 or not body.prompts[0].strip():
+            raise RequestError("should be one text that is not empty", "prompt")
+        fields = json.loads(await request.body())
+        fields["prompt"] = self._model.base.prompts.prompt_text(body.prompts[0])
+        return await self._answer("/v1/completions", fields, body, body.prompts[0])
+
+    async def close(self) -> None:
+        """End the connections to the engine."""
+        await self._client.aclose()
+
+    async def _answer(
+        self,
+        path: str,
+        fields: Json,
+        body: ChatRequest | CompletionRequest,
+        prompt: str | Sequence[Message],
+    ) -> Response:
+        task = self._names.task(body.model)
+        route, mixture = await asyncio.to_thread(self._decide, task, user_text(prompt))
+        started = Started(route, mixture, 0)
+        observe = self.metrics.observer()
+        observe(started)
+        response = await self._send("POST", path, {**fields, **self._chosen(mixture)})
+        headers = {k: v for k, v in response.headers.items() if k in PASSED}
+        headers |= routing_headers(started)
+        if body.stream and response.is_success:
+            self._open += 1
+            done = BackgroundTask(self._close_stream, response)
+            return StreamingResponse(self._bytes(response), 200, headers, background=done)
+        content = await response.aread()
+        await response.aclose()
+        if not response.is_success:
+            return Response(content, response.status_code, headers)
+        return self._with_routing(content, routing_body(started, task is not None), headers)
+
+    def _decide(self, task: str | None, text: str) -> tuple[Route | None, AdapterMixture]:
+        """The router's decision, and the adapters of the engine that answer.
+
+        An engine that takes one adapter a request answers a mixture by its largest part.
+        """
+        if task == "":
+            return None, ()
+        if task is not None:
+            return self._model.route_to(text, task)
+        [(route, mixture)] = self._model.route_with_mixtures([text])
+        if self._api != "llamacpp" and len(mixture) > 1:
+            mixture = ((max(mixture, key=lambda part: part[1])[0], 1.0),)
+        return route, mixture
+
+    def _chosen(self, mixture: AdapterMixture) -> Json:
+        """The fields of a request that ask the engine for adapters."""
+        if self._api == "llamacpp":
+            weights = dict(mixture)
+            return {
+                "model": self._base,
+                "lora": [{"id": n, "scale": weights.get(t, 0.0)} for t, n in self._ids.items()],
+            }
+        return {"model": mixture[0][0] if mixture else self._base}
+
+    async def _send(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
+        """The engine's response, whose body is not read yet.
+
+        Raises:
+            ServingError: 502 or 504, the engine is down or slow, or lacks the adapter.
+        """
+        where = str(self._client.base_url)
+        try:
+            request = self._client.build_request(method, path, json=body)
+            response = await self._client.send(request, stream=True)
+        except httpx.TimeoutException as error:
+            raise ServingError(f"the engine at {where} did not answer in time", 504) from error
+        except httpx.HTTPError as error:
+            raise ServingError(f"the engine at {where} cannot be reached", 502) from error
+        if response.status_code == 404 and body is not None:
+            await response.aclose()
+            raise ServingError(f"the engine at {where} has no model {body['model']!r}", 502)
+        return response
+
+    async def _bytes(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        """The engine's stream as it is; if it breaks off, an error event ends it."""
+        try:
+            async for part in response.aiter_raw():
+                yield part
+        except httpx.HTTPError:
+            where = self._client.base_url
+            error = {"error": {"message": f"the engine at {where} broke off", "code": 502}}
+            yield f"data: {json.dumps(error)}\n\ndata: [DONE]\n\n".encode()
+
+    async def _close_stream(self, response: httpx.Response) -> None:
+        self._open -= 1
+        await response.aclose()
+
+    @staticmethod
+    def _with_routing(content: bytes, routing: Json, headers: dict[str, str]) -> Response:
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            return Response(content, 200, headers)
+        return JSONResponse({**answer, "routing": routing}, 200, headers)
