@@ -20,7 +20,7 @@ REFUSALS = (
     "expected float32 of shape",
     "expected 1 to",
     "finite numbers",
-    "got int64",
+    "got 'int64'",
     "Invalid JSON",
 )
 
