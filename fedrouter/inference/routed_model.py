@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedrouter.config import ResolvedConfig, load_resolved
 from fedrouter.errors import AdapterError, ModelError, RequestError, RunError
@@ -18,7 +17,7 @@ from fedrouter.inference.run_reader import read_adapters, read_router
 from fedrouter.inference.sampling import Sampling
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.prompt_format import Conversation
-from fedrouter.routing.router import Router, mixtures, policy
+from fedrouter.routing.router import Router, Routes, mixtures, policy
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.seeding import derive_seed
 from fedrouter.storage.run_folder import RunFolder
@@ -162,18 +161,8 @@ class RoutedModel:
         allowed, rule = self._allowed(client), policy(self.config.router)
         routes = self.router.route(self.base.embed(prompts, remember=False), allowed)
         answers = mixtures(self.router.geometry, routes, rule, allowed)
-        known = routes.ood_score <= rule.threshold
         return [
-            (
-                Route(
-                    prompts[i],
-                    routes.tasks[i],
-                    float(routes.confidence[i]),
-                    bool(known[i]),
-                    _nearest_first(self.router.geometry.tasks, routes.distances[i]),
-                ),
-                mixture,
-            )
+            (self._decision(prompts[i], routes, i, routes.tasks[i]), mixture)
             for i, mixture in enumerate(answers)
         ]
 
@@ -191,11 +180,21 @@ class RoutedModel:
         if self.router is None:
             return Route(prompt, task, 1.0, True), ((task, 1.0),)
         routes = self.router.route(self.base.embed([prompt], remember=False))
-        tasks = self.router.geometry.tasks
-        known_prompt = bool(routes.ood_score[0] <= self.config.router.threshold)
-        confidence = float(routes.probabilities[0, tasks.index(task)])
-        distances = _nearest_first(tasks, routes.distances[0])
-        return Route(prompt, task, confidence, known_prompt, distances), ((task, 1.0),)
+        return self._decision(prompt, routes, 0, task), ((task, 1.0),)
+
+    def _decision(self, prompt: str, routes: Routes, i: int, task: str) -> Route:
+        """What the router says of prompt i and a task."""
+        assert self.router is not None
+        tasks, distances = self.router.geometry.tasks, routes.distances[i]
+        return Route(
+            prompt,
+            task,
+            confidence=float(routes.probabilities[i, tasks.index(task)]),
+            known=bool(routes.ood_score[i] <= self.config.router.threshold),
+            distances=tuple(
+                (tasks[t], float(distances[t])) for t in np.argsort(distances, kind="stable")
+            ),
+        )
 
     def generate(
         self,
@@ -367,10 +366,3 @@ class RoutedModel:
             known = sorted({id for task in self.tasks for id in task["clients"]})
             raise RunError(f"there is no client {client}; this run has {known[0]} to {known[-1]}")
         return own
-
-
-def _nearest_first(
-    tasks: Sequence[str], distances: NDArray[np.float64]
-) -> tuple[tuple[str, float], ...]:
-    """The tasks with their distances, the nearest first."""
-    return tuple((tasks[t], float(distances[t])) for t in np.argsort(distances, kind="stable"))

@@ -3,16 +3,16 @@ leave between tokens."""
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from fedrouter.errors import FedRouterError
-from fedrouter.inference.conversation import user_text
 from fedrouter.inference.decoding import DecodingBatch, GeneratedSequence, new_sequence
-from fedrouter.inference.routed_model import Route, RoutedModel
-from fedrouter.routing.types import AdapterMixture
+from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.seeding import derive_seed
+from fedrouter.serving.decision import decide
 from fedrouter.serving.requests import (
     Chunk,
     Event,
@@ -96,7 +96,7 @@ class Engine:
             ServingError: the queue is full, or the engine is closed.
         """
         now = time.monotonic()
-        ticket = Ticket(request, listener, deadline=now + self.limits.seconds, arrived=now)
+        ticket = Ticket(request, listener, deadline=now + self.limits.seconds)
         with self._changed:
             if self._closed:
                 raise ServingError("the server is shutting down", 503)
@@ -185,7 +185,7 @@ class Engine:
         request = ticket.request
         try:
             prompt = model.base.prompts.prompt_ids(request.prompt)
-            route, mixture = decide(model, request)
+            route, mixture = decide(model, request.prompt, request.task)
         except FedRouterError as error:
             ticket.listener(Failed(ServingError(str(error), 400)))
             return None
@@ -251,25 +251,7 @@ class Engine:
         message = f"the answer failed with {type(error).__name__}; the server's log says more"
         for one in members:
             one.ticket.listener(Failed(ServingError(message, 500)))
-        print_failure(error)
-
-
-def decide(model: RoutedModel, request: GenerationRequest) -> tuple[Route | None, AdapterMixture]:
-    """The router's decision about a request, and the adapters that answer it."""
-    if request.task == "":
-        return None, ()
-    text = user_text(request.prompt)
-    if request.task is not None:
-        return model.route_to(text, request.task)
-    [routed] = model.route_with_mixtures([text])
-    return routed
-
-
-def print_failure(error: Exception) -> None:
-    """An unexpected error with its traceback, on stderr."""
-    import traceback
-
-    traceback.print_exception(error)
+        traceback.print_exception(error)
 
 
 def _prefills(running: list[_Running], tokens: int) -> list[list[_Running]]:

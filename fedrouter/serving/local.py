@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from fedrouter.data.rows import Message
 from fedrouter.errors import RequestError
 from fedrouter.inference.routed_model import Route, RoutedModel
+from fedrouter.serving.decision import route_prompts
 from fedrouter.serving.engine import Engine
 from fedrouter.serving.metrics import Metrics
 from fedrouter.serving.names import ModelNames
@@ -81,9 +82,7 @@ class LocalBackend:
 
     async def route(self, prompts: list[str]) -> list[Route]:
         """The router's decision for each prompt."""
-        if any(not prompt.strip() for prompt in prompts):
-            raise RequestError("should hold no empty text", "prompts")
-        return await asyncio.to_thread(self.model.route, prompts)
+        return await route_prompts(self.model, prompts)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """The answer to a chat."""

@@ -93,10 +93,8 @@ class Ticket:
         request: the request.
         listener: called in the engine's thread with each event; must not block.
         deadline: time on the monotonic clock at which it is given up.
-        arrived: time on the monotonic clock at which it came.
     """
 
     request: GenerationRequest
     listener: Callable[[Event], None] = field(repr=False)
     deadline: float
-    arrived: float

@@ -1,5 +1,6 @@
 """The bodies of requests, as OpenAI's API defines them; unknown fields are ignored."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -89,9 +90,9 @@ class _Generation(_Body):
         return self.max_tokens
 
     @property
+    @abstractmethod
     def wanted_logprobs(self) -> int | None:
         """The number of most probable tokens to report; None: no log probabilities."""
-        raise NotImplementedError
 
 
 class ChatRequest(_Generation):

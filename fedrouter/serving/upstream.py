@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from fedrouter.data.rows import Message
 from fedrouter.errors import ConfigError, RequestError
-from fedrouter.inference.conversation import user_text
 from fedrouter.inference.routed_model import Route, RoutedModel
 from fedrouter.routing.types import AdapterMixture
+from fedrouter.serving.decision import decide, route_prompts
 from fedrouter.serving.metrics import Metrics
 from fedrouter.serving.names import ModelNames
 from fedrouter.serving.requests import ServingError, Started
@@ -123,9 +123,7 @@ class UpstreamBackend:
 
     async def route(self, prompts: list[str]) -> list[Route]:
         """The router's decision for each prompt."""
-        if any(not prompt.strip() for prompt in prompts):
-            raise RequestError("should hold no empty text", "prompts")
-        return await asyncio.to_thread(self._model.route, prompts)
+        return await route_prompts(self._model, prompts)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """The engine's answer to a chat."""
@@ -152,11 +150,11 @@ class UpstreamBackend:
         prompt: str | Sequence[Message],
     ) -> Response:
         task = self._names.task(body.model)
-        route, mixture = await asyncio.to_thread(self._decide, task, user_text(prompt))
-        started = Started(route, mixture, 0)
+        route, mixture = await asyncio.to_thread(decide, self._model, prompt, task)
+        started = Started(route, self._supported(mixture), 0)
         observe = self.metrics.observer()
         observe(started)
-        response = await self._send("POST", path, {**fields, **self._chosen(mixture)})
+        response = await self._send("POST", path, {**fields, **self._chosen(started.mixture)})
         headers = {k: v for k, v in response.headers.items() if k in PASSED}
         headers |= routing_headers(started)
         if body.stream and response.is_success:
@@ -169,19 +167,11 @@ class UpstreamBackend:
             return Response(content, response.status_code, headers)
         return self._with_routing(content, routing_body(started, task is not None), headers)
 
-    def _decide(self, task: str | None, text: str) -> tuple[Route | None, AdapterMixture]:
-        """The router's decision, and the adapters of the engine that answer.
-
-        An engine that takes one adapter a request answers a mixture by its largest part.
-        """
-        if task == "":
-            return None, ()
-        if task is not None:
-            return self._model.route_to(text, task)
-        [(route, mixture)] = self._model.route_with_mixtures([text])
-        if self._api != "llamacpp" and len(mixture) > 1:
-            mixture = ((max(mixture, key=lambda part: part[1])[0], 1.0),)
-        return route, mixture
+    def _supported(self, mixture: AdapterMixture) -> AdapterMixture:
+        """What the engine can answer with: if it takes one adapter a request, the largest part."""
+        if self._api == "llamacpp" or len(mixture) < 2:
+            return mixture
+        return ((max(mixture, key=lambda part: part[1])[0], 1.0),)
 
     def _chosen(self, mixture: AdapterMixture) -> Json:
         """The fields of a request that ask the engine for adapters."""
