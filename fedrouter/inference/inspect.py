@@ -36,7 +36,7 @@ def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict
         )
     )
     progress.phase("embed the local prompts", len(prompts))
-    routes = model.router.route(model.base.embed(prompts, progress.advance))
+    routes = model.router.route(model.embed(prompts, progress.advance))
     chosen = np.array(routes.tasks)
     near = {}
     for t, task in enumerate(model.router.geometry.tasks):

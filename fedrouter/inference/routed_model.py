@@ -1,6 +1,6 @@
 """A finished run as a model: the router picks the adapter that answers each prompt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from fedrouter.inference.decoding import DecodingBatch, GeneratedSequence, new_s
 from fedrouter.inference.run_reader import read_adapters, read_router
 from fedrouter.inference.sampling import Sampling
 from fedrouter.model.base_model import BaseModel
+from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.model.prompt_format import Conversation
 from fedrouter.routing.router import Router, Routes, mixtures, policy
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.seeding import derive_seed
 from fedrouter.storage.run_folder import RunFolder
+from fedrouter.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class RoutedModel:
             [only] = self.multi_adapter.names
             return [(Route(prompt, only, 1.0, True), ((only, 1.0),)) for prompt in prompts]
         allowed, rule = self._allowed(client), policy(self.config.router)
-        routes = self.router.route(self.base.embed(prompts, remember=False), allowed)
+        routes = self.router.route(self.embed(prompts), allowed)
         answers = mixtures(self.router.geometry, routes, rule, allowed)
         return [
             (self._decision(prompts[i], routes, i, routes.tasks[i]), mixture)
@@ -179,8 +181,15 @@ class RoutedModel:
             raise AdapterError(f"there is no task {task!r}; there are: {known}")
         if self.router is None:
             return Route(prompt, task, 1.0, True), ((task, 1.0),)
-        routes = self.router.route(self.base.embed([prompt], remember=False))
+        routes = self.router.route(self.embed([prompt]))
         return self._decision(prompt, routes, 0, task), ((task, 1.0),)
+
+    def embed(
+        self, prompts: Sequence[str], progress: Callable[[int], None] = lambda _: None
+    ) -> FloatArray:
+        """The embeddings that the router takes, shape (n, d)."""
+        spec = EmbeddingSpec.from_config(self.config.model)
+        return self.base.embed(prompts, spec, progress, remember=False)
 
     def _decision(self, prompt: str, routes: Routes, i: int, task: str) -> Route:
         """What the router says of prompt i and a task."""

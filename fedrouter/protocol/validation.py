@@ -12,8 +12,10 @@ import numpy as np
 
 from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import (
+    AssignToStarts,
     ClientReply,
     ClientRequest,
+    DescribeEmbeddings,
     DetectNewTasks,
     EvaluationReport,
     GroupByLabel,
@@ -127,6 +129,7 @@ def check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimens
                 f"{len(counts)} local tasks"
             )
     _check_tasks(order, profile)
+    _check_variances(order, profile, dimension)
     _check_scatter(order, profile, min(dimension, LARGEST))
     names = len(counts) if isinstance(order, GroupByLabel) else 0
     if len(profile.names) != names:
@@ -136,19 +139,41 @@ def check_profile(order: ProfileOrder, profile: TaskProfile, client: int, dimens
 
 def _check_tasks(order: ProfileOrder, profile: TaskProfile) -> None:
     tasks = profile.tasks
-    if not isinstance(order, OrderWithGeometry):
+    if isinstance(order, AssignToStarts):
+        number = sum(map(len, order.starts))
+    elif isinstance(order, OrderWithGeometry):
+        number = len(order.geometry.centroids)
+    else:
         if tasks:
             raise MessageError(f"profile: expected no global tasks, got {len(tasks)}")
         return
     new = -1 if isinstance(order, DetectNewTasks) else None
     known = [task for task in tasks if task != new]
-    number = len(order.geometry.centroids)
     possible = all(0 <= task < number for task in known) and len(known) == len(set(known))
     if len(tasks) != len(profile.counts) or not possible:
         raise MessageError(
             f"profile: expected a different one of {number} global tasks for each of "
             f"{len(profile.counts)} local tasks"
         )
+
+
+def _check_variances(order: ProfileOrder, profile: TaskProfile, dimension: int) -> None:
+    asked, variances = isinstance(order, DescribeEmbeddings), profile.variances
+    if (variances is not None) != asked:
+        raise MessageError(
+            f"profile: expected {'' if asked else 'no '}variances, got {_one(variances)}"
+        )
+    if variances is None:
+        return
+    if len(profile.counts) != 1:
+        raise MessageError(f"profile: expected one local task, got {len(profile.counts)}")
+    if variances.dtype != np.float32 or variances.shape != (dimension,):
+        raise MessageError(
+            f"profile: expected float32 variances of shape ({dimension},), got {variances.dtype} "
+            f"of shape {variances.shape}"
+        )
+    if not np.isfinite(variances).all() or not (variances >= 0).all():
+        raise MessageError("profile: expected finite, not negative variances")
 
 
 def _check_scatter(order: ProfileOrder, profile: TaskProfile, size: int) -> None:

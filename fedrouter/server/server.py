@@ -15,6 +15,7 @@ from fedrouter.adapters.lora import LoraSpec, write_adapter
 from fedrouter.config import ResolvedConfig
 from fedrouter.errors import CheckpointError, DataError, EngineError, ModelError, TrainingError
 from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
 from fedrouter.protocol.validation import ExpectedArrays
@@ -99,7 +100,7 @@ class Server:
         self._initial = shared_model.initial(spec, config.seed)
         self._expected = ExpectedArrays(
             {name: array.shape for name, array in self._initial.items()},
-            shared_model.base.embedding_size,
+            shared_model.base.embed([], EmbeddingSpec.from_config(config.model)).shape[1],
         )
 
     def execute(self, folder: RunFolder) -> dict[str, Any]:
