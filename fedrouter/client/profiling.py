@@ -227,7 +227,8 @@ def _kmeans(points: FloatArray, context: RequestContext) -> Clusters:
 def _variances(order: ProfileOrder, grouping: Grouping) -> FloatArray | None:
     if not isinstance(order, DescribeEmbeddings):
         return None
-    return grouping.points.astype(np.float64).var(axis=0).astype(np.float32)
+    variances: FloatArray = grouping.points.astype(np.float64).var(axis=0).astype(np.float32)
+    return variances
 
 
 def _scatter(order: ProfileOrder, grouping: Grouping, context: RequestContext) -> Scatter | None:
