@@ -7,7 +7,7 @@ the training rows. The column `learned` is the accuracy of a trained router: mul
 regression on the discovered tasks over the standardized embeddings of all training rows, which
 federated training would converge to as well.
 
-``python -m bench.spaces [--full | --seeds N] [--model NAME] [--train FILE --test FILE]``: on nano and the
+``python -m bench.spaces [--full | --seeds N] [--model NAME] [--train FILE --test FILE]``: nano and the
 built-in tasks, or on another base model, or rows from files
 """
 
