@@ -76,6 +76,7 @@ class RoutedModel:
         multi_adapter: the tasks' adapters on the base model.
         tasks: the discovered tasks, as in `summary.json`.
         history: the events of tasks over the run, as in `summary.json`.
+        round: the round after which adapters and router were as they are here.
 
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
@@ -101,6 +102,7 @@ class RoutedModel:
         *,
         tasks: Sequence[Mapping[str, Any]],
         history: Sequence[Mapping[str, Any]],
+        round: int,
     ) -> None:
         self.config = config
         self.base = base
@@ -108,6 +110,11 @@ class RoutedModel:
         self.multi_adapter = multi_adapter
         self.tasks = tasks
         self.history = history
+        self.round = round
+
+    def detach(self) -> None:
+        """Take the adapters off the base model, which others may use; this model is done."""
+        self.multi_adapter.detach()
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> "RoutedModel":
@@ -136,7 +143,13 @@ class RoutedModel:
             )
         multi_adapter = MultiAdapterModel(base, *read_adapters(run, router))
         return cls(
-            config, base, router, multi_adapter, tasks=summary["tasks"], history=summary["history"]
+            config,
+            base,
+            router,
+            multi_adapter,
+            tasks=summary["tasks"],
+            history=summary["history"],
+            round=summary["rounds"],
         )
 
     def route(self, prompts: Sequence[str], client: int | None = None) -> list[Route]:

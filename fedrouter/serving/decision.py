@@ -8,6 +8,7 @@ from fedrouter.errors import RequestError
 from fedrouter.inference.conversation import user_text
 from fedrouter.inference.routed_model import Route, RoutedModel
 from fedrouter.routing.types import AdapterMixture
+from fedrouter.serving.requests import unknown_model
 
 
 def decide(
@@ -20,11 +21,16 @@ def decide(
         prompt: an instruction or a conversation.
         task: the task whose adapter is to answer; "": the base model alone; None: the router
             decides.
+
+    Raises:
+        ServingError: 404, there is no such task.
     """
     if task == "":
         return None, ()
     text = user_text(prompt)
     if task is not None:
+        if task not in model.multi_adapter.names:  # a newer round may have merged it
+            raise unknown_model(task)
         return model.route_to(text, task)
     [decision] = model.route_with_mixtures([text])
     return decision

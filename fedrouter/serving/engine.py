@@ -72,6 +72,7 @@ class Engine:
         self._number = 0
         self._running: list[_Running] = []
         self._batches: dict[RoutedModel, DecodingBatch] = {}
+        self._replaced: list[RoutedModel] = []  # that may have requests under way
         self._thread = threading.Thread(target=self._work, name="fedrouter-engine", daemon=True)
         self._thread.start()
 
@@ -115,9 +116,14 @@ class Engine:
             self._changed.notify()
 
     def replace(self, model: RoutedModel) -> None:
-        """Let another state of the run answer new requests; those under way end with theirs."""
+        """Let another state of the run answer new requests; those under way end with theirs.
+
+        The state that answered before is taken off the base model with its last answer.
+        """
         with self._changed:
+            self._replaced.append(self.model)
             self.model = model
+            self._changed.notify()
 
     def close(self) -> None:
         """End the thread; requests that are not answered yet fail."""
@@ -129,7 +135,7 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._running or self._canceled or self._closed):
+                while not self._has_work:
                     self._changed.wait()
                 if self._closed:
                     break
@@ -142,8 +148,15 @@ class Engine:
                 ticket.listener(Failed(ServingError(self._too_late, 504)))
             self._admit(admitted, model)
             self._step()
+            self._retire()
         for ticket in (*self._waiting, *(one.ticket for one in self._running)):
             ticket.listener(Failed(ServingError("the server is shutting down", 503)))
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(
+            self._waiting or self._running or self._canceled or self._replaced or self._closed
+        )
 
     def _late(self) -> list[Ticket]:
         """The requests that take longer than they may; they no longer wait."""
@@ -186,13 +199,16 @@ class Engine:
         try:
             prompt = model.base.prompts.prompt_ids(request.prompt)
             route, mixture = decide(model, request.prompt, request.task)
+        except ServingError as error:
+            ticket.listener(Failed(error))
+            return None
         except FedRouterError as error:
             ticket.listener(Failed(ServingError(str(error), 400)))
             return None
         except Exception as error:
             self._fail([_Running(ticket, [])], error)
             return None
-        ticket.listener(Started(route, mixture, len(prompt)))
+        ticket.listener(Started(route, mixture, len(prompt), model.round))
         self._number += 1
         sequences = []
         for index in range(request.n):
@@ -206,8 +222,6 @@ class Engine:
         """The next token of every response."""
         for model, batch in list(self._batches.items()):
             if not batch.sequences:
-                if model is not self.model:
-                    del self._batches[model]
                 continue
             members = [r for r in self._running if set(r.sequences) & set(batch.sequences)]
             try:
@@ -218,6 +232,15 @@ class Engine:
                 self._running = [one for one in self._running if one not in members]
                 continue
             self._report(members)
+
+    def _retire(self) -> None:
+        """Take the models off the base model that were replaced and have answered everything."""
+        for model in list(self._replaced):
+            batch = self._batches.get(model)
+            if batch is None or not batch.sequences:
+                self._batches.pop(model, None)
+                self._replaced.remove(model)
+                model.detach()
 
     def _report(self, members: list[_Running]) -> None:
         """Tell of new tokens; forget requests that are answered."""
