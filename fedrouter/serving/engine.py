@@ -5,14 +5,14 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from fedrouter.errors import FedRouterError
 from fedrouter.inference.decoding import DecodingBatch, GeneratedSequence, new_sequence
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.seeding import derive_seed
-from fedrouter.serving.decision import decide
+from fedrouter.serving.decision import Decision, decide
 from fedrouter.serving.requests import (
     Chunk,
     Event,
@@ -183,7 +183,9 @@ class Engine:
 
     def _admit(self, tickets: list[Ticket], model: RoutedModel) -> None:
         """Route new requests, read their prompts, and let them join the others."""
-        started = [one for ticket in tickets if (one := self._start(ticket, model)) is not None]
+        if not tickets:
+            return
+        started = self._start(tickets, model)
         batch = self._batches.setdefault(model, DecodingBatch(model.multi_adapter))
         for group in _prefills(started, self.limits.prefill_tokens):
             try:
@@ -194,20 +196,24 @@ class Engine:
             self._running += group
             self._report(group)
 
-    def _start(self, ticket: Ticket, model: RoutedModel) -> _Running | None:
-        request = ticket.request
+    def _start(self, tickets: list[Ticket], model: RoutedModel) -> list[_Running]:
+        """Route the prompts of new requests together, and tell what was decided."""
+        requests = [ticket.request for ticket in tickets]
         try:
-            prompt = model.base.prompts.prompt_ids(request.prompt)
-            route, mixture = decide(model, request.prompt, request.task)
-        except ServingError as error:
-            ticket.listener(Failed(error))
-            return None
-        except FedRouterError as error:
-            ticket.listener(Failed(ServingError(str(error), 400)))
-            return None
+            decisions = decide(model, [(one.prompt, one.task) for one in requests])
+            prompts = [model.base.prompts.prompt_ids(one.prompt) for one in requests]
         except Exception as error:
-            self._fail([_Running(ticket, [])], error)
-            return None
+            if len(tickets) > 1:  # one by one, so that the others are answered
+                return [one for ticket in tickets for one in self._start([ticket], model)]
+            self._refuse(tickets[0], error)
+            return []
+        return [self._begin(*one, model) for one in zip(tickets, decisions, prompts, strict=True)]
+
+    def _begin(
+        self, ticket: Ticket, decision: Decision, prompt: Sequence[int], model: RoutedModel
+    ) -> _Running:
+        """A request's responses, without a token yet."""
+        request, (route, mixture) = ticket.request, decision
         ticket.listener(Started(route, mixture, len(prompt), model.round))
         self._number += 1
         sequences = []
@@ -217,6 +223,15 @@ class Engine:
             seed = derive_seed(*path, index)
             sequences.append(new_sequence(model.base, prompt, mixture, request.sampling, seed))
         return _Running(ticket, sequences, [0] * request.n)
+
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        """Tell of a request that cannot be answered."""
+        if isinstance(error, ServingError):
+            ticket.listener(Failed(error))
+        elif isinstance(error, FedRouterError):
+            ticket.listener(Failed(ServingError(str(error), 400)))
+        else:
+            self._fail([_Running(ticket, [])], error)
 
     def _step(self) -> None:
         """The next token of every response."""

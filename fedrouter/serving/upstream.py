@@ -150,7 +150,7 @@ class UpstreamBackend:
         prompt: str | Sequence[Message],
     ) -> Response:
         task = self._names.task(body.model)
-        route, mixture = await asyncio.to_thread(decide, self._model, prompt, task)
+        [(route, mixture)] = await asyncio.to_thread(decide, self._model, [(prompt, task)])
         started = Started(route, self._supported(mixture), 0, self._model.round)
         observe = self.metrics.observer()
         observe(started)
