@@ -211,6 +211,6 @@ def test_embeddings_that_are_not_remembered_are_those_that_are(
     monkeypatch.setattr(base, "_pooled_hidden", counting)
     for i, text in enumerate(texts):
         vector = base.embed([text], remember=False)
-        np.testing.assert_allclose(vector, together[i : i + 1], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(vector, together[i : i + 1], rtol=0, atol=5e-6)
     assert max(seen) < 64  # tokens; full batches have 8 rows
     np.testing.assert_allclose(base.embed(texts, remember=False), together, rtol=0, atol=2e-6)
