@@ -13,7 +13,7 @@ from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, write_adapter
 from fedrouter.config import ResolvedConfig
-from fedrouter.errors import CheckpointError, DataError, EngineError, ModelError, TrainingError
+from fedrouter.errors import DataError, EngineError, TrainingError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.progress import Progress
@@ -21,6 +21,7 @@ from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.types import TaskProfile
 from fedrouter.server.engine import Engine, Traffic
+from fedrouter.server.restore import restore_state
 from fedrouter.server.rounds import (
     CheckedReplies,
     FinishedRound,
@@ -163,11 +164,7 @@ class Server:
         if checkpoint is None:
             return None
         meta = checkpoint.meta
-        if meta["state"]["base"] != self._shared_model.base.fingerprint:
-            raise ModelError(
-                f"{folder.path} was started with another base model than "
-                f"{self.config.model.name!r} now is; put back the one it had, or start a new run"
-            )
+        state = restore_state(checkpoint, self.strategy, self._shared_model.base, folder.path)
         if meta["data"] != self._data:
             raise DataError(
                 f"the data of {folder.path} have changed; put them back, or start a new run"
@@ -176,13 +173,7 @@ class Server:
         self._usage = ResourceUsage(**meta["costs"])
         self._usage.add("load", load_seconds)
         self.engine.traffic = Traffic(**meta["traffic"])
-        try:
-            return self.strategy.state_type.unpack(checkpoint.arrays, meta["state"])
-        except ValueError as error:
-            raise CheckpointError(
-                f"{folder.path}: round {checkpoint.round} is of another version of fedrouter "
-                f"({error}); start a new run"
-            ) from None
+        return state
 
     def _note(self, folder: RunFolder, done: FinishedRound) -> None:
         """Record a finished round in `metrics.jsonl` and write its checkpoint."""

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,3 +190,27 @@ def test_pooling_by_hand() -> None:
     assert pool(hidden, mask, "mean").ravel().tolist() == [226.5, 452, 7]
     assert pool(hidden, mask, "mean_without_first").ravel().tolist() == [2, 4, 7]
     assert pool(hidden, mask, "last").ravel().tolist() == [3, 4, 7]
+
+
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+def test_embeddings_that_are_not_remembered_are_those_that_are(
+    name: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their batches have as few rows as there are texts."""
+    base = BaseModel.load(ModelConfig(name=str(tiny_folder) if name == "tiny" else name))
+    texts = [f"{'word ' * i}{i}" for i in range(9)]
+    together = base.embed(texts)
+    base._embeddings.clear()
+    seen: list[int] = []
+    pooled = base._pooled_hidden
+
+    def counting(tokens: torch.Tensor, *more: Any) -> Any:
+        seen.append(tokens.numel())
+        return pooled(tokens, *more)
+
+    monkeypatch.setattr(base, "_pooled_hidden", counting)
+    for i, text in enumerate(texts):
+        vector = base.embed([text], remember=False)
+        np.testing.assert_allclose(vector, together[i : i + 1], rtol=0, atol=5e-6)
+    assert max(seen) < 64  # tokens; full batches have 8 rows
+    np.testing.assert_allclose(base.embed(texts, remember=False), together, rtol=0, atol=2e-6)
