@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrouter import __version__
 from fedrouter.cli.encoding import replace_unprintable
 from fedrouter.cli.export import export
 from fedrouter.cli.serve import serve
@@ -28,7 +29,6 @@ DEMO_LABEL = "fedrouter demo"  # only runs with this label are replaced
 app = typer.Typer(
     help="Federated fine-tuning in which every task, not every client, gets its own adapter.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 deploy = typer.Typer(help="Set up a federation over several machines.", no_args_is_help=True)
@@ -48,6 +48,24 @@ OfClient = Annotated[
     int | None,
     typer.Option("--client", help="Route among this client's own tasks only (scope local)."),
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"fedrouter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[  # noqa: ARG001 - its callback prints it
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

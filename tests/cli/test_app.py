@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -244,3 +245,33 @@ def test_public_names() -> None:
         assert name in dir(fedrouter)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = fedrouter.nonsense
+
+
+def test_version(cli) -> None:
+    assert cli("--version") == (0, f"fedrouter {fedrouter.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["run", "generate", "evaluate", "report"])
+def test_help_explains_the_arguments(cli, command: str) -> None:
+    _, out, _ = cli(command, "--help")
+    arguments = out.partition("Arguments")[2].partition("Options")[0]
+    assert "Configuration" in arguments if command == "run" else "run folder" in arguments
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(shell: str, tmp_path: Path) -> None:
+    program = tmp_path / "fedrouter"
+    program.write_text(f"#!{sys.executable}\nfrom fedrouter.cli.app import main\nmain()\n")
+    program.chmod(0o755)
+    words = {
+        "_FEDROUTER_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": "fedrouter eval",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "fedrouter eval",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    ran = subprocess.run(
+        [program], env={**os.environ, **words}, capture_output=True, text=True, check=True
+    )
+    assert "evaluate" in ran.stdout
+    assert "generate" not in ran.stdout
