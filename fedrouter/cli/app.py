@@ -58,7 +58,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _global_options(
-    version: Annotated[  # noqa: ARG001 - its callback prints it
+    version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
