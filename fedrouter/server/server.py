@@ -240,6 +240,7 @@ class Server:
             "rounds": state.round,
             "clients": self.config.federation.clients,
             "base_fingerprint": state.base,
+            "data": self._data,
             "tasks": task_table(state, evaluation),
             "history": [asdict(event) for event in history],
             "metrics": score_table(evaluation.values()),
