@@ -114,7 +114,7 @@ class Experiment:
             clients,
             transport=self.config.federation.transport,
             fuse=self.config.engine.fuse,
-            progress=self.progress.advance,
+            progress=self.progress,
         )
         return self._serve(folder, engine)
 

@@ -209,7 +209,7 @@ def _progress(command: str, keep: bool = True, folder: Path | None = None) -> It
         keep: as for `make_progress`.
         folder: the run folder that the block makes; None: there is something to continue anyway.
     """
-    from fedrouter.cli.terminal import make_progress
+    from fedrouter.cli.progress import make_progress
 
     try:
         with make_progress(keep) as progress:

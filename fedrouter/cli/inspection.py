@@ -26,7 +26,8 @@ def evaluate(
 ) -> None:
     """Score a finished run's routed adapters against the base model."""
     from fedrouter.cli.finished_run import read_finished
-    from fedrouter.cli.terminal import make_progress, print_scores
+    from fedrouter.cli.progress import make_progress
+    from fedrouter.cli.terminal import print_scores
     from fedrouter.data.client_data import run_splits, sample_test
     from fedrouter.data.loading import read_rows
 
@@ -102,7 +103,7 @@ def tasks(
 
 def _nearest(run: "FinishedRun", folder: Path, number: int) -> dict[str, list[str]]:
     """Task -> the prompts of the data on this machine that are nearest to its centroid."""
-    from fedrouter.cli.terminal import make_progress
+    from fedrouter.cli.progress import make_progress
     from fedrouter.data.client_data import run_splits
     from fedrouter.inference.inspect import nearest_prompts
 

@@ -190,6 +190,8 @@ class Server:
             self._usage.add(phase, seconds)
         self._usage.tokens += done.record.tokens
         record = asdict(done.record)
+        if done.record.loss is not None:
+            self._progress.loss(done.record.loss)
         if evaluation_is_due(self.config, done.state.round - 1):
             metrics = score_table(done.evaluation.values())
             record["evaluation"] = {"round": done.state.round - 1, "metrics": metrics}
