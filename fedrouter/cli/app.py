@@ -243,7 +243,8 @@ def _show_summary(path: Path, summary: dict[str, Any], as_json: bool) -> None:
     if metrics["global"]:
         by_task = metrics["by_task"] or {"all": metrics}
         print_scores("Scores on the test rows", by_task, SCOPES)
-    print_routing(summary["routing"])
+    if any(metrics.values()):  # evaluation is enabled
+        print_routing(summary["routing"])
     print(f"{summary['seconds']['total']:.0f} s; run folder: {path}")
 
 

@@ -131,7 +131,10 @@ def test_run_names_its_own_folder(
     monkeypatch.chdir(tmp_path)
     quick = ["evaluation.enabled=false", "federation.rounds=1"]
     for _ in range(2):
-        assert cli("run", *sets([*toy_settings(tiny_folder, toy_data), *quick]))[0] == 0
+        code, out, _ = cli("run", *sets([*toy_settings(tiny_folder, toy_data), *quick]))
+        assert code == 0
+        assert "Discovered tasks" in out
+        assert "routing" not in out  # no scores were asked for
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(runs) == 2
     assert all(name.startswith("fedrouter-0-") for name in runs)

@@ -97,7 +97,12 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
 
 
 def _rows(data: DataConfig, seed: int) -> list[Row]:
-    """The training rows, to read numbers of tasks off, where the server has them."""
+    """The training rows, to read numbers of tasks off, where the server has them.
+
+    The built-in tasks, which stand for rows that are not named, are not those of the nodes.
+    """
+    if data.train is None and data.dataset is None and not data.sources:
+        return []
     try:
         splits = load_splits(data, seed)
     except DataError:
