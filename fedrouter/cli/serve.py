@@ -60,6 +60,9 @@ def serve(  # noqa: PLR0917 - each is an option of the command
     ] = 300,
 ) -> None:
     """Serve a run over OpenAI's HTTP API; every prompt is answered by its task's adapter."""
+    from fedrouter.storage.run_folder import RunFolder
+
+    RunFolder.open(folder)  # before torch is imported
     try:
         from fedrouter.serving.engine import Limits
         from fedrouter.serving.run import ServeSettings

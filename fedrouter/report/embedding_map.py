@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from fedrouter.client.store import ClientStore
 from fedrouter.config import Config, load_resolved
-from fedrouter.data.client_data import ClientData, deal
-from fedrouter.data.loading import load_splits
+from fedrouter.data.client_data import ClientData, deal, run_splits
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.routing.router import Router
@@ -48,7 +47,8 @@ def embedding_map(run: RunFolder, shared_model: SharedModel) -> EmbeddingMap:
 
     config = load_resolved(run.path / "config.toml")
     pooled = strategy_class(config.strategy).pooled
-    dealt = deal(config, load_splits(config.data, config.seed), pooled)
+    splits = run_splits(config, run.read_summary().get("data"))
+    dealt = deal(config, splits, pooled)
     router = Router.load(run.path) if (run.path / "router.json").exists() else None
     assigned = [] if router is None else _global_tasks(run, dealt)
     rows = [row for holding in dealt for row in holding.train]

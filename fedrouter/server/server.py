@@ -181,6 +181,8 @@ class Server:
             self._usage.add(phase, seconds)
         self._usage.tokens += done.record.tokens
         record = asdict(done.record)
+        if done.record.loss is not None:
+            self._progress.loss(done.record.loss)
         if evaluation_is_due(self.config, done.state.round - 1):
             metrics = score_table(done.evaluation.values())
             record["evaluation"] = {"round": done.state.round - 1, "metrics": metrics}
@@ -231,6 +233,7 @@ class Server:
             "rounds": state.round,
             "clients": self.config.federation.clients,
             "base_fingerprint": state.base,
+            "data": self._data,
             "tasks": task_table(state, evaluation),
             "history": [asdict(event) for event in history],
             "metrics": score_table(evaluation.values()),
