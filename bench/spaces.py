@@ -7,7 +7,7 @@ the training rows. The column `learned` is the accuracy of a trained router: mul
 regression on the discovered tasks over the standardized embeddings of all training rows, which
 federated training would converge to as well.
 
-``python -m bench.spaces [--full | --seeds N] [--model NAME] [--train FILE --test FILE]``
+``python -m bench.spaces [--full | --seeds N] [--model NAME] [--spaces ...] [--train FILE --test FILE]``
 (nano and the built-in tasks, or another base model, or rows from files)
 """
 
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="ten seeds instead of two")
     parser.add_argument("--seeds", type=int, help="another number of seeds")
     parser.add_argument("--model", default="nano", help="as model.name")
+    parser.add_argument("--spaces", default=",".join(SPACES), help="some of the spaces")
     parser.add_argument("--train", help="training rows that name their task")
     parser.add_argument("--test", help="test rows")
     asked = parser.parse_args()
@@ -103,9 +104,9 @@ def main() -> None:
     shared_model = SharedModel.load(ModelConfig(name=asked.model))
     rows = []
     for scenario in SCENARIOS:
-        for space, embedding in SPACES.items():
+        for space in asked.spaces.split(","):
             sets = [*data, "mode=paper", f"data.scenario={scenario}", f"clustering.space={space}"]
-            sets += [f"model.name={asked.model}", *embedding]
+            sets += [f"model.name={asked.model}", *SPACES[space]]
             results = [
                 found(shared_model, load_config(None, [*sets, f"seed={seed}"])) for seed in seeds
             ]
