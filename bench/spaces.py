@@ -7,8 +7,8 @@ the training rows. The column `learned` is the accuracy of a trained router: mul
 regression on the discovered tasks over the standardized embeddings of all training rows, which
 federated training would converge to as well.
 
-``python -m bench.spaces [--full | --seeds N] [--model NAME] [--spaces ...] [--train FILE --test FILE]``
-(nano and the built-in tasks, or another base model, or rows from files)
+``python -m bench.spaces [--full | --seeds N] [--model NAME] [--train FILE --test FILE]``
+(nano and the built-in tasks, or another base model, or rows from files; --spaces: some of them)
 """
 
 import argparse
