@@ -14,6 +14,7 @@ from fedrouter.errors import MissingExtraError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.server.engine import Engine
+from fedrouter.server.expected import expected_arrays
 from fedrouter.server.server import ResourceUsage, Server
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import make_strategy, strategy_class
@@ -117,6 +118,7 @@ class Experiment:
             engine = FlowerEngine(
                 grid,
                 self.config,
+                expected=expected_arrays(self._shared_model, self._spec, self.config),
                 fingerprint=self._shared_model.base.fingerprint,
                 folder=str((folder.path / "clients").resolve()),
                 progress=self.progress.advance,

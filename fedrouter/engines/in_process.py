@@ -67,7 +67,7 @@ class InProcessEngine:
             client = self.clients[prepared.request.client]
             reply = client.finish(prepared, list(islice(results, len(prepared.jobs))))
             self.progress(1)
-            yield self._receive(reply)
+            yield self._receive(prepared.request, reply)
 
     def _prepare(self, request: ClientRequest, encoder: WeightsEncoder) -> PreparedRequest:
         """What a client does about a request, with its adapters as they arrive."""
@@ -78,8 +78,8 @@ class InProcessEngine:
         self.traffic.down += array_bytes(replace(request, adapters={}))
         return self.clients[request.client].prepare(replace(request, adapters=adapters))
 
-    def _receive(self, reply: ClientReply) -> ClientReply | Failure:
-        """A reply with its adapters as they arrive."""
+    def _receive(self, request: ClientRequest, reply: ClientReply) -> ClientReply | Failure:
+        """The reply to a request, with its adapters as they arrive."""
         updates, encoder = [], WeightsEncoder()
         try:
             for update in reply.updates:
@@ -87,7 +87,7 @@ class InProcessEngine:
                 self.traffic.up += size
                 updates.append(replace(update, weights=weights))
         except MessageError as error:
-            return Failure(reply.client, reply.round, str(error))
+            return Failure(request.client, request.round, str(error))
         self.traffic.up += array_bytes(replace(reply, updates=()))
         return replace(reply, updates=tuple(updates))
 

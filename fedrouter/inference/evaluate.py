@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrouter.data.rows import Row
-from fedrouter.evaluation.metrics import pooled, routing_accuracy, scores_by_label
+from fedrouter.evaluation.metrics import contingency, pooled, routing_accuracy, scores_by_label
 from fedrouter.evaluation.scoring import EvalItem, evaluate_items
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.progress import Progress
@@ -62,4 +62,4 @@ def _accuracy(
     true = [row.task for row in rows if row.task is not None]
     if len(true) < len(rows) or not majority:
         return None
-    return routing_accuracy(tasks, true, majority)
+    return routing_accuracy(contingency(tasks, true), majority)

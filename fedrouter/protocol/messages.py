@@ -322,9 +322,12 @@ class Update:
     tokens: int
 
 
+FRACTIONS = ("rouge1", "rouge2", "rougeL", "exact_match")  # scores from 0 to 1
+
+
 @dataclass(frozen=True)
 class LabelScores:
-    """Mean scores (rouge1, rouge2, rougeL, exact_match, loss) over `rows` test rows."""
+    """Mean scores (those in `FRACTIONS`, and the loss) over `rows` test rows."""
 
     rows: int
     scores: Mapping[str, float]

@@ -17,14 +17,15 @@ from fedrouter.errors import CheckpointError, DataError, EngineError, ModelError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
-from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.types import TaskProfile
 from fedrouter.server.engine import Engine, Traffic
+from fedrouter.server.expected import expected_arrays
 from fedrouter.server.rounds import (
     CheckedReplies,
     FinishedRound,
     evaluation_is_due,
     rounds,
+    sample_counts,
     with_evaluation,
 )
 from fedrouter.server.summary import routing_table, score_table, task_table
@@ -97,10 +98,7 @@ class Server:
         self._data = data
         self._progress = progress or Progress()
         self._initial = shared_model.initial(spec, config.seed)
-        self._expected = ExpectedArrays(
-            {name: array.shape for name, array in self._initial.items()},
-            shared_model.base.embedding_size,
-        )
+        self._expected = expected_arrays(shared_model, spec, config)
 
     def execute(self, folder: RunFolder) -> dict[str, Any]:
         """Run from the last checkpoint, or from the profiles, to the end; returns the summary.
@@ -145,7 +143,7 @@ class Server:
 
     def _profiles(self, tasks: Sequence[ClientRequest]) -> Iterator[TaskProfile]:
         """Yield the clients' profiles; raises an EngineError if all of several requests fail."""
-        replies = CheckedReplies(self.engine, tasks, self._expected)
+        replies = CheckedReplies(self.engine, tasks, self._expected, {})
         for reply in replies:
             if reply.profile is not None:
                 yield reply.profile
@@ -273,7 +271,7 @@ class Server:
             if not isinstance(state, TaskState) or client in state.assignment
         ]
         self._progress.phase("evaluate", len(tasks))
-        replies = CheckedReplies(self.engine, tasks, self._expected)
+        replies = CheckedReplies(self.engine, tasks, self._expected, sample_counts(state))
         for _ in replies:
             pass
         self._report(replies)

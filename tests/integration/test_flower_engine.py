@@ -16,9 +16,11 @@ from fedrouter.protocol import compression
 from fedrouter.protocol.codec import pack_reply
 from fedrouter.protocol.compression import EncodedWeights, TransportDtype, encode
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, TrainOrder, Update
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.types import AdapterWeights
 
 WEIGHTS = {"m.lora_A.weight": np.ones((1, 2), np.float32)}
+EXPECTED = ExpectedArrays({name: array.shape for name, array in WEIGHTS.items()}, dimension=2)
 CONFIG = resolved(
     "federation.clients=4",
     "federation.wait_s=0.05",
@@ -48,6 +50,7 @@ class FakeGrid:
         self.behave = behave
         self.waiting: list[flwr_app.Message] = []
         self.sent = 0
+        self.poisoned: set[str] = set()  # messages whose replies Flower cannot read
 
     def get_node_ids(self) -> list[int]:
         return self.nodes
@@ -69,6 +72,8 @@ class FakeGrid:
 
     def pull_messages(self, ids: Iterable[str]) -> list[flwr_app.Message]:
         wanted = set(ids)
+        if wanted & self.poisoned:
+            raise TypeError("'a' is not a size")  # as Flower's reader of arrays does
         found = [m for m in self.waiting if m.metadata.reply_to_message_id in wanted]
         self.waiting = [m for m in self.waiting if m not in found]
         return found[::-1]  # in another order than they were asked for
@@ -81,7 +86,7 @@ def good(client: int, base: str = "base", transport: str = "float32") -> Records
 
 
 def engine(grid: FakeGrid) -> FlowerEngine:
-    return FlowerEngine(grid, CONFIG, fingerprint="base")
+    return FlowerEngine(grid, CONFIG, expected=EXPECTED, fingerprint="base")
 
 
 def answers(behave: Behaviour, clients: int = 2) -> list[ClientReply | Failure]:
@@ -130,7 +135,6 @@ def test_an_adapter_is_rounded_once_a_round_and_counted_for_each_client(
         (lambda: flwr_app.Error(8, "secret"), "its process crashed"),
         (lambda: flwr_app.Error(77, "secret"), "Flower error 77"),
         (lambda: to_records({"error": "DataError: no rows"}, {}), "DataError: no rows"),
-        (lambda: to_records({"error": "a\n\x1b[2Jforged"}, {}), "a??[2Jforged"),
         (lambda: good(1, base="other"), "another base model"),
         (lambda: to_records({"reply": "{}", "base": "base"}, {}), "Field required"),
         (flwr_app.RecordDict, "expected a record of texts and one of arrays"),
@@ -223,3 +227,27 @@ def test_ids_of_clients() -> None:
     assert client_id({"partition-id": 3}) == 3
     assert client_id({"client-id": 5, "partition-id": 3}) == 5
     assert client_id({}) == -1
+
+
+def test_a_reply_that_flower_cannot_read_costs_its_client_alone() -> None:
+    grid = FakeGrid(3, good)
+    grid.poisoned = {"message-2", "message-4"}  # the greeting of node 1; the request to client 0
+    flower = engine(grid)
+    assert flower.online() == [0, 2]
+    orders = (TrainOrder(("global",), 1),)
+    requests = [ClientRequest(c, 1, train=orders, adapters={"global": WEIGHTS}) for c in (0, 2)]
+    failed, kept = flower.run(requests)
+    assert isinstance(failed, Failure)
+    assert (failed.client, failed.reason) == (0, "the reply cannot be read (TypeError)")
+    assert isinstance(kept, ClientReply)
+
+
+def test_a_reply_larger_than_any_that_was_asked_for_is_refused_before_it_is_decoded() -> None:
+    def large(client: int) -> Records:
+        update = Update(0, "global", {"x": np.ones((9, 9), np.float32)}, 3, 1.0, 9)
+        header, arrays = pack_reply(ClientReply(client, 1, updates=(update,)), "int8")
+        return to_records({"reply": header, "base": "base"}, arrays)
+
+    failed, _ = answers(lambda client: large(client) if client == 0 else good(client))
+    assert isinstance(failed, Failure)
+    assert "expected at most 16 bytes of arrays as float32, got 360" in failed.reason
