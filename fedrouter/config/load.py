@@ -61,8 +61,8 @@ def parse_resolved(text: str) -> ResolvedConfig:
     """
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the configuration is not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"the configuration is not valid TOML: {_fault(error)}") from error
     return _overridden(ResolvedConfig, raw, ())
 
 
@@ -104,12 +104,16 @@ def _overridden(
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {_fault(error)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: it is not UTF-8 text") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; give a TOML file") from error
+
+
+def _fault(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _override(raw: dict[str, Any], text: str) -> str | None:

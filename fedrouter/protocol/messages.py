@@ -12,6 +12,8 @@ from pydantic import Field
 from fedrouter.routing.types import ReceivedGeometry, RoutingPolicy, TaskProfile
 from fedrouter.types import AdapterWeights, ClientId, LoraMatrices, Name
 
+LocalTask = Annotated[int, Field(ge=0)]  # the index of a local task
+
 
 @dataclass(frozen=True)
 class ClusterPrompts:
@@ -94,7 +96,7 @@ def asks_scatter(order: ProfileOrder) -> bool:
 class Comparison:
     """Ask for the losses of several received adapters on the same samples of a local task."""
 
-    local_task: int
+    local_task: LocalTask
     adapters: tuple[Name, ...]
 
 
@@ -102,7 +104,7 @@ class Comparison:
 class Proximal:
     """Add mu / 2 times the squared distance to the received adapter `toward` to the loss."""
 
-    mu: float
+    mu: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     toward: Name
 
 
@@ -112,7 +114,7 @@ class FrozenCompanion:
     `weight`, that of the received adapter `adapter` has 1 - weight."""
 
     adapter: Name
-    weight: float
+    weight: Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ class TrainOrder:
     """
 
     adapters: tuple[Name, ...]
-    steps: int
-    local_task: int | None = None
+    steps: Annotated[int, Field(ge=1)]
+    local_task: LocalTask | None = None
     keep: Name | None = None
     keep_parts: LoraMatrices = "AB"
     train_parts: LoraMatrices = "AB"
@@ -217,8 +219,8 @@ class InstanceMixture:
 
     adapter: Name
     keep: Name
-    scale: float
-    samples: int
+    scale: Annotated[float, Field(ge=0, le=1)]
+    samples: Annotated[int, Field(ge=1)]
     kind: Literal["instance_mixture"] = "instance_mixture"
 
     @property
@@ -281,7 +283,7 @@ class ClientRequest:
     evaluate: EvaluateOrder | None = None
     train: tuple[TrainOrder, ...] = ()
     adapters: Mapping[Name, AdapterWeights] = field(default_factory=dict)
-    lr: float = 0.0
+    lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,7 @@ class ComparedLosses:
         adapters: adapter -> the loss with it.
     """
 
-    local_task: int
+    local_task: LocalTask
     samples: int
     base: float
     adapters: Mapping[str, float]

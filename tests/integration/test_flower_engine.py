@@ -1,5 +1,6 @@
 """The Flower engine against a grid of this test's own, whose clients misbehave one by one."""
 
+import tomllib
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -8,10 +9,13 @@ from flwr import app as flwr_app
 from flwr.supercore.task_identity import TaskIdentity
 from support.configs import resolved
 
-from fedrouter.engines.flower.client_app import client_id, node_config
+from fedrouter.config import ResolvedConfig, dump_config
+from fedrouter.config.differences import leaves
+from fedrouter.engines.flower.client_app import _reason
 from fedrouter.engines.flower.engine import FlowerEngine
+from fedrouter.engines.flower.node_config import SET_BY_RUN, client_id, node_config
 from fedrouter.engines.flower.records import from_records, to_records
-from fedrouter.errors import ConfigError, MessageError
+from fedrouter.errors import ConfigError, DataError, MessageError, ModelError, RunError
 from fedrouter.protocol import compression
 from fedrouter.protocol.codec import pack_reply
 from fedrouter.protocol.compression import EncodedWeights, TransportDtype, encode
@@ -214,8 +218,84 @@ def test_a_node_must_say_where_its_data_and_state_are() -> None:
         node_config(CONFIG, {"device": "gpu"}, simulated=True)
     own = {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base"}
     mine = node_config(CONFIG, own, simulated=False)
-    assert str(mine.data.train) == "mine.jsonl"
+    assert str(mine.data.train).endswith("/mine.jsonl")
     assert mine.model.name == "/my/base"  # never what the server says
+
+
+def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
+    """Each key of a run's configuration is changed in turn."""
+    own = {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base", "device": "cpu"}
+    usual = resolved("strategy=fedavg", "mode=auto")
+    before = dict(leaves(tomllib.loads(dump_config(node_config(usual, own, simulated=False)))))
+    changes = {
+        "strategy": "ditto",
+        "seed": 3,
+        "mode": "paper",
+        "model.name": "/etc",
+        "model.dtype": "bfloat16",
+        "model.max_length": 64,
+        "model.template": "{instruction}!",
+        "adapter.rank": 3,
+        "adapter.alpha": 5,
+        "adapter.dropout": 0.5,
+        "adapter.targets": "x",
+        "data.train": "/etc/passwd",
+        "data.turns": "all",
+        "data.scenario": "single",
+        "data.test_fraction": 0.5,
+        "data.builtin_train": 3,
+        "federation.clients": 3,
+        "federation.rounds": 3,
+        "federation.transport": "int8",
+        "clustering.n_local": 3,
+        "clustering.n_global": 3,
+        "clustering.space": "standardized",
+        "training.lr": 0.1,
+        "training.batch_size": 3,
+        "training.max_grad_norm": 3.0,
+        "router.fallback": "mix",
+        "evaluation.samples": 3,
+        "evaluation.max_new_tokens": 3,
+        "engine.fuse": 3,
+        "engine.device": "cuda",
+    }
+    assert {*SET_BY_RUN} <= changes.keys()
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        asked: ResolvedConfig = (
+            usual.replace(**{name: value})
+            if not section
+            else usual.replace(**{section: getattr(usual, section).replace(**{name: value})})
+        )
+        after = dict(leaves(tomllib.loads(dump_config(node_config(asked, own, simulated=False)))))
+        assert (after.get(key) == value) == (key in SET_BY_RUN), key
+        if key != "mode":  # on which the defaults of others depend
+            assert {k for k in after if after[k] != before.get(k)} == {key} & {*SET_BY_RUN}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            DataError("/home/x.jsonl: no column 'patient'"),
+            "has data that it cannot use (DataError)",
+        ),
+        (ConfigError("/home/x"), "has a configuration that it cannot use (ConfigError)"),
+        (ModelError("/home/x"), "has a base model that it cannot use (ModelError)"),
+        (RunError("/home/x"), "failed (RunError)"),
+        (ValueError("a row of the data"), "failed (ValueError)"),
+        (MessageError("tensor 'a': too large"), "MessageError: tensor 'a': too large"),
+    ],
+)
+def test_what_a_server_is_told_of_an_error(
+    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = _reason(error)
+    assert told in reason
+    for secret in ("/home", "patient", "row"):
+        assert secret not in reason
+    if not isinstance(error, MessageError):
+        assert str(error) in capsys.readouterr().err
 
 
 def test_in_a_simulation_the_runs_configuration_decides() -> None:
