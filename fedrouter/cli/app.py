@@ -16,7 +16,14 @@ import typer
 from fedrouter.cli.encoding import replace_unprintable
 from fedrouter.cli.export import export
 from fedrouter.cli.serve import serve
-from fedrouter.errors import DataError, FedRouterError, RunError, TrainingError
+from fedrouter.errors import (
+    OUT_OF_MEMORY,
+    DataError,
+    FedRouterError,
+    RunError,
+    TrainingError,
+    is_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from fedrouter.inference.routed_model import Route
@@ -314,15 +321,17 @@ def deploy_init(
 
 @contextmanager
 def _progress(command: str, keep: bool = True) -> Iterator["Progress"]:
-    """Show progress within the block; if it is interrupted, print the command that continues it."""
+    """Show progress within the block; if it is interrupted or terminated, print the command that
+    continues it."""
+    from fedrouter.cli.signals import Terminated, raised_as_exception
     from fedrouter.cli.terminal import make_progress
 
     try:
-        with make_progress(keep) as progress:
+        with raised_as_exception(), make_progress(keep) as progress:
             yield progress
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as error:
         print(f"\nstopped; continue with: {command}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(error, Terminated) else 130) from None
 
 
 def _show_summary(path: Path, summary: dict[str, Any]) -> None:
@@ -374,7 +383,10 @@ def _one_line(text: str, width: int = 90) -> str:
 
 
 def main() -> None:
-    """Entry point: an error is one line; exit code 2, or 1 for a run that trained nothing."""
+    """Entry point: an error is one line; exit code 2, or 1 for a run that trained nothing.
+
+    A lack of memory is named as such, whatever library says so.
+    """
     # Threads that spin while they wait slow a run down as soon as other processes need a core: with
     # one other busy process on two cores, the demo did not finish in ten minutes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -384,3 +396,8 @@ def main() -> None:
     except FedRouterError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
+        raise SystemExit(2) from None

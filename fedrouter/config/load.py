@@ -72,16 +72,17 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: one line that lists every fault.
     """
-    return _overridden(Config, _raw(config), overrides)
+    return _overridden(Config, config_table(config), overrides)
 
 
 def dump_config(config: Config) -> str:
     """The whole configuration as TOML that `load_config` reads back; unset keys are left out, and
     so are the sections `compare` and `strategies` where they are empty."""
-    return tomli_w.dumps(_raw(config))
+    return tomli_w.dumps(config_table(config))
 
 
-def _raw(config: Config) -> dict[str, Any]:
+def config_table(config: Config) -> dict[str, Any]:
+    """What `dump_config` writes, as a table of plain TOML types."""
     empty = {"compare"} if config.compare == CompareConfig() else set()
     empty |= set() if config.strategies else {"strategies"}
     return config.model_dump(mode="json", exclude_none=True, exclude=empty)

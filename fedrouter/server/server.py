@@ -5,21 +5,29 @@ finished round.
 """
 
 import resource
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, write_adapter
-from fedrouter.config import ResolvedConfig
-from fedrouter.errors import CheckpointError, DataError, EngineError, ModelError, TrainingError
+from fedrouter.config import ResolvedConfig, config_table
+from fedrouter.errors import (
+    EngineError,
+    TrainingError,
+)
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
 from fedrouter.routing.types import TaskProfile
-from fedrouter.server.engine import Engine, Traffic
+from fedrouter.server.checkpoint_meta import (
+    CheckpointMeta,
+    check_same_run,
+    other_version,
+    read_meta,
+)
+from fedrouter.server.engine import Engine
 from fedrouter.server.expected import expected_arrays
+from fedrouter.server.resource_usage import ResourceUsage
 from fedrouter.server.rounds import (
     CheckedReplies,
     FinishedRound,
@@ -31,37 +39,6 @@ from fedrouter.server.rounds import (
 from fedrouter.server.summary import routing_table, score_table, task_table
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import ServerState, Strategy, TaskState, make_strategy
-
-
-@dataclass
-class ResourceUsage:
-    """Wall time by phase and trained tokens; stored in checkpoints, for totals after a resume.
-
-    Attributes:
-        seconds: phase -> wall time in seconds, and their sum as "total".
-        tokens: number of tokens trained on.
-    """
-
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("load", "profile", "train", "aggregate", "evaluate", "total"), 0.0
-        )
-    )
-    tokens: int = 0
-
-    @contextmanager
-    def clock(self, phase: str) -> Iterator[None]:
-        """Add the time spent inside to a phase and to the total."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(phase, time.perf_counter() - began)
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add time to a phase and to the total."""
-        self.seconds[phase] += seconds
-        self.seconds["total"] += seconds
 
 
 class Server:
@@ -104,13 +81,15 @@ class Server:
         """Run from the last checkpoint, or from the profiles, to the end; returns the summary.
 
         Raises:
+            RunError: another process works on the folder.
             CheckpointError: all checkpoints are damaged.
-            ModelError, DataError: the base model or the data differ from those of the run.
+            ConfigError, ModelError, DataError: the configuration, the base model or the data differ
+                from those of the run.
             EngineError: no client is online, or none sent a profile.
             TrainingError: no update was usable in any round.
         """
-        state = self._restore(folder) or self._start(folder)
-        with folder.writing():
+        with folder.locked():
+            state = self._restore(folder) or self._start(folder)
             for done in rounds(
                 self.strategy,
                 self.engine,
@@ -121,8 +100,8 @@ class Server:
             ):
                 self._note(folder, done)
                 state = done.state
-        self._require_training(folder, state)
-        return self._finish(folder, state)
+            self._require_training(folder, state)
+            return self._finish(folder, state)
 
     def _start(self, folder: RunFolder) -> ServerState:
         """Step 0 of the method: request profiles, and compute the state before the first round."""
@@ -159,27 +138,23 @@ class Server:
         folder.truncate_metrics(0 if checkpoint is None else checkpoint.round)
         if checkpoint is None:
             return None
-        meta = checkpoint.meta
-        if meta["state"]["base"] != self._shared_model.base.fingerprint:
-            raise ModelError(
-                f"{folder.path} was started with another base model than "
-                f"{self.config.model.name!r} now is; put back the one it had, or start a new run"
-            )
-        if meta["data"] != self._data:
-            raise DataError(
-                f"the data of {folder.path} have changed; put them back, or start a new run"
-            )
+        meta = read_meta(folder, checkpoint)
+        check_same_run(
+            folder,
+            meta,
+            self.config,
+            fingerprint=self._shared_model.base.fingerprint,
+            data=self._data,
+            progress=self._progress,
+        )
         load_seconds = self._usage.seconds["load"]
-        self._usage = ResourceUsage(**meta["costs"])
+        self._usage = meta.costs
         self._usage.add("load", load_seconds)
-        self.engine.traffic = Traffic(**meta["traffic"])
+        self.engine.traffic = meta.traffic
         try:
-            return self.strategy.state_type.unpack(checkpoint.arrays, meta["state"])
+            return self.strategy.state_type.unpack(checkpoint.arrays, meta.state)
         except ValueError as error:
-            raise CheckpointError(
-                f"{folder.path}: round {checkpoint.round} is of another version of fedrouter "
-                f"({error}); start a new run"
-            ) from None
+            raise other_version(folder, checkpoint, error) from None
 
     def _note(self, folder: RunFolder, done: FinishedRound) -> None:
         """Record a finished round in `metrics.jsonl` and write its checkpoint."""
@@ -205,7 +180,9 @@ class Server:
         """
         if self._usage.tokens:
             return
-        failures = [failure for line in folder.read_metrics() for failure in line["failures"]]
+        failures = [
+            failure for line in folder.read_metrics() for failure in line.get("failures", ())
+        ]
         reason = f" (the last reason: {failures[-1]['reason']})" if failures else ""
         raise TrainingError(
             f"nothing was trained: in none of the {state.round} rounds did a client return a "
@@ -214,13 +191,10 @@ class Server:
 
     def _checkpoint(self, folder: RunFolder, state: ServerState) -> None:
         arrays, packed = state.pack()
-        meta = {
-            "state": packed,
-            "data": self._data,
-            "costs": asdict(self._usage),
-            "traffic": asdict(self.engine.traffic),
-        }
-        folder.save_checkpoint(state.round, arrays, meta)
+        meta = CheckpointMeta(
+            packed, self._data, config_table(self.config), self._usage, self.engine.traffic
+        )
+        folder.save_checkpoint(state.round, arrays, asdict(meta))
 
     def _finish(self, folder: RunFolder, state: ServerState) -> dict[str, Any]:
         """Save the adapters and the router, request their evaluation, and write the summary."""

@@ -40,7 +40,8 @@ from fedrouter.routing.clustering import cluster, group, squared_distances
 from fedrouter.routing.types import TaskProfile
 from fedrouter.routing.whitening import scatter
 from fedrouter.server.engine import Traffic
-from fedrouter.server.server import ResourceUsage, Server
+from fedrouter.server.resource_usage import ResourceUsage
+from fedrouter.server.server import Server
 from fedrouter.types import select_matrices
 
 DIMENSION = 4

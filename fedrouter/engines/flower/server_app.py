@@ -22,7 +22,8 @@ from fedrouter.errors import DataError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.server.expected import expected_arrays
-from fedrouter.server.server import ResourceUsage, Server
+from fedrouter.server.resource_usage import ResourceUsage
+from fedrouter.server.server import Server
 from fedrouter.storage.run_folder import RunFolder, is_run
 
 
