@@ -138,6 +138,9 @@ class Server:
         folder.truncate_metrics(0 if checkpoint is None else checkpoint.round)
         if checkpoint is None:
             return None
+        lost = checkpoint.round - len(folder.read_metrics())
+        if lost > 0:
+            self._progress.message(f"metrics.jsonl lacks the records of {lost} finished rounds")
         meta = read_meta(folder, checkpoint)
         check_same_run(
             folder,

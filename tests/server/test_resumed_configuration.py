@@ -74,3 +74,10 @@ def test_a_checkpoint_of_odd_types_is_refused_in_a_line(run: RunFolder) -> None:
         with pytest.raises((CheckpointError, ModelError)) as caught:
             execute(run, resolved(*SETS))
         assert "\n" not in str(caught.value)
+
+
+def test_lost_records_are_reported(run: RunFolder) -> None:
+    metrics = run.path / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-3])  # the record of round 2 is cut short
+    told = execute(run, resolved(*SETS))
+    assert told == ["metrics.jsonl lacks the records of 1 finished rounds"]
