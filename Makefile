@@ -10,7 +10,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PASSIVE := OMP_WAIT_POLICY=PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check bench bench-full bench-check clean
+.PHONY: help install demo smollm2 test test-slow check bench bench-full bench-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | \
@@ -20,6 +20,9 @@ install: .venv/.installed  ## create .venv with the package and all that its dev
 
 demo: .venv/.installed  ## run the method on built-in tasks into runs/demo and show what it gives
 	@$(BIN)/fedrouter demo -o runs/demo
+
+smollm2: .venv/.installed  ## bring SmolLM2-135M-Instruct, a real language model, to models/smollm2-135m
+	@$(BIN)/python scripts/get_smollm2.py models/smollm2-135m
 
 test: .venv/.installed  ## run the tests
 	@$(PASSIVE) $(BIN)/python -m pytest

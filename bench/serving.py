@@ -4,7 +4,10 @@ Each client sends 20 requests, over 8 tasks, one after the other; the answers ar
 other side is what a user would write: FastAPI and PEFT, one request at a time, `set_adapter` with
 the right task given (it does not route). Both run in processes of their own.
 
-``python -m bench.serving [--full] [--run DIR]``
+With `--memory` it asks another question: does the memory of `fedrouter serve` grow over so many
+requests, each with a prompt of its own?
+
+``python -m bench.serving [--full] [--run DIR] [--memory 10000]``
 """
 
 import argparse
@@ -64,8 +67,8 @@ def prompts() -> list[str]:
 
 
 @contextmanager
-def serving(*command: str) -> Iterator[str]:
-    """A server in a process of its own; yields its address."""
+def serving(*command: str) -> Iterator[tuple[str, int]]:
+    """A server in a process of its own; yields its address and the process's id."""
     process = subprocess.Popen(
         [sys.executable, *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
@@ -73,7 +76,7 @@ def serving(*command: str) -> Iterator[str]:
     try:
         for line in process.stderr:
             if "http://" in line:
-                yield "http://" + line.split("http://")[1].strip()
+                yield "http://" + line.split("http://")[1].strip(), process.pid
                 break
         else:
             raise RuntimeError(f"{command} ended with {process.wait()}")
@@ -121,6 +124,29 @@ async def load(address: str, clients: int) -> tuple[float, list[Timing]]:
     return seconds, [one for some in answers for one in some]
 
 
+async def remember(address: str, pid: int, requests: int) -> list[dict[str, object]]:
+    """The memory of a server after each tenth of the requests, which 8 clients send."""
+    texts, rows = prompts(), []
+
+    async def client(http: httpx.AsyncClient, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            await ask(http, f"{number}: {texts[number % len(texts)]}")
+
+    async with httpx.AsyncClient(base_url=address, timeout=300) as http:
+        for tenth in range(11):
+            rows.append({"requests": tenth * requests // 10, "memory, MB": resident(pid)})
+            if tenth < 10:
+                numbers = iter(range(tenth * requests // 10, (tenth + 1) * requests // 10))
+                await asyncio.gather(*(client(http, numbers) for _ in range(8)))
+    return rows
+
+
+def resident(pid: int) -> float:
+    """The memory of a process that is in RAM, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
 def quantile(values: list[float], share: float) -> float:
     """The value below which this share of the values lies."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
@@ -131,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="three repetitions in place of one")
     parser.add_argument("--run", type=Path, help="a run folder with 8 tasks; default: a new one")
+    parser.add_argument("--memory", type=int, metavar="N", help="memory over N requests instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.run or make_run(Path(temporary) / "run")
@@ -138,10 +165,15 @@ def main() -> None:
             "fedrouter": ("-m", "fedrouter", "serve", str(folder), "--port", "0"),
             "FastAPI and PEFT": ("-m", "bench.plain_server", str(folder)),
         }
+        if arguments.memory:
+            with serving(*sides["fedrouter"]) as (address, pid):
+                memory = asyncio.run(remember(address, pid, arguments.memory))
+            publish("serving-memory", "Memory of fedrouter serve", memory, [])
+            return
         rows = []
         for _ in range(3 if arguments.full else 1):
             for name, command in sides.items():
-                with serving(*command) as address:
+                with serving(*command) as (address, _):
                     for clients in (1, 8, 32):
                         seconds, answers = asyncio.run(load(address, clients))
                         rows.append((name, clients, seconds, answers))

@@ -1,24 +1,22 @@
 """A run on one machine: data, clients and server in one process."""
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedrouter.adapters.lora import LoraSpec, adapter_layout
-from fedrouter.client.client import Client
 from fedrouter.config import Config, dump_config, load_resolved
 from fedrouter.config.resolve import resolve
 from fedrouter.data.client_data import data_fingerprint, deal
-from fedrouter.data.loading import load_splits
-from fedrouter.engines.in_process import InProcessEngine
+from fedrouter.data.loading import Splits, load_splits
 from fedrouter.errors import MissingExtraError
-from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.model.source import find_folder
 from fedrouter.progress import Progress
-from fedrouter.server.engine import Engine
-from fedrouter.server.expected import expected_arrays
-from fedrouter.server.resource_usage import ResourceUsage
-from fedrouter.server.server import Server
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import make_strategy, strategy_class
+
+if TYPE_CHECKING:  # they import torch, which takes seconds: after what needs no model is checked
+    from fedrouter.evaluation.shared_model import SharedModel
+    from fedrouter.server.engine import Engine
 
 CHECKED_ROWS = 4  # that the base model is tried on before anything is written
 
@@ -40,26 +38,36 @@ class Experiment:
         self,
         config: Config,
         progress: Progress | None = None,
-        shared_model: SharedModel | None = None,
+        shared_model: "SharedModel | None" = None,
     ) -> None:
         self.progress = progress or Progress()
-        self._usage = ResourceUsage()
-        with self._usage.clock("load"):
-            splits = load_splits(config.data, config.seed)
-            self._data = data_fingerprint(splits)
-            self.config = resolve(config, {row.task for row in splits.train})
-            make_strategy(self.config)  # refuses settings that the method cannot work with
-            self._dealt = deal(self.config, splits, strategy_class(self.config.strategy).pooled)
-            model, device = self.config.model, self.config.engine.device
-            self._shared_model = shared_model or SharedModel.load(model, device)
-            base = self._shared_model.base
-            layout = adapter_layout(base.model, LoraSpec.from_config(self.config.adapter))
-            self._spec = layout.spec
-            base.prompts.check(splits.train, "training row")
-            base.prompts.check(splits.test, "test row")
-            base.check_logits(splits.train[:CHECKED_ROWS])
-            models = base.note, layout.note, base.prompts.note(splits.train)
-            self._notes = *splits.notes, *filter(None, models)
+        began = time.perf_counter()
+        find_folder(config.model.name)
+        splits = load_splits(config.data, config.seed)
+        self._data = data_fingerprint(splits)
+        self.config = resolve(config, {row.task for row in splits.train})
+        make_strategy(self.config)  # refuses settings that the method cannot work with
+        self._dealt = deal(self.config, splits, strategy_class(self.config.strategy).pooled)
+        self._load_model(splits, shared_model)
+        self._load_seconds = time.perf_counter() - began
+
+    def _load_model(self, splits: Splits, shared_model: "SharedModel | None") -> None:
+        """Load the base model unless it is given, and check that it can work with the rows."""
+        if shared_model is None:
+            self.progress.message(f"loading the base model {self.config.model.name}")
+        from fedrouter.adapters.lora import LoraSpec, adapter_layout
+        from fedrouter.evaluation.shared_model import SharedModel
+
+        model, device = self.config.model, self.config.engine.device
+        self._shared_model = shared_model or SharedModel.load(model, device)
+        base = self._shared_model.base
+        layout = adapter_layout(base.model, LoraSpec.from_config(self.config.adapter))
+        self._spec = layout.spec
+        base.prompts.check(splits.train, "training row")
+        base.prompts.check(splits.test, "test row")
+        base.check_logits(splits.train[:CHECKED_ROWS])
+        models = base.note, layout.note, base.prompts.note(splits.train)
+        self._notes = *splits.notes, *filter(None, models)
 
     def run(self, path: Path, *, label: str | None = None) -> dict[str, Any]:
         """Run from the start in a new folder; returns the summary.
@@ -86,6 +94,9 @@ class Experiment:
         return engines[self.config.engine.name](folder)
 
     def _in_process(self, folder: RunFolder) -> dict[str, Any]:
+        from fedrouter.client.client import Client
+        from fedrouter.engines.in_process import InProcessEngine
+
         clients = {
             id: Client(
                 id,
@@ -103,7 +114,7 @@ class Experiment:
             clients,
             transport=self.config.federation.transport,
             fuse=self.config.engine.fuse,
-            progress=self.progress.advance,
+            progress=self.progress,
         )
         return self._serve(folder, engine)
 
@@ -112,6 +123,7 @@ class Experiment:
         try:
             from fedrouter.engines.flower.engine import FlowerEngine
             from fedrouter.engines.flower.simulation import simulate
+            from fedrouter.server.expected import expected_arrays
         except ImportError as error:
             raise MissingExtraError("engine.name = 'flower'", "flower") from error
 
@@ -128,13 +140,18 @@ class Experiment:
 
         return simulate(serve, self.config.federation.clients)
 
-    def _serve(self, folder: RunFolder, engine: Engine) -> dict[str, Any]:
+    def _serve(self, folder: RunFolder, engine: "Engine") -> dict[str, Any]:
+        from fedrouter.server.resource_usage import ResourceUsage
+        from fedrouter.server.server import Server
+
+        usage = ResourceUsage()
+        usage.add("load", self._load_seconds)
         server = Server(
             self.config,
             self._shared_model,
             self._spec,
             engine,
-            costs=self._usage,
+            costs=usage,
             data=self._data,
             progress=self.progress,
         )

@@ -8,10 +8,17 @@ class Progress:
     """
 
     def phase(self, name: str, total: int) -> None:
-        """A phase of `total` steps begins; the previous one has ended."""
+        """A phase of `total` steps begins, or goes on with `total` steps left if others of its
+        steps were done before; the previous phase has ended."""
 
-    def advance(self, steps: int) -> None:
-        """`steps` further steps of the phase are done."""
+    def advance(self, steps: float) -> None:
+        """`steps` further steps of the phase are done; a part of one is a fraction."""
+
+    def round(self, number: int, of: int) -> None:
+        """Round `number` of `of` begins."""
+
+    def loss(self, value: float) -> None:
+        """The training loss that was last measured, in nats per token."""
 
     def message(self, text: str) -> None:
         """Show a line of text."""

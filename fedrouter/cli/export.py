@@ -1,13 +1,16 @@
 """The command that writes a run for other programs."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedrouter.cli.options import AsJson, RunDir
+
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    folder: RunDir,
     to: Annotated[
         str, typer.Option("--to", metavar="TARGET", help="peft, vllm, gguf, ollama or merged.")
     ],
@@ -18,9 +21,17 @@ def export(
             "--base-name", help="What others load the base model from, such as a hub name."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a finished run's adapters for PEFT, vLLM, llama.cpp or Ollama, or merged models."""
+    from fedrouter.cli.finished_run import read_finished
+
+    read_finished(folder)
     from fedrouter.export import export_run
 
     export_run(folder, to, output, base_name)
-    print(f"how to use it: {output / 'README.md'}")
+    guide = output / "README.md"
+    if as_json:
+        print(json.dumps({"folder": str(output), "guide": str(guide)}))
+    else:
+        print(f"how to use it: {guide}")

@@ -18,7 +18,7 @@ class _UpstreamApi(StrEnum):
 
 
 def serve(  # noqa: PLR0917 - each is an option of the command
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run's folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
     api_key_file: Annotated[
@@ -39,6 +39,12 @@ def serve(  # noqa: PLR0917 - each is an option of the command
         int, typer.Option(min=1, help="Largest number of answers generated together.")
     ] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Largest number of waiting requests.")] = 128,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Serve a run that is training: each round answers when it is finished."
+        ),
+    ] = False,
     upstream: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Engine that generates; unset: this process does."),
@@ -54,6 +60,9 @@ def serve(  # noqa: PLR0917 - each is an option of the command
     ] = 300,
 ) -> None:
     """Serve a run over OpenAI's HTTP API; every prompt is answered by its task's adapter."""
+    from fedrouter.storage.run_folder import RunFolder
+
+    RunFolder.open(folder)  # before torch is imported
     try:
         from fedrouter.serving.engine import Limits
         from fedrouter.serving.run import ServeSettings
@@ -67,6 +76,7 @@ def serve(  # noqa: PLR0917 - each is an option of the command
         insecure=insecure,
         device=device,
         max_tokens=max_tokens,
+        follow=follow,
         upstream=upstream,
         upstream_api=upstream_api.value,
         upstream_key_file=upstream_key_file,

@@ -1,111 +1,15 @@
-"""Progress and tables on a terminal, whatever its encoding and width."""
+"""Tables on a terminal, whatever its encoding and width."""
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bars,
-)
 from rich.table import Table
 
 from fedrouter.errors import printable
-from fedrouter.progress import Progress
 from fedrouter.routing.history import describe_event
 from fedrouter.server.summary import TASK_COLUMNS, task_rows
-
-LOG_EVERY_S = 10.0  # seconds between two log lines of a phase, at least
-
-
-class BarProgress(Progress):
-    """Progress bars with the remaining time, for a terminal. A context manager.
-
-    Args:
-        keep: whether the bars of finished phases stay on the screen.
-    """
-
-    def __init__(self, keep: bool = True) -> None:
-        self._keep = keep
-        self._bars = Bars(
-            TextColumn("{task.description:<24}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._current: TaskID | None = None
-
-    def __enter__(self) -> "BarProgress":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def phase(self, name: str, total: int) -> None:
-        """Start a new bar."""
-        if self._current is not None and not self._keep:
-            self._bars.remove_task(self._current)
-        self._current = self._bars.add_task(name, total=total)
-
-    def advance(self, steps: int) -> None:
-        """Move the current bar."""
-        if self._current is not None:
-            self._bars.advance(self._current, steps)
-
-    def message(self, text: str) -> None:
-        """Print a line above the bars."""
-        self._bars.console.print(text, highlight=False, markup=False)
-
-
-class LogProgress(Progress):
-    """Progress as plain lines on standard error, for output to a file. A context manager."""
-
-    def __init__(self) -> None:
-        self._name, self._total, self._done = "", 0, 0
-        self._started = self._last_line = time.monotonic()
-
-    def __enter__(self) -> "LogProgress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def phase(self, name: str, total: int) -> None:
-        """Print a line when a phase begins."""
-        self._name, self._total, self._done = name, total, 0
-        self._started = self._last_line = time.monotonic()
-        self.message(f"{name}: {total} to do")
-
-    def advance(self, steps: int) -> None:
-        """Print a line every LOG_EVERY_S seconds, and one at the end of the phase."""
-        self._done += steps
-        now = time.monotonic()
-        if steps and (self._done >= self._total or now - self._last_line >= LOG_EVERY_S):
-            self._last_line = now
-            left = (now - self._started) * (self._total - self._done) / max(self._done, 1)
-            self.message(f"{self._name}: {self._done}/{self._total}, {left:.0f} s left")
-
-    def message(self, text: str) -> None:
-        """Print a line."""
-        print(text, file=sys.stderr, flush=True)
-
-
-def make_progress(keep: bool = True) -> BarProgress | LogProgress:
-    """Progress bars on a terminal (see `BarProgress` for `keep`), plain lines elsewhere."""
-    return BarProgress(keep) if sys.stderr.isatty() else LogProgress()
 
 
 def print_table(

@@ -11,6 +11,7 @@ from fedrouter.client.context import RequestContext
 from fedrouter.data.rows import Row
 from fedrouter.errors import MessageError
 from fedrouter.model.base_model import BaseModel
+from fedrouter.model.embedding import LAST_TOKEN
 from fedrouter.protocol.messages import (
     InstanceMixture,
     LowestLoss,
@@ -112,6 +113,6 @@ def _instance_mixture(
 
 def _directions(base: BaseModel, rows: Sequence[Row]) -> NDArray[np.float64]:
     """Unit vectors of the last token's hidden state, shape (rows, d)."""
-    points = base.embed([row.instruction for row in rows], pooling="last").astype(np.float64)
+    points = base.embed([row.instruction for row in rows], LAST_TOKEN).astype(np.float64)
     unit: NDArray[np.float64] = points / np.linalg.norm(points, axis=1, keepdims=True)
     return unit

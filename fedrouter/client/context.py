@@ -14,8 +14,9 @@ from fedrouter.errors import DataError
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
+from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.protocol.messages import ClientRequest
-from fedrouter.routing.types import AdapterMixture
+from fedrouter.routing.types import AdapterMixture, Standardization
 from fedrouter.seeding import generator
 from fedrouter.types import AdapterWeights, FloatArray
 
@@ -100,9 +101,13 @@ class RequestContext:
         """Whether the number of local tasks is to be found (`clustering.n_local = "auto"`)."""
         return self.config.clustering.n_local == AUTO
 
-    def embed(self, rows: Sequence[Row]) -> FloatArray:
-        """The embeddings of the rows' instructions, shape (n, d)."""
-        return self.base.embed([row.instruction for row in rows])
+    def embed(
+        self, rows: Sequence[Row], standardization: Standardization | None = None
+    ) -> FloatArray:
+        """The embeddings of the rows' instructions, standardized if so asked, shape (n, d)."""
+        spec = EmbeddingSpec.from_config(self.config.model)
+        points = self.base.embed([row.instruction for row in rows], spec)
+        return points if standardization is None else standardization(points)
 
     def sample(self, purpose: str, number: int) -> Sequence[Row]:
         """Random training rows, the same in every round."""

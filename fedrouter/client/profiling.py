@@ -10,12 +10,15 @@ from fedrouter.client.context import RequestContext
 from fedrouter.errors import DataError, MessageError
 from fedrouter.protocol.messages import (
     AssignToNearest,
+    AssignToStarts,
     ClusterPrompts,
+    DescribeEmbeddings,
     DetectNewTasks,
     GroupByLabel,
     ProfileOrder,
     ReassignByLoss,
     asks_scatter,
+    settles_local_tasks,
 )
 from fedrouter.routing.clustering import Clusters, cluster, group, squared_distances
 from fedrouter.routing.search import SEARCH
@@ -49,7 +52,7 @@ def profile(order: ProfileOrder, context: RequestContext) -> TaskProfile:
         DataError: the order groups by label, and some rows name no task.
     """
     grouping = group_samples(order, context)
-    if not isinstance(order, ReassignByLoss):
+    if settles_local_tasks(order):
         context.write_labels(grouping.clusters.labels, _first_round(order, context.request.round))
     clusters = grouping.clusters
     return TaskProfile(
@@ -60,6 +63,7 @@ def profile(order: ProfileOrder, context: RequestContext) -> TaskProfile:
         fourth_moments=tuple(clusters.fourth_moments.tolist()),
         names=grouping.names,
         tasks=grouping.tasks,
+        variances=_variances(order, grouping),
         scatter=_scatter(order, grouping, context),
     )
 
@@ -81,11 +85,33 @@ def group_samples(order: ProfileOrder, context: RequestContext) -> Grouping:
 
 
 @group_samples.register
+def describe_embeddings(order: DescribeEmbeddings, context: RequestContext) -> Grouping:
+    """All samples in one local task."""
+    points = context.embed(context.data.train)
+    return Grouping(points, group(points, np.zeros(len(points), np.int64)))
+
+
+@group_samples.register
 def cluster_prompts(order: ClusterPrompts, context: RequestContext) -> Grouping:
     """Cluster the embeddings by K-means into n_local local tasks or, if n_local is "auto", into one
     for every 16 samples, at least 3 and at most 8."""
-    points = context.embed(context.data.train)
+    points = context.embed(context.data.train, order.standardization)
     return Grouping(points, _kmeans(points, context))
+
+
+@group_samples.register
+def assign_to_starts(order: AssignToStarts, context: RequestContext) -> Grouping:
+    """The nearest centroid of every start for each sample."""
+    points = context.embed(context.data.train, order.standardization)
+    nearest, first = [], 0
+    for centroids in order.starts:
+        nearest.append(first + squared_distances(points, centroids).argmin(axis=1))
+        first += len(centroids)
+    tasks, labels = np.unique(np.concatenate(nearest), return_inverse=True)
+    repeated = np.tile(points, (len(order.starts), 1))
+    squared = np.square(repeated - np.concatenate(order.starts)[tasks[labels]]).sum(axis=1)
+    clusters = group(repeated, labels, squared.astype(np.float64))
+    return Grouping(repeated, clusters, tuple(tasks.tolist()))
 
 
 @group_samples.register
@@ -106,7 +132,8 @@ def group_by_label(order: GroupByLabel, context: RequestContext) -> Grouping:
 @group_samples.register
 def assign_to_nearest(order: AssignToNearest, context: RequestContext) -> Grouping:
     """The nearest global task for each sample, among those that the client keeps."""
-    geometry, points = order.geometry, context.embed(context.data.train)
+    geometry = order.geometry
+    points = context.embed(context.data.train, geometry.standardization)
     distances = squared_distances(points, geometry.centroids, geometry.space)
     counts = np.bincount(distances.argmin(axis=1), minlength=len(geometry.tasks))
     own = kept_tasks(counts, order.min_samples, None if context.finds_n_local else context.n_local)
@@ -124,7 +151,8 @@ def detect_new_tasks(order: DetectNewTasks, context: RequestContext) -> Grouping
     the in-distribution mean by one standard deviation of single samples (nearly three standard
     deviations of a mean of 8).
     """
-    geometry, points = order.geometry, context.embed(context.data.train)
+    geometry = order.geometry
+    points = context.embed(context.data.train, geometry.standardization)
     clusters = _kmeans(points, context)
     distances = squared_distances(points, geometry.centroids, geometry.space)
     means = np.stack(
@@ -153,7 +181,7 @@ def reassign_by_loss(order: ReassignByLoss, context: RequestContext) -> Grouping
     geometry = order.geometry
     offered = [geometry.tasks.index(name) for name in order.adapters]
     rows = context.sample("regroup", SEARCH.reassign_samples)
-    points = context.embed(rows)
+    points = context.embed(rows, geometry.standardization)
     distances = squared_distances(points, geometry.centroids[offered], geometry.space)
     ranks = distances.argsort(axis=1).argsort(axis=1)
     wanted = np.insert(ranks < SEARCH.reassign_candidates, 0, True, axis=1)
@@ -194,6 +222,13 @@ def _kmeans(points: FloatArray, context: RequestContext) -> Clusters:
         number = max(SEARCH.min_clusters, min(SEARCH.max_clusters, number))
     seed = derive_seed(context.config.seed, "profile", context.request.client)
     return cluster(points, number, seed)
+
+
+def _variances(order: ProfileOrder, grouping: Grouping) -> FloatArray | None:
+    if not isinstance(order, DescribeEmbeddings):
+        return None
+    variances: FloatArray = grouping.points.astype(np.float64).var(axis=0).astype(np.float32)
+    return variances
 
 
 def _scatter(order: ProfileOrder, grouping: Grouping, context: RequestContext) -> Scatter | None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedrouter.comparison.folder import ComparisonFolder
 from fedrouter.comparison.grid import Cell, cell_config, check_cells, grid
@@ -11,10 +11,13 @@ from fedrouter.comparison.results import combine
 from fedrouter.config import Config, load_config
 from fedrouter.data.loading import load_splits
 from fedrouter.errors import FedRouterError, ModelError
-from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.experiment import Experiment
+from fedrouter.model.source import find_folder
 from fedrouter.progress import Progress
 from fedrouter.storage.run_folder import RunFolder, is_run
+
+if TYPE_CHECKING:
+    from fedrouter.evaluation.shared_model import SharedModel
 
 
 def compare(config: Config, path: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -68,8 +71,11 @@ class _Harness:
             cells: the cells to run.
             finished: number of cells of the grid that are finished already.
         """
-        # Unreadable data raise a DataError before anything is written.
+        # An unusable path raises an error before anything is loaded or written.
+        find_folder(self._config.model.name)
         load_splits(cell_config(self._config, cells[0]).data, cells[0].seed)
+        from fedrouter.evaluation.shared_model import SharedModel  # imports torch
+
         shared_model = SharedModel.load(self._config.model, self._config.engine.device)
         self._check_base(shared_model.base.fingerprint)
         self._folder.begin()
@@ -96,7 +102,7 @@ class _Harness:
         self._folder.write(results)
         return results
 
-    def _run_cell(self, cell: Cell, shared_model: SharedModel) -> None:
+    def _run_cell(self, cell: Cell, shared_model: "SharedModel") -> None:
         """Resume the cell's run, or start it if it has not begun."""
         path = self._folder.run(cell).path
         if is_run(path):

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
 
-from scipy.stats import t
-
 CONFIDENCE = 0.95
 
 
@@ -34,5 +32,7 @@ def paired_difference(
     mean = fmean(differences)
     if n == 1:
         return {"mean": mean, "low": None, "high": None, "n": n}
+    from scipy.stats import t  # takes a second to import
+
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(differences) / sqrt(n)
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}

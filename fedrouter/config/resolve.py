@@ -8,6 +8,7 @@ from fedrouter.config.schema import Config
 from fedrouter.config.sections.base import Count
 from fedrouter.config.sections.data import DataConfig, ScenarioName
 from fedrouter.config.sections.federation import EngineConfig
+from fedrouter.config.sections.model import Layer, ModelConfig, Pooling
 from fedrouter.config.sections.routing import (
     AUTO,
     ClusteringConfig,
@@ -19,6 +20,14 @@ from fedrouter.config.sections.routing import (
 BUILTIN_BASE = "nano"
 UNLABELLED_GLOBAL_TASKS = 4  # global tasks where neither the configuration nor the rows say
 FUSE_AUTO = 8  # adapters trained together where the configuration leaves it open
+EMBEDDING_LAYER = 0.77  # "auto": fraction of the depth (docs/routing.md has the measurements)
+
+
+class ResolvedModelConfig(ModelConfig):
+    """`[model]` with the layer and the pooling of embeddings."""
+
+    embedding_layer: Layer
+    embedding_pooling: Pooling
 
 
 class ResolvedDataConfig(DataConfig):
@@ -52,6 +61,7 @@ class ResolvedEngineConfig(EngineConfig):
 class ResolvedConfig(Config):
     """A configuration that leaves nothing open, as `resolve` returns and run folders store it."""
 
+    model: ResolvedModelConfig
     data: ResolvedDataConfig
     clustering: ResolvedClusteringConfig
     router: ResolvedRouterConfig
@@ -86,10 +96,25 @@ def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
     return ResolvedConfig(
         **{
             **dict(config),
+            "model": _model(config.model, config.mode),
             "data": ResolvedDataConfig(**{**dict(config.data), "scenario": scenario}),
             "clustering": clustering,
             "router": ResolvedRouterConfig(**{**dict(config.router), "fallback": fallback}),
             "engine": ResolvedEngineConfig(**{**dict(config.engine), "fuse": fuse}),
+        }
+    )
+
+
+def _model(given: ModelConfig, mode: str) -> ResolvedModelConfig:
+    """`[model]` with the paper's embedding in mode `paper`, else with what measured best."""
+    layer, pooling = given.embedding_layer, given.embedding_pooling
+    unset = 1.0 if mode == "paper" else AUTO
+    chosen = unset if layer is None else layer
+    return ResolvedModelConfig(
+        **{
+            **dict(given),
+            "embedding_layer": EMBEDDING_LAYER if chosen == AUTO else chosen,
+            "embedding_pooling": pooling or ("mean" if mode == "paper" else "mean_without_first"),
         }
     )
 

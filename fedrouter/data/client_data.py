@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedrouter.config import ResolvedConfig
-from fedrouter.data.loading import Splits
+from fedrouter.data.loading import Splits, load_splits
 from fedrouter.data.partition import partition
 from fedrouter.data.rows import Row
+from fedrouter.errors import DataError
 from fedrouter.seeding import derive_seed, generator
 
 
@@ -84,3 +85,28 @@ def data_fingerprint(splits: Splits) -> str:
         parts = (row.instruction, row.response, row.task, row.group, *row.context)
         digest.update(repr(parts).encode())
     return digest.hexdigest()[:32]
+
+
+def run_splits(config: ResolvedConfig, fingerprint: str | None) -> Splits:
+    """The rows of a finished run, from the files that its configuration names.
+
+    Args:
+        config: the run's configuration.
+        fingerprint: `data` of the run's summary, which is "" if the clients had data of their own;
+            None: the run is of a version that did not write it, and nothing is checked.
+
+    Raises:
+        DataError: the rows are not on this machine, or differ from those of the run.
+    """
+    if fingerprint == "":
+        raise DataError(
+            "the rows of this run are with its clients, not on this machine; to score it on "
+            "others: fedrouter evaluate DIR --data FILE"
+        )
+    splits = load_splits(config.data, config.seed)
+    if fingerprint is not None and data_fingerprint(splits) != fingerprint:
+        raise DataError(
+            "the rows that the run's config.toml names are not those that it was trained and "
+            "tested on; put those back"
+        )
+    return splits

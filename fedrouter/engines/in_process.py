@@ -1,18 +1,20 @@
 """All clients in this process, on one shared base model; their train jobs are fused."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice, tee
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client, PreparedRequest
 from fedrouter.errors import MessageError
 from fedrouter.model.base_model import BaseModel
+from fedrouter.progress import Progress
 from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, compression_for
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
 from fedrouter.serialization import ArrayTable, serialize
 from fedrouter.server.engine import Traffic
-from fedrouter.training.trainer import train
+from fedrouter.training.trainer import TrainJob, TrainProgress, train
 
 
 class InProcessEngine:
@@ -28,7 +30,7 @@ class InProcessEngine:
         clients: the clients by id.
         transport: the dtype in which adapters travel.
         fuse: number of adapters trained in one pass.
-        progress: called with the number of requests done since its last call.
+        progress: receives the progress in requests, and the loss, after every step of training.
     """
 
     def __init__(
@@ -39,14 +41,14 @@ class InProcessEngine:
         *,
         transport: TransportDtype,
         fuse: int,
-        progress: Callable[[int], None] = lambda _: None,
+        progress: Progress | None = None,
     ) -> None:
         self.base = base
         self.spec = spec
         self.clients = clients
         self.transport = transport
         self.fuse = fuse
-        self.progress = progress
+        self.progress = progress or Progress()
         self.traffic = Traffic()
 
     def online(self) -> Sequence[int]:
@@ -61,13 +63,26 @@ class InProcessEngine:
         """
         encoder = WeightsEncoder()
         under_way, ahead = tee(self._prepare(request, encoder) for request in requests)
-        jobs = (job for prepared in ahead for job in prepared.jobs)
-        results = train(self.base, self.spec, jobs, self.fuse)
+        shares: list[float] = []  # of each job drawn so far, in its request
+        jobs = self._jobs(ahead, shares)
+        results = train(self.base, self.spec, jobs, self.fuse, partial(self._report, shares))
         for prepared in under_way:
             client = self.clients[prepared.request.client]
             reply = client.finish(prepared, list(islice(results, len(prepared.jobs))))
-            self.progress(1)
+            if not prepared.jobs:
+                self.progress.advance(1)
             yield self._receive(prepared.request, reply)
+
+    def _jobs(self, requests: Iterable[PreparedRequest], shares: list[float]) -> Iterator[TrainJob]:
+        """The train jobs of requests; adds the share of each in its request to `shares`."""
+        for prepared in requests:
+            for job in prepared.jobs:
+                shares.append(1 / len(prepared.jobs))
+                yield job
+
+    def _report(self, shares: Sequence[float], step: TrainProgress) -> None:
+        self.progress.advance(step.fraction * sum(shares[job] for job in step.jobs))
+        self.progress.loss(step.loss)
 
     def _prepare(self, request: ClientRequest, encoder: WeightsEncoder) -> PreparedRequest:
         """What a client does about a request, with its adapters as they arrive."""

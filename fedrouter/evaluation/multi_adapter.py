@@ -58,6 +58,10 @@ class MultiAdapterModel:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Take the adapters off the base model."""
         self._bank.remove()
 
     def generate(

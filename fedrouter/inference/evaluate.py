@@ -1,6 +1,6 @@
 """Evaluation of a finished run on given rows: routed adapters against the base model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fedrouter.data.rows import Row
@@ -21,7 +21,8 @@ def evaluate_model(model: RoutedModel, rows: Sequence[Row], progress: Progress) 
     Returns:
         As in `summary.json`: `metrics` with `global` (the routed adapters), `base` and `by_task`
         (by true task, or by the task that the router chose if a row names no task), and `routing`
-        with `accuracy` (None if a row names no task).
+        with `accuracy` (over the rows of tasks that the run was trained on; None if there are none,
+        or a row names no task) and `unknown_tasks` (the names of the other rows' tasks).
 
     Raises:
         DataError: a row is too long for the base model.
@@ -51,15 +52,19 @@ def evaluate_model(model: RoutedModel, rows: Sequence[Row], progress: Progress) 
                 for label in dict.fromkeys(labels)
             },
         },
-        "routing": {"accuracy": _accuracy(rows, tasks, model.majority)},
+        "routing": _routing(rows, tasks, model),
     }
 
 
-def _accuracy(
-    rows: Sequence[Row], tasks: Sequence[str], majority: Mapping[str, str]
-) -> float | None:
-    """The share of rows routed to a task whose majority true task is theirs."""
-    true = [row.task for row in rows if row.task is not None]
-    if len(true) < len(rows) or not majority:
-        return None
-    return routing_accuracy(contingency(tasks, true), majority)
+def _routing(rows: Sequence[Row], tasks: Sequence[str], model: RoutedModel) -> dict[str, Any]:
+    """How many rows were routed to a task whose majority true task is theirs."""
+    known = {name for task in model.tasks for name in task["true_tasks"]}
+    names = [row.task for row in rows]
+    if None in names or not known:
+        return {"accuracy": None, "unknown_tasks": []}
+    pairs = [(task, name) for task, name in zip(tasks, names, strict=True) if name in known]
+    table = contingency([task for task, _ in pairs], [str(name) for _, name in pairs])
+    return {
+        "accuracy": routing_accuracy(table, model.majority) if pairs else None,
+        "unknown_tasks": sorted({str(name) for name in names} - known),
+    }

@@ -1,13 +1,18 @@
 """Inspection of a finished run: its centroids, and the local prompts nearest to them."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.data.loading import load_splits
-from fedrouter.inference.routed_model import RoutedModel
+from fedrouter.data.rows import Row
 from fedrouter.progress import Progress
 from fedrouter.routing.clustering import squared_distances
 from fedrouter.routing.types import TaskGeometry
+
+if TYPE_CHECKING:  # it imports torch
+    from fedrouter.inference.routed_model import RoutedModel
 
 
 def centroid_distances(geometry: TaskGeometry) -> NDArray[np.float64]:
@@ -15,28 +20,21 @@ def centroid_distances(geometry: TaskGeometry) -> NDArray[np.float64]:
     return np.sqrt(squared_distances(geometry.centroids, geometry.centroids, geometry.space))
 
 
-def nearest_prompts(model: RoutedModel, number: int, progress: Progress) -> dict[str, list[str]]:
+def nearest_prompts(
+    model: "RoutedModel", rows: Sequence[Row], number: int, progress: Progress
+) -> dict[str, list[str]]:
     """For each task, the `number` prompts nearest to its centroid among those routed to it.
-
-    A run folder holds no prompts: they are read from the training data that the run's configuration
-    names, which must be on this machine.
 
     Args:
         model: the finished run; it has a router.
+        rows: the rows whose prompts these are, as by `run_splits`: a run folder holds none.
         number: the number of prompts for each task.
         progress: receives the progress.
-
-    Raises:
-        DataError: the training data are not on this machine.
     """
     assert model.router is not None, "there are no tasks without a router"
-    prompts = list(
-        dict.fromkeys(
-            row.instruction for row in load_splits(model.config.data, model.config.seed).train
-        )
-    )
+    prompts = list(dict.fromkeys(row.instruction for row in rows))
     progress.phase("embed the local prompts", len(prompts))
-    routes = model.router.route(model.base.embed(prompts, progress.advance))
+    routes = model.router.route(model.embed(prompts, progress.advance))
     chosen = np.array(routes.tasks)
     near = {}
     for t, task in enumerate(model.router.geometry.tasks):

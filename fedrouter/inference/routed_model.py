@@ -1,9 +1,9 @@
 """A finished run as a model: the router picks the adapter that answers each prompt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -14,13 +14,15 @@ from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.inference.conversation import read_conversation, user_text
 from fedrouter.inference.decoding import DecodingBatch, GeneratedSequence, new_sequence
 from fedrouter.inference.run_reader import read_adapters, read_router
-from fedrouter.inference.sampling import Sampling
+from fedrouter.inference.sampling import Sampling, SamplingOptions
 from fedrouter.model.base_model import BaseModel
+from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.model.prompt_format import Conversation
 from fedrouter.routing.router import Router, Routes, mixtures, policy
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.seeding import derive_seed
 from fedrouter.storage.run_folder import RunFolder
+from fedrouter.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class RoutedModel:
         multi_adapter: the tasks' adapters on the base model.
         tasks: the discovered tasks, as in `summary.json`.
         history: the events of tasks over the run, as in `summary.json`.
+        round: the round after which adapters and router were as they are here.
 
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
@@ -99,6 +102,7 @@ class RoutedModel:
         *,
         tasks: Sequence[Mapping[str, Any]],
         history: Sequence[Mapping[str, Any]],
+        round: int,
     ) -> None:
         self.config = config
         self.base = base
@@ -106,6 +110,11 @@ class RoutedModel:
         self.multi_adapter = multi_adapter
         self.tasks = tasks
         self.history = history
+        self.round = round
+
+    def detach(self) -> None:
+        """Take the adapters off the base model, which others may use; this model is done."""
+        self.multi_adapter.detach()
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> "RoutedModel":
@@ -134,7 +143,13 @@ class RoutedModel:
             )
         multi_adapter = MultiAdapterModel(base, *read_adapters(run, router))
         return cls(
-            config, base, router, multi_adapter, tasks=summary["tasks"], history=summary["history"]
+            config,
+            base,
+            router,
+            multi_adapter,
+            tasks=summary["tasks"],
+            history=summary["history"],
+            round=summary["rounds"],
         )
 
     def route(self, prompts: Sequence[str], client: int | None = None) -> list[Route]:
@@ -159,7 +174,7 @@ class RoutedModel:
             [only] = self.multi_adapter.names
             return [(Route(prompt, only, 1.0, True), ((only, 1.0),)) for prompt in prompts]
         allowed, rule = self._allowed(client), policy(self.config.router)
-        routes = self.router.route(self.base.embed(prompts, remember=False), allowed)
+        routes = self.router.route(self.embed(prompts), allowed)
         answers = mixtures(self.router.geometry, routes, rule, allowed)
         return [
             (self._decision(prompts[i], routes, i, routes.tasks[i]), mixture)
@@ -179,8 +194,15 @@ class RoutedModel:
             raise AdapterError(f"there is no task {task!r}; there are: {known}")
         if self.router is None:
             return Route(prompt, task, 1.0, True), ((task, 1.0),)
-        routes = self.router.route(self.base.embed([prompt], remember=False))
+        routes = self.router.route(self.embed([prompt]))
         return self._decision(prompt, routes, 0, task), ((task, 1.0),)
+
+    def embed(
+        self, prompts: Sequence[str], progress: Callable[[int], None] = lambda _: None
+    ) -> FloatArray:
+        """The embeddings that the router takes, shape (n, d)."""
+        spec = EmbeddingSpec.from_config(self.config.model)
+        return self.base.embed(prompts, spec, progress, remember=False)
 
     def _decision(self, prompt: str, routes: Routes, i: int, task: str) -> Route:
         """What the router says of prompt i and a task."""
@@ -196,17 +218,37 @@ class RoutedModel:
             ),
         )
 
+    @overload
     def generate(
         self,
         prompts: str | Sequence[str],
         max_new_tokens: int | None = None,
         client: int | None = None,
         *,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> list[Generation]:
+        stream: Literal[False] = False,
+        **options: Unpack[SamplingOptions],
+    ) -> list[Generation]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        max_new_tokens: int | None = None,
+        client: int | None = None,
+        *,
+        stream: Literal[True],
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        max_new_tokens: int | None = None,
+        client: int | None = None,
+        *,
+        stream: bool = False,
+        **options: Unpack[SamplingOptions],
+    ) -> list[Generation] | Iterator[str]:
         """Responses of the adapters that the router chooses, in one batch for all adapters.
 
         Args:
@@ -214,68 +256,101 @@ class RoutedModel:
             max_new_tokens: the largest number of generated tokens; None: the run's
                 `evaluation.max_new_tokens`.
             client: as for `route`.
-            temperature: 0: the most probable token each time (greedy); up to 2: more random.
-            top_p: draw from the most probable tokens that have this probability together.
-            seed: the same seed gives the same responses; None: the run's.
-            stop: texts that end a response.
+            stream: give the text of one response in parts, as they are generated.
+            options: how tokens are drawn (see `SamplingOptions`); by default greedily.
 
         Raises:
-            RequestError: a prompt is empty, or a value is out of its range.
+            RequestError: a prompt is empty, a value is out of its range, or a stream is wanted of
+                several prompts.
             RunError: as for `route`.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        sampling = self._sampling(max_new_tokens, temperature, top_p, stop)
+        if stream and len(texts) != 1:
+            raise RequestError(f"should be one text for a stream, not {len(texts)}", "prompts")
+        sampling = self._sampling(max_new_tokens, **options)
         routed = self._routed(texts, client)
-        if temperature == 0 and not stop:
+        if stream:
+            return self._parts(self._sequence(texts[0], routed[0][1], sampling, 0))
+        return self._answers(texts, routed, sampling)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        max_new_tokens: int | None = None,
+        client: int | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[SamplingOptions],
+    ) -> Generation: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        max_new_tokens: int | None = None,
+        client: int | None = None,
+        *,
+        stream: Literal[True],
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[str]: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        max_new_tokens: int | None = None,
+        client: int | None = None,
+        *,
+        stream: bool = False,
+        **options: Unpack[SamplingOptions],
+    ) -> Generation | Iterator[str]:
+        """The response to a conversation, from the adapter of the task that the user's turns are
+        about, as one text with blank lines between them.
+
+        Args:
+            messages: the turns, each with "role" ("system", "user" or "assistant") and "content";
+                the last one is the user's.
+            max_new_tokens: as for `generate`, like the others.
+            client: as for `route`.
+            stream: give the text in parts, as they are generated.
+            options: how tokens are drawn.
+
+        Raises:
+            DataError: `messages` are no such conversation, or the base model's chat template
+                refuses it.
+            RequestError: the user's turns are empty, or a value is out of its range.
+        """
+        turns = read_conversation(messages)
+        sampling = self._sampling(max_new_tokens, **options)
+        routed = self._routed([user_text(turns)], client)
+        if stream:
+            return self._parts(self._sequence(turns, routed[0][1], sampling, 0))
+        return self._answers([turns], routed, sampling)[0]
+
+    def _answers(
+        self,
+        prompts: Sequence[str | Conversation],
+        routed: Sequence[tuple[Route, AdapterMixture]],
+        sampling: Sampling,
+    ) -> list[Generation]:
+        """The response to each prompt, of its adapters."""
+        if sampling.temperature == 0 and not sampling.stop:
             chosen = [mixture for _, mixture in routed]
-            answers = self.multi_adapter.generate(texts, chosen, sampling.max_tokens)
+            texts = self.multi_adapter.generate(prompts, chosen, sampling.max_tokens)
         else:
             batch = DecodingBatch(self.multi_adapter)
             sequences = [
-                self._sequence(text, mixture, sampling, seed, i)
-                for i, (text, (_, mixture)) in enumerate(zip(texts, routed, strict=True))
+                self._sequence(prompt, mixture, sampling, i)
+                for i, (prompt, (_, mixture)) in enumerate(zip(prompts, routed, strict=True))
             ]
             batch.add(sequences)
             while batch.sequences:
                 batch.step()
-            answers = [one.text.text for one in sequences]
+            texts = [one.text.text for one in sequences]
         return [
             Generation(**vars(route), text=text)
-            for (route, _), text in zip(routed, answers, strict=True)
+            for (route, _), text in zip(routed, texts, strict=True)
         ]
-
-    def stream(
-        self,
-        prompt: str | Sequence[Mapping[str, str]],
-        max_new_tokens: int | None = None,
-        client: int | None = None,
-        *,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> Iterator[str]:
-        """The response to one prompt or conversation, in parts as they are generated.
-
-        Args:
-            prompt: an instruction, or messages as for `chat`.
-            max_new_tokens: as for `generate`, like the others.
-            client: as for `route`.
-            temperature: 0: greedy.
-            top_p: draw from the most probable tokens that have this probability together.
-            seed: the same seed gives the same response; None: the run's.
-            stop: texts that end the response.
-
-        Raises:
-            RequestError: the prompt is empty, or a value is out of its range.
-            DataError: the messages are no conversation.
-            RunError: as for `route`.
-        """
-        turns = prompt if isinstance(prompt, str) else read_conversation(prompt)
-        sampling = self._sampling(max_new_tokens, temperature, top_p, stop)
-        [(_, mixture)] = self._routed([user_text(turns)], client)
-        sequence = self._sequence(turns, mixture, sampling, seed, 0)
-        return self._parts(sequence)
 
     def _parts(self, sequence: GeneratedSequence) -> Iterator[str]:
         batch = DecodingBatch(self.multi_adapter)
@@ -287,31 +362,6 @@ class RoutedModel:
         if part := sequence.text.take(last=True):
             yield part
 
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        max_new_tokens: int | None = None,
-        client: int | None = None,
-    ) -> Generation:
-        """The greedy response to a conversation, from the adapter of the task that the user's turns
-        are about, as one text with blank lines between them.
-
-        Args:
-            messages: the turns, each with "role" ("system", "user" or "assistant") and "content";
-                the last one is the user's.
-            max_new_tokens: None: the run's `evaluation.max_new_tokens`.
-            client: as for `route`.
-
-        Raises:
-            DataError: `messages` are no such conversation, or the base model's chat template
-                refuses it.
-        """
-        conversation = read_conversation(messages)
-        limit = max_new_tokens or self.config.evaluation.max_new_tokens
-        [(route, mixture)] = self._routed([user_text(conversation)], client)
-        [text] = self.multi_adapter.generate([conversation], [mixture], limit)
-        return Generation(**vars(route), text=text)
-
     def _routed(
         self, texts: Sequence[str], client: int | None
     ) -> list[tuple[Route, AdapterMixture]]:
@@ -322,21 +372,24 @@ class RoutedModel:
         return self.route_with_mixtures(texts, client)
 
     def _sampling(
-        self, max_new_tokens: int | None, temperature: float, top_p: float, stop: Sequence[str]
+        self,
+        max_new_tokens: int | None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
     ) -> Sampling:
+        """The defaults are those that `SamplingOptions` tells."""
         limit = max_new_tokens or self.config.evaluation.max_new_tokens
         texts = (stop,) if isinstance(stop, str) else tuple(stop)
-        return Sampling(limit, temperature=temperature, top_p=top_p, stop=texts)
+        own = self.config.seed if seed is None else seed
+        return Sampling(limit, temperature=temperature, top_p=top_p, seed=own, stop=texts)
 
     def _sequence(
-        self,
-        prompt: str | Conversation,
-        mixture: AdapterMixture,
-        sampling: Sampling,
-        seed: int | None,
-        index: int,
+        self, prompt: str | Conversation, mixture: AdapterMixture, sampling: Sampling, index: int
     ) -> GeneratedSequence:
-        draws = derive_seed(self.config.seed if seed is None else seed, "generate", index)
+        assert sampling.seed is not None
+        draws = derive_seed(sampling.seed, "generate", index)
         ids = self.base.prompts.prompt_ids(prompt)
         return new_sequence(self.base, ids, mixture, sampling, draws)
 

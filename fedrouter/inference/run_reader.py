@@ -17,11 +17,16 @@ def read_router(run: RunFolder, config: ResolvedConfig) -> Router | None:
     if (run.path / "router.json").exists():
         return Router.load(run.path)
     if len(_adapter_names(run)) != 1:
-        raise RunError(
-            f"{run.path}: the adapters of strategy {config.strategy!r} stay with the clients, so "
-            "that there is nothing to route to; use a run of 'fedrouter'"
-        )
+        raise nothing_to_route(run, config)
     return None
+
+
+def nothing_to_route(run: RunFolder, config: ResolvedConfig) -> RunError:
+    """What a run of a method without a router is answered."""
+    return RunError(
+        f"{run.path}: the adapters of strategy {config.strategy!r} stay with the clients, so "
+        "that there is nothing to route to; use a run of 'fedrouter'"
+    )
 
 
 def read_adapters(

@@ -1,7 +1,9 @@
 """How the next token is drawn from a model's logits."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -44,6 +46,23 @@ class Sampling:
             raise RequestError("should be at most 16 texts, none of them empty", "stop")
         if self.logprobs is not None and not 0 <= self.logprobs <= 20:
             raise RequestError("should be between 0 and 20", "logprobs")
+
+
+class SamplingOptions(TypedDict, total=False):
+    """What callers may say of how a response is generated; all of it may be left out.
+
+    Attributes:
+        temperature: 0, the default: the most probable token each time (greedy); up to 2: more
+            random.
+        top_p: draw from the most probable tokens that have this probability together; default 1.
+        seed: the same seed gives the same response; None, the default: the run's.
+        stop: a text, or texts, that end the response and are not part of it.
+    """
+
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: str | Sequence[str]
 
 
 @dataclass(frozen=True)

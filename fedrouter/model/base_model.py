@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import cycle, islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +26,13 @@ from fedrouter.data.rows import Row
 from fedrouter.errors import ConfigError, ModelError
 from fedrouter.model.batching import fixed_batches, length_batches, pad
 from fedrouter.model.checks import check_causal, check_finite, check_weights, masks_padding
+from fedrouter.model.embedding import PAPER_EMBEDDING, EmbeddingSpec, pool
+from fedrouter.model.hidden_states import HiddenStates
 from fedrouter.model.loading import load_pretrained, resolve_device
-from fedrouter.model.onednn import use_onednn
+from fedrouter.model.onednn import FEW_ROWS, use_onednn
 from fedrouter.model.prompt_format import PromptFormat
 from fedrouter.types import FloatArray
 
-Pooling = Literal["mean", "last"]  # how a text's hidden states make one vector
 # Shapes of the batches in which a CPU embeds texts with a model of less than SMALL parameters.
 FIXED_ROWS, FIXED_STEP, SMALL = 8, 8, 30_000_000
 
@@ -73,7 +74,8 @@ class BaseModel:
         self.note: str | None = None
         self._kept = threading.local()  # the positions that a thread wants logits at
         model.get_output_embeddings().register_forward_pre_hook(_narrowing(self._kept))
-        self._embeddings: dict[tuple[Pooling, bytes], FloatArray] = {}
+        self._hidden = HiddenStates(model)
+        self._embeddings: dict[tuple[EmbeddingSpec, bytes], FloatArray] = {}
 
     @classmethod
     def load(cls, config: ModelConfig, device: str = "auto") -> "BaseModel":
@@ -103,21 +105,15 @@ class BaseModel:
         device: torch.device = self.model.device
         return device
 
-    @cached_property
-    def embedding_size(self) -> int:
-        """The width of embeddings; in some models it is not that of the hidden layers."""
-        return int(self.embed(["a"]).shape[1])
-
     def embed(
         self,
         texts: Sequence[str],
+        spec: EmbeddingSpec = PAPER_EMBEDDING,
         progress: Callable[[int], None] = lambda _: None,
-        pooling: Pooling = "mean",
         *,
         remember: bool = True,
     ) -> FloatArray:
-        """Embeddings of prompts: the mean over the tokens of the bare text of the last hidden
-        state after the final norm (paper, section on task clustering).
+        """Embeddings of prompts: hidden states of the bare text, pooled over its tokens.
 
         A text that was embedded before, by this object, costs no forward pass. Call it with no
         adapter active. On a CPU, with one number of threads, the vector of a text depends on the
@@ -125,32 +121,32 @@ class BaseModel:
 
         Args:
             texts: n bare instructions.
+            spec: the layer and the pooling; by default those of the paper.
             progress: called with the number of texts done since its last call.
-            pooling: "last": the last token's hidden state in place of the mean (FedDPA).
             remember: whether later calls may reuse these embeddings; they stay in memory.
 
         Returns:
-            float32, shape (n, hidden size).
+            float32, shape (n, d).
         """
-        known: MutableMapping[tuple[Pooling, bytes], FloatArray] = self._embeddings
+        known: MutableMapping[tuple[EmbeddingSpec, bytes], FloatArray] = self._embeddings
         if not remember:
             known = ChainMap({}, known)
-        keys = [(pooling, hashlib.sha256(text.encode()).digest()) for text in texts]
+        keys = [(spec, hashlib.sha256(text.encode()).digest()) for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         progress(len(texts) - len(missing))
         ids = [self.prompts.bare_ids(text) for text in missing.values()]
         names = list(missing)
-        for batch, tokens, mask in self.embedding_batches(ids):
-            vectors = self._pooled_hidden(tokens, mask, pooling)
+        for batch, tokens, mask in self.embedding_batches(ids, filled=remember):
+            vectors = self._pooled_hidden(tokens, mask, spec)
             for i, vector in zip(batch, vectors, strict=False):  # the last rows may be filled up
                 known[names[i]] = vector
             progress(len(batch))
         if not texts:
-            return np.zeros((0, self.embedding_size), np.float32)
+            return self.embed(["a"], spec)[:0]
         return np.stack([known[key] for key in keys])
 
     def embedding_batches(
-        self, ids: Sequence[Sequence[int]]
+        self, ids: Sequence[Sequence[int]], *, filled: bool = True
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """The batches in which texts are embedded.
 
@@ -162,10 +158,12 @@ class BaseModel:
 
         Args:
             ids: token ids of each text.
+            filled: whether the last batches of a CPU are filled up with repetitions. Without them
+                a single prompt takes nano a third of the time. On the CPU tried the embeddings
+                are the same to the last bit, but nothing that a resumed run repeats relies on it.
 
         Yields:
-            The indices of the texts of a batch, its tokens and its mask, right-padded; on a CPU the
-            last batches are filled up with repetitions.
+            The indices of the texts of a batch, its tokens and its mask, right-padded.
         """
         lengths = [len(one) for one in ids]
         if self.device.type != "cpu":
@@ -173,12 +171,19 @@ class BaseModel:
         else:
             rows, step = (FIXED_ROWS, FIXED_STEP) if self._is_small else (1, 1)
             fixed = fixed_batches(lengths, rows, step, self.positions)
-            batches = ((batch, length, rows) for batch, length in fixed)
-        for batch, length, rows in batches:
-            filled = [ids[i] for i in islice(cycle(batch), rows)]
+            fewest = rows if filled else 1
+            batches = (
+                # With FEW_ROWS tokens the kernel is that of full batches.
+                (batch, length, min(rows, max(fewest, len(batch), -(-FEW_ROWS // length))))
+                for batch, length in fixed
+            )
+        for batch, length, number in batches:
+            repeated = [ids[i] for i in islice(cycle(batch), number)]
             yield (
                 batch,
-                *pad(filled, self.prompts.pad_id, side="right", device=self.device, length=length),
+                *pad(
+                    repeated, self.prompts.pad_id, side="right", device=self.device, length=length
+                ),
             )
 
     @cached_property
@@ -187,15 +192,9 @@ class BaseModel:
         return bool(self.model.num_parameters() < SMALL)
 
     @torch.no_grad()
-    def _pooled_hidden(self, tokens: Tensor, mask: Tensor, pooling: Pooling) -> FloatArray:
-        model: Any = self.model
-        decoder = getattr(model, model.base_model_prefix, None) or model.model  # Llama 4's is wrong
-        hidden = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        if pooling == "last":
-            pooled = hidden[torch.arange(len(tokens)), mask.sum(1) - 1].float()
-        else:
-            weights = mask.unsqueeze(-1).float()
-            pooled = (hidden.float() * weights).sum(1) / weights.sum(1)
+    def _pooled_hidden(self, tokens: Tensor, mask: Tensor, spec: EmbeddingSpec) -> FloatArray:
+        hidden = self._hidden.at(self._hidden.number(spec.layer), tokens, mask)
+        pooled = pool(hidden, mask, spec.pooling)
         check_finite(pooled, "in embeddings", self.model.dtype)
         vectors: FloatArray = pooled.cpu().numpy()
         return vectors

@@ -37,7 +37,7 @@ def converted(path: Path) -> Path:
             raise MissingExtraError(f"model.name = {str(path)!r}", "gguf")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with replace_folder(folder) as temporary:
-            _convert(path, temporary)
+            convert(path, temporary)
     return folder
 
 
@@ -47,7 +47,17 @@ def cache_folder() -> Path:
     return Path(base) / "fedrouter" / "gguf"
 
 
-def _convert(path: Path, folder: Path) -> None:
+def convert(path: Path, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a GGUF file's model and tokenizer into an existing folder, as transformers reads them.
+
+    Args:
+        path: the file.
+        folder: where to.
+        dtype: of all weights; None: for each tensor the smallest that holds its numbers exactly.
+
+    Raises:
+        ModelError: as `converted`.
+    """
     file: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **file)
@@ -66,16 +76,18 @@ def _convert(path: Path, folder: Path) -> None:
         ) from error
     model, info = loaded
     check_complete(str(path), info)
-    _save(model, folder)
+    _save(model, folder, dtype)
     tokenizer.save_pretrained(folder)
 
 
-def _save(model: PreTrainedModel, folder: Path) -> None:
+def _save(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None) -> None:
     """Write the model without its memory of having been quantised, which forbids saving it."""
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    state = {name: _smallest(tensor) for name, tensor in model.state_dict().items()}
+    weights = model.state_dict().items()
+    state = {name: _smallest(one) if dtype is None else one.to(dtype) for name, one in weights}
+    config.dtype = dtype or config.dtype
     with torch.device("meta"):
         plain = type(model)(config)
     plain.load_state_dict(state, assign=True)

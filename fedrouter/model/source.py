@@ -8,7 +8,6 @@ from pathlib import Path
 
 from fedrouter.config.resolve import BUILTIN_BASE
 from fedrouter.errors import ModelError
-from fedrouter.model.gguf import converted
 
 HUB_TIMEOUT = 10.0  # seconds that the hub has to say whether it has a model
 
@@ -37,21 +36,39 @@ def find_source(name: str) -> Source:
         ModelError: it is neither a folder nor a GGUF file nor on the hub, or it is an adapter.
         MissingExtraError: it is a GGUF file and the package gguf is not installed.
     """
+    if source := find_folder(name):
+        return source
+    path = Path(name).expanduser()
+    if not path.is_file():
+        return _hub(name)
+    from fedrouter.model.gguf import converted  # imports torch
+
+    folder = converted(path)
+    note = f"{name} was converted for transformers; the result is in {folder}"
+    return Source(str(folder), safetensors=True, note=note)
+
+
+def find_folder(name: str) -> Source | None:
+    """The folder that `model.name` stands for; None if it is a GGUF file or a hub name.
+
+    This takes no time and needs no torch, so that a wrong path is refused at once.
+
+    Raises:
+        ModelError: it is a path without a base model.
+    """
     if name == BUILTIN_BASE:
         return _folder(name, Path(str(resources.files("fedrouter") / "assets" / BUILTIN_BASE)))
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder(name, path)
     if path.is_file() and path.suffix.lower() == ".gguf":
-        folder = converted(path)
-        note = f"{name} was converted for transformers; the result is in {folder}"
-        return Source(str(folder), safetensors=True, note=note)
+        return None
     if path.exists() or _looks_like_a_path(name):
         raise ModelError(
             f"model.name = {name!r} is not a folder or a GGUF file; give 'nano', a folder, "
             "a GGUF file or a hub name"
         )
-    return _hub(name)
+    return None
 
 
 def _looks_like_a_path(name: str) -> bool:

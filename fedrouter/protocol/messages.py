@@ -9,8 +9,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedrouter.routing.types import ReceivedGeometry, RoutingPolicy, TaskProfile
-from fedrouter.types import AdapterWeights, ClientId, LoraMatrices, Name
+from fedrouter.routing.types import (
+    ReceivedGeometry,
+    ReceivedStandardization,
+    RoutingPolicy,
+    TaskProfile,
+)
+from fedrouter.types import AdapterWeights, ClientId, FloatArray, LoraMatrices, Name
+
+
+@dataclass(frozen=True)
+class DescribeEmbeddings:
+    """Profile: the mean and the variances of all embeddings of the training prompts, as one local
+    task. The client's local tasks stay as they are."""
+
+    kind: Literal["describe_embeddings"] = "describe_embeddings"
+
 
 LocalTask = Annotated[int, Field(ge=0)]  # the index of a local task
 
@@ -20,11 +34,29 @@ class ClusterPrompts:
     """Profile: K-means the embeddings of the training prompts into local tasks (paper, step 0).
 
     Attributes:
-        scatter: send the scatter around the local centroids too.
+        standardization: of the embeddings; None: they are clustered as they are.
     """
 
-    scatter: bool = False
+    standardization: ReceivedStandardization | None = None
     kind: Literal["cluster_prompts"] = "cluster_prompts"
+
+
+@dataclass(frozen=True, eq=False)
+class AssignToStarts:
+    """Profile: the client's part of one Lloyd iteration of K-means over all clients, from several
+    starts: for each start, the samples' means by nearest centroid.
+
+    A local task is a nonempty cluster of a start; its task is the index of the centroid among those
+    of all starts. The client's local tasks stay as they are.
+
+    Attributes:
+        starts: for each start its centroids, shape (T, d).
+        standardization: as in `ClusterPrompts`.
+    """
+
+    starts: tuple[FloatArray, ...]
+    standardization: ReceivedStandardization | None = None
+    kind: Literal["assign_to_starts"] = "assign_to_starts"
 
 
 @dataclass(frozen=True)
@@ -84,12 +116,19 @@ class ReassignByLoss:
 
 
 OrderWithGeometry = AssignToNearest | DetectNewTasks | ReassignByLoss
-ProfileOrder = ClusterPrompts | GroupByLabel | OrderWithGeometry
+ProfileOrder = (
+    DescribeEmbeddings | ClusterPrompts | AssignToStarts | GroupByLabel | OrderWithGeometry
+)
 
 
 def asks_scatter(order: ProfileOrder) -> bool:
     """Whether the profile is to have a scatter."""
-    return isinstance(order, ClusterPrompts | AssignToNearest | ReassignByLoss) and order.scatter
+    return isinstance(order, AssignToNearest | ReassignByLoss) and order.scatter
+
+
+def settles_local_tasks(order: ProfileOrder) -> bool:
+    """Whether the local tasks of the profile become the client's."""
+    return not isinstance(order, DescribeEmbeddings | AssignToStarts | ReassignByLoss)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from fedrouter.protocol.limits import (
 )
 from fedrouter.protocol.messages import (
     AssignToNearest,
+    AssignToStarts,
     ClusterPrompts,
+    DescribeEmbeddings,
     DetectNewTasks,
     GroupByLabel,
     OrderWithGeometry,
@@ -56,16 +58,15 @@ def check_profile(
     if profile.client != client:
         raise MessageError(f"profile: expected that of client {client}, got {profile.client}")
     _check_counts(order, profile, n_local)
-    _check_centroids(profile, dimension)
+    _check_centroids(order, profile, dimension)
     _check_moments(profile)
     _check_tasks(order, profile)
+    _check_variances(order, profile, dimension)
     if (profile.scatter is not None) != asks_scatter(order):
         which = ("a", "none") if asks_scatter(order) else ("no", "one")
         raise MessageError(f"profile: expected {which[0]} scatter, got {which[1]}")
     if profile.scatter is not None:
         _check_scatter(profile.scatter, sum(profile.counts), min(dimension, LARGEST))
-        if isinstance(order, ClusterPrompts) and dimension <= LARGEST:
-            _check_same_distances(profile, profile.scatter)
     names = len(profile.counts) if isinstance(order, GroupByLabel) else 0
     if len(profile.names) != names:
         raise MessageError(f"profile: expected {names} task names, got {len(profile.names)}")
@@ -76,6 +77,10 @@ def largest_number(order: ProfileOrder, n_local: _NLocal) -> int:
     """The largest number of local tasks that a client may report."""
     if isinstance(order, GroupByLabel):
         return MAX_TABLE
+    if isinstance(order, DescribeEmbeddings):
+        return 1
+    if isinstance(order, AssignToStarts):
+        return sum(map(len, order.starts))
     if isinstance(order, ReassignByLoss):
         return len(order.adapters)
     if isinstance(order, AssignToNearest):
@@ -91,10 +96,11 @@ def _check_counts(order: ProfileOrder, profile: TaskProfile, n_local: _NLocal) -
     for count in counts:
         check_count("profile", "samples", count)
     samples = SEARCH.reassign_samples if isinstance(order, ReassignByLoss) else MAX_COUNT
-    check_count("profile", "samples in all", sum(counts), samples)
+    repeated = len(order.starts) if isinstance(order, AssignToStarts) else 1
+    check_count("profile", "samples in all", sum(counts), samples * repeated)
 
 
-def _check_centroids(profile: TaskProfile, dimension: int) -> None:
+def _check_centroids(order: ProfileOrder, profile: TaskProfile, dimension: int) -> None:
     counts, centroids = profile.counts, profile.centroids
     if centroids.dtype != np.float32 or centroids.shape != (len(counts), dimension):
         raise MessageError(
@@ -103,6 +109,16 @@ def _check_centroids(profile: TaskProfile, dimension: int) -> None:
         )
     if not (np.abs(centroids) <= MAX_NUMBER).all():  # NaN is not either
         raise MessageError(f"profile: expected finite centroids of numbers up to {MAX_NUMBER:g}")
+    lengths = np.linalg.norm(centroids.astype(np.float64), axis=1)
+    if _is_standardized(order) and not (lengths <= 1 + FLOAT32_ROUNDING).all():
+        raise MessageError("profile: expected centroids of vectors of length 1")
+
+
+def _is_standardized(order: ProfileOrder) -> bool:
+    """Whether the points of a profile are vectors of length 1 (or 0)."""
+    if isinstance(order, ClusterPrompts | AssignToStarts):
+        return order.standardization is not None
+    return isinstance(order, OrderWithGeometry) and order.geometry.standardization is not None
 
 
 def _check_moments(profile: TaskProfile) -> None:
@@ -132,18 +148,58 @@ def _fits(value: float, least: float, most: float, rounding: float) -> bool:
 
 def _check_tasks(order: ProfileOrder, profile: TaskProfile) -> None:
     tasks = profile.tasks
-    if not isinstance(order, OrderWithGeometry):
+    if isinstance(order, AssignToStarts):
+        number = sum(map(len, order.starts))
+    elif isinstance(order, OrderWithGeometry):
+        number = len(order.geometry.centroids)
+    else:
         if tasks:
             raise MessageError(f"profile: expected no global tasks, got {len(tasks)}")
         return
     new = -1 if isinstance(order, DetectNewTasks) else None
     known = [task for task in tasks if task != new]
-    number = len(order.geometry.centroids)
     possible = all(0 <= task < number for task in known) and len(known) == len(set(known))
     if len(tasks) != len(profile.counts) or not possible:
         raise MessageError(
             f"profile: expected a different one of {number} global tasks for each of "
             f"{len(profile.counts)} local tasks"
+        )
+    if isinstance(order, AssignToStarts):
+        _check_starts(order, profile)
+
+
+def _check_starts(order: AssignToStarts, profile: TaskProfile) -> None:
+    """In every start, each sample is in one cluster."""
+    ends = np.cumsum([len(centroids) for centroids in order.starts])
+    samples = [0] * len(ends)
+    for task, count in zip(profile.tasks, profile.counts, strict=True):
+        samples[int(np.searchsorted(ends, task, side="right"))] += count
+    if len(set(samples)) != 1:
+        raise MessageError(
+            f"profile: expected as many samples in each of {len(samples)} starts, got "
+            f"{min(samples)} to {max(samples)}"
+        )
+
+
+def _check_variances(order: ProfileOrder, profile: TaskProfile, dimension: int) -> None:
+    """The variances of all dimensions, whose sum is the second moment."""
+    asked, variances = isinstance(order, DescribeEmbeddings), profile.variances
+    if (variances is not None) != asked:
+        which = ("", "none") if asked else ("no ", "some")
+        raise MessageError(f"profile: expected {which[0]}variances, got {which[1]}")
+    if variances is None:
+        return
+    if variances.dtype != np.float32 or variances.shape != (dimension,):
+        raise MessageError(
+            f"profile: expected float32 variances of shape ({dimension},), got {variances.dtype} "
+            f"of shape {variances.shape}"
+        )
+    if not (variances >= 0).all():
+        raise MessageError("profile: expected finite, not negative variances")
+    total, moment = float(variances.sum(dtype=np.float64)), profile.second_moments[0]
+    if not _fits(total, moment, moment, FLOAT32_ROUNDING):
+        raise MessageError(
+            f"profile: expected variances with the sum {moment:g}, the second moment, got {total:g}"
         )
 
 
@@ -179,16 +235,3 @@ def _is_positive(matrix: np.ndarray[tuple[int, ...], np.dtype[np.float64]], trac
     except np.linalg.LinAlgError:
         return False
     return True
-
-
-def _check_same_distances(profile: TaskProfile, scatter: Scatter) -> None:
-    """In raw embeddings of few dimensions the scatter's trace is the sum of the distances of which
-    the second moments are means."""
-    size = min(profile.centroids.shape[1], LARGEST)
-    total = float(np.trace(symmetric_matrix(scatter.products.astype(np.float64))))
-    distances = float(np.dot(profile.counts, profile.second_moments))
-    if not _fits(total, distances, distances, size * ROUNDING + FLOAT32_ROUNDING):
-        raise MessageError(
-            f"profile: expected a scatter with the trace {distances:g} of the second moments, got "
-            f"{total:g}"
-        )

@@ -16,9 +16,9 @@ import numpy as np
 from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import FLOAT_BYTES
 from fedrouter.protocol.evaluation_validation import check_evaluation
-from fedrouter.protocol.limits import MAX_COUNT, MAX_TABLE, check_count, check_loss
+from fedrouter.protocol.limits import MAX_COUNT, check_count, check_loss
 from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update
-from fedrouter.protocol.profile_validation import check_profile
+from fedrouter.protocol.profile_validation import check_profile, largest_number
 from fedrouter.routing.search import SEARCH
 from fedrouter.routing.whitening import LARGEST
 from fedrouter.types import select_matrices
@@ -45,8 +45,8 @@ class ExpectedArrays:
             for shape in select_matrices(self.shapes, order.send).values():
                 numbers += prod(shape) + max(shape)  # a tensor and the scales of int8
         if request.profile is not None:
-            size = min(self.dimension, LARGEST)
-            numbers += MAX_TABLE * self.dimension + size * (size + 1) // 2
+            size, rows = min(self.dimension, LARGEST), largest_number(request.profile, self.n_local)
+            numbers += (rows + 1) * self.dimension + size * (size + 1) // 2
         return FLOAT_BYTES * numbers
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fedrouter.client.store import ClientStore
 from fedrouter.config import Config, load_resolved
-from fedrouter.data.client_data import ClientData, deal
-from fedrouter.data.loading import load_splits
+from fedrouter.data.client_data import ClientData, deal, run_splits
 from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.routing.router import Router
 from fedrouter.seeding import generator
 from fedrouter.storage.run_folder import RunFolder
@@ -47,12 +47,16 @@ def embedding_map(run: RunFolder, shared_model: SharedModel) -> EmbeddingMap:
 
     config = load_resolved(run.path / "config.toml")
     pooled = strategy_class(config.strategy).pooled
-    dealt = deal(config, load_splits(config.data, config.seed), pooled)
+    splits = run_splits(config, run.read_summary().get("data"))
+    dealt = deal(config, splits, pooled)
     router = Router.load(run.path) if (run.path / "router.json").exists() else None
     assigned = [] if router is None else _global_tasks(run, dealt)
     rows = [row for holding in dealt for row in holding.train]
     chosen = generator(config.seed, "map").permutation(len(rows))[:POINTS]
-    embeddings = shared_model.base.embed([rows[i].instruction for i in chosen])
+    spec = EmbeddingSpec.from_config(config.model)
+    embeddings = shared_model.base.embed([rows[i].instruction for i in chosen], spec)
+    if router is not None:
+        embeddings = router.geometry.standardized(embeddings)
     pca = PCA(2, svd_solver="full").fit(embeddings.astype(np.float64))
     true = [rows[i].task for i in chosen]
     return EmbeddingMap(

@@ -25,14 +25,14 @@ LEAST = 0.01  # adapters with a smaller weight are left out of a mixture
 TINY = np.finfo(np.float64).tiny
 ROUNDING = 1e-14  # relative difference below which two distances count as equal
 TENSORS, HEADER = "router.safetensors", "router.json"
-FORMAT: Literal[4] = 4  # version of the format of these two files
+FORMAT: Literal[5] = 5  # version of the format of these two files
 
 
 @dataclass(frozen=True)
 class RouterFile:
     """What ``router.json`` holds; its arrays are in ``router.safetensors``."""
 
-    format: Literal[4]
+    format: Literal[5]
     geometry: ReceivedGeometry
     base_fingerprint: str
     sha256: str  # of router.safetensors
@@ -86,7 +86,8 @@ def route(
         AdapterError: `allowed` is empty or names an unknown task.
     """
     columns = np.array(_columns(geometry.tasks, geometry.tasks if allowed is None else allowed))
-    squared = squared_distances(embeddings, geometry.centroids, geometry.space)
+    points = geometry.standardized(embeddings)
+    squared = squared_distances(points, geometry.centroids, geometry.space)
     offered = squared[:, columns]
     nearest = offered.min(axis=1, initial=np.inf)
     excess = offered - nearest[:, None]
@@ -244,6 +245,6 @@ def _read(folder: Path) -> tuple[bytes, bytes, dict[str, NDArray[Any]]]:
 
 def _remedy(header: bytes) -> str:
     """What to do about a header that cannot be read."""
-    if re.search(rb'"format": *[1-3]\b', header):
+    if re.search(rb'"format": *[1-4]\b', header):
         return "it was written by an earlier fedrouter; start a new run"
     return "restore the file, or start a new run"

@@ -9,8 +9,8 @@ class TaskSearch:
 
     Attributes:
         refinements: exchanges of profiles before round 1 in which centroids and the whitening
-            transform are re-estimated, if the numbers of tasks are given. The first exchange brings
-            most of the gain.
+            transform are estimated, if the numbers of tasks are given. The first two bring most of
+            the gain.
 
         min_clusters, max_clusters: bounds on the number of local tasks that a client starts with,
             if `n_local` is "auto".
@@ -36,7 +36,7 @@ class TaskSearch:
         min_new_samples: samples of a cluster that can become a new task.
     """
 
-    refinements: int = 3
+    refinements: int = 4
 
     min_clusters: int = 3
     max_clusters: int = 8

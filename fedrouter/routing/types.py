@@ -1,8 +1,10 @@
 """Types of clients' profiles, of the geometry of tasks, and of routing."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from fedrouter.types import ClientId, FloatArray, Name, SpaceArray
@@ -26,6 +28,29 @@ class Scatter:
     fourth: float
 
 
+@dataclass(frozen=True, eq=False)
+class Standardization:
+    """The map of embeddings to unit vectors: less the mean over all clients' samples, divided by
+    the standard deviation of each dimension, divided by the norm.
+
+    A few dimensions of a language model's hidden states have variances far above those of all
+    others, and would decide every distance.
+
+    Attributes:
+        mean: float32, shape (d,).
+        deviation: float32, shape (d,); positive.
+    """
+
+    mean: FloatArray
+    deviation: FloatArray
+
+    def __call__(self, embeddings: NDArray[np.floating[Any]]) -> FloatArray:
+        """Standardized embeddings of unit length, float32, shape (n, d)."""
+        scaled = (embeddings.astype(np.float64) - self.mean) / self.deviation
+        norms = np.linalg.norm(scaled, axis=1, keepdims=True)
+        return np.asarray(scaled / np.where(norms > 0, norms, 1), np.float32)
+
+
 @dataclass(frozen=True)
 class TaskProfile:
     """What a client reports about its data: one entry for each local task, never a sample.
@@ -42,6 +67,8 @@ class TaskProfile:
         tasks: the index of the global task that each local task was assigned to, if the order has a
             `TaskGeometry`; -1 for a new task; otherwise empty.
         scatter: the scatter matrix, if the order asks for it; otherwise None.
+        variances: float32, shape (d,): the variance of each dimension over all of the client's
+            samples, if the order is `DescribeEmbeddings`; otherwise None.
     """
 
     client: ClientId
@@ -52,6 +79,18 @@ class TaskProfile:
     names: tuple[str, ...] = ()
     tasks: tuple[int, ...] = ()
     scatter: Scatter | None = None
+    variances: FloatArray | None = None
+
+
+def _dividing(standardization: Standardization) -> Standardization:
+    mean, deviation = standardization.mean, standardization.deviation
+    if mean.ndim != 1 or deviation.shape != mean.shape or not (deviation > 0).all():
+        raise ValueError("expected a mean and a positive deviation for each dimension")
+    return standardization
+
+
+# A standardization that was read from outside: its parts fit each other.
+ReceivedStandardization = Annotated[Standardization, AfterValidator(_dividing)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +105,10 @@ class TaskGeometry:
             estimated for prompts that the centroids were not computed from.
         deviation: standard deviation of that squared distance.
         variance: in-distribution variance of a prompt along one direction.
+        standardization: the map of embeddings to the vectors x that centroids are means of; None:
+            they are the embeddings themselves.
         space: float32, shape (d, r): distances are taken between x @ space; None: between the
-            embeddings x as they are.
+            vectors x as they are.
     """
 
     tasks: tuple[Name, ...]
@@ -75,7 +116,12 @@ class TaskGeometry:
     mean: NotNegative
     deviation: NotNegative
     variance: NotNegative
+    standardization: ReceivedStandardization | None = None
     space: SpaceArray | None = None
+
+    def standardized(self, embeddings: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """The vectors among which the centroids lie, shape (n, d)."""
+        return embeddings if self.standardization is None else self.standardization(embeddings)
 
 
 def _consistent(geometry: TaskGeometry) -> TaskGeometry:
@@ -90,6 +136,12 @@ def _consistent(geometry: TaskGeometry) -> TaskGeometry:
         raise ValueError(
             f"expected a transform of {centroids.shape[1]} dimensions, got one of shape "
             f"{space.shape}"
+        )
+    standard = geometry.standardization
+    if standard is not None and standard.mean.shape != centroids.shape[1:]:
+        raise ValueError(
+            f"expected a standardization of {centroids.shape[1]} dimensions, got one of "
+            f"{len(standard.mean)}"
         )
     return geometry
 

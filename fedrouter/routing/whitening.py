@@ -1,4 +1,4 @@
-"""The space in which prompts are compared: raw, standardized or whitened embeddings.
+"""The whitened space, in which prompts are compared.
 
 Embeddings of language models are anisotropic: most of their variance lies within the tasks, in
 directions that do not separate them. Whitening by the within-task covariance S removes it:
@@ -12,7 +12,7 @@ covariance.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 from fedrouter.seeding import generator
 from fedrouter.serialization import symmetric_matrix, upper_triangle
 from fedrouter.types import FloatArray
-
-SpaceKind = Literal["raw", "standardized", "whitened"]
 
 LARGEST = 512  # largest dimension of a scatter (525 KB); longer embeddings are projected
 FLOOR = 1e-6  # smallest eigenvalue, relative to the largest
@@ -83,7 +81,6 @@ def sum_scatters(profiles: Iterable[TaskProfile]) -> tuple[list[TaskProfile], Sc
 
 
 def fit_geometry(
-    kind: SpaceKind,
     profiles: Sequence[TaskProfile],
     scatters: ScatterSum,
     assigned: Sequence[Sequence[int]],
@@ -93,13 +90,12 @@ def fit_geometry(
 ) -> TaskGeometry:
     """Estimate centroids, transform and distance statistics from the clients' sums.
 
+    Vectors are whitened by the within-task covariance, shrunk towards a multiple of the identity
+    (Ledoit and Wolf 2004), if the clients sent scatters; otherwise there is no transform.
+
     Args:
-        kind: "raw": embeddings as they are; "standardized": each dimension is divided by its
-            standard deviation over all samples; "whitened": embeddings are whitened by the
-            within-task covariance, shrunk towards a multiple of the identity (Ledoit and Wolf
-            2004).
         profiles: at least one.
-        scatters: the sum of the profiles' scatters.
+        scatters: the sum of the profiles' scatters; empty if there are none.
         assigned: for each profile, the index of the global task of each local task.
         before: the previous geometry; a task without samples keeps its centroid.
         projected: the projection of the clients' scatters, shape (d, r).
@@ -109,20 +105,13 @@ def fit_geometry(
     tasks = np.concatenate([np.asarray(one, np.int64) for one in assigned])
     centroids = _means(local, counts, tasks, before.centroids)
     raw = replace(before, centroids=centroids.astype(np.float32), space=None)
-    if kind == "raw":
+    if not scatters.products.size:
         mean, deviation, variance = distance_moments(profiles)
         return replace(raw, mean=mean, deviation=deviation, variance=variance)
     around = symmetric_matrix(scatters.products)
     samples = float(counts.sum())
     within = (around + _between(local, counts, centroids[tasks], projected)) / samples
-    own = 0.0  # a sample's share in the estimate of the covariance; see _transformed
-    if kind == "standardized":
-        middle = np.average(local, axis=0, weights=counts)
-        total = (around + _between(local, counts, middle, projected)) / samples
-        scaled = np.diag(1 / _floored(np.diag(total)) ** 0.5)
-    else:
-        scaled, rho = _whitening(within, samples, scatters.fourth)
-        own = (1 - rho) / samples
+    scaled, rho = _whitening(within, samples, scatters.fourth)
     return _transformed(
         raw,
         profiles,
@@ -130,7 +119,7 @@ def fit_geometry(
         centroids=centroids @ projected,
         projected=projected,
         scaled=scaled,
-        own=own,
+        own=(1 - rho) / samples,  # a sample's share in the estimate of the covariance
     )
 
 
@@ -158,7 +147,7 @@ def _transformed(
         centroids: projected, shape (T, r).
         projected: the projection, shape (d, r).
         scaled: the transform after it, shape (r, r).
-        own: (1 - rho) / n for a whitened space; 0: no correction.
+        own: (1 - rho) / n.
     """
     inside = scaled @ within @ scaled
     mean = max(0.0, float(np.trace(inside)))  # a scatter's eigenvalues may be -0 after rounding

@@ -1,20 +1,20 @@
-"""What a checkpoint holds besides the state, and whether it is of the run that is resumed."""
+"""What a checkpoint holds besides arrays, and whether the configuration is still the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from fedrouter.config import ResolvedConfig, config_table
 from fedrouter.config.differences import differences
-from fedrouter.errors import CheckpointError, ConfigError, DataError, ModelError, printable
+from fedrouter.errors import CheckpointError, ConfigError, printable
 from fedrouter.progress import Progress
 from fedrouter.server.engine import Traffic
 from fedrouter.server.resource_usage import ResourceUsage
 from fedrouter.storage.checkpoints import Checkpoint
-from fedrouter.storage.run_folder import RunFolder
 
 # Keys that may be edited before a run is resumed. The base model and the data are recognized by
 # their fingerprints; the others change no result beyond rounding.
@@ -54,8 +54,12 @@ def _adapter() -> TypeAdapter[CheckpointMeta]:
     return TypeAdapter(CheckpointMeta)
 
 
-def read_meta(folder: RunFolder, checkpoint: Checkpoint) -> CheckpointMeta:
+def read_meta(checkpoint: Checkpoint, run: Path) -> CheckpointMeta:
     """The content of a checkpoint besides arrays, its types checked.
+
+    Args:
+        checkpoint: the checkpoint.
+        run: the run folder, for messages.
 
     Raises:
         CheckpointError: another version of fedrouter wrote it.
@@ -63,61 +67,36 @@ def read_meta(folder: RunFolder, checkpoint: Checkpoint) -> CheckpointMeta:
     try:
         return _adapter().validate_python(checkpoint.meta)
     except ValueError as error:
-        raise other_version(folder, checkpoint, error) from None
+        raise other_version(checkpoint, run, error) from None
 
 
-def other_version(folder: RunFolder, checkpoint: Checkpoint, error: ValueError) -> CheckpointError:
+def other_version(checkpoint: Checkpoint, run: Path, error: ValueError) -> CheckpointError:
     """The error for a checkpoint that does not have what this version writes."""
     return CheckpointError(
-        f"{folder.path}: round {checkpoint.round} is of another version of fedrouter "
+        f"{run}: round {checkpoint.round} is of another version of fedrouter "
         f"({printable(str(error), 200)}); start a new run"
     )
 
 
-def check_same_run(
-    folder: RunFolder,
-    meta: CheckpointMeta,
-    config: ResolvedConfig,
-    *,
-    fingerprint: str,
-    data: str,
-    progress: Progress,
+def check_config(
+    run: Path, before: Mapping[str, Any], config: ResolvedConfig, progress: Progress
 ) -> None:
-    """Check that a checkpoint is of the run that is resumed.
+    """Check that the configuration of a run was not edited since its last checkpoint.
 
     Args:
-        folder: the run folder.
-        meta: of the checkpoint.
-        config: the configuration in the folder, which may have been edited.
-        fingerprint: the base model's.
-        data: the data's; "" if the server does not have them.
+        run: the run folder, for messages.
+        before: the configuration in the checkpoint.
+        config: the one in the folder.
         progress: is told of edited keys on which no result depends.
 
     Raises:
         ConfigError: a key was edited on which results depend; the message names all of them.
-        ModelError, DataError: the base model or the data are others.
     """
-    _check_config(folder, meta.config, config, progress)
-    if meta.state.get("base") != fingerprint:
-        raise ModelError(
-            f"{folder.path} was started with another base model than {config.model.name!r} now "
-            "is; put back the one it had, or start a new run"
-        )
-    if meta.data != data:
-        raise DataError(
-            f"the data of {folder.path} have changed; put them back, or start a new run"
-        )
-
-
-def _check_config(
-    folder: RunFolder, before: Mapping[str, Any], config: ResolvedConfig, progress: Progress
-) -> None:
     found = differences(before, config_table(config))
     fatal = [text for key, text in found.items() if key not in MAY_CHANGE]
     if fatal:
         raise ConfigError(
-            f"{folder.path} was run with {'; '.join(fatal)}; set it back in config.toml, or start "
-            "a new run"
+            f"{run} was run with {'; '.join(fatal)}; set it back in config.toml, or start a new run"
         )
     for text in found.values():
         progress.message(f"changed since the run began: {text}")

@@ -3,6 +3,7 @@
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.config import ResolvedConfig
 from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.protocol.validation import ExpectedArrays
 
 
@@ -13,6 +14,6 @@ def expected_arrays(
     initial = shared_model.initial(spec, config.seed)
     return ExpectedArrays(
         {name: array.shape for name, array in initial.items()},
-        shared_model.base.embedding_size,
+        shared_model.base.embed([], EmbeddingSpec.from_config(config.model)).shape[1],
         config.clustering.n_local,
     )

@@ -91,6 +91,7 @@ def rounds(
         began, sent = time.perf_counter(), Traffic(engine.traffic.up, engine.traffic.down)
         state, failures = exchanges(strategy, engine, state, expected, progress)
         refined = time.perf_counter() - began
+        progress.round(round, config.federation.rounds)
         progress.phase("train", tasks_left(config, state))
         chosen = participants(config, round, engine.online())
         tasks = strategy.plan(state, round, chosen)

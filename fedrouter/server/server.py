@@ -11,23 +11,16 @@ from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, write_adapter
 from fedrouter.config import ResolvedConfig, config_table
-from fedrouter.errors import (
-    EngineError,
-    TrainingError,
-)
+from fedrouter.errors import DataError, EngineError, TrainingError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
 from fedrouter.routing.types import TaskProfile
-from fedrouter.server.checkpoint_meta import (
-    CheckpointMeta,
-    check_same_run,
-    other_version,
-    read_meta,
-)
+from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_meta
 from fedrouter.server.engine import Engine
 from fedrouter.server.expected import expected_arrays
 from fedrouter.server.resource_usage import ResourceUsage
+from fedrouter.server.restore import restore_state
 from fedrouter.server.rounds import (
     CheckedReplies,
     FinishedRound,
@@ -141,23 +134,18 @@ class Server:
         lost = checkpoint.round - len(folder.read_metrics())
         if lost > 0:
             self._progress.message(f"metrics.jsonl lacks the records of {lost} finished rounds")
-        meta = read_meta(folder, checkpoint)
-        check_same_run(
-            folder,
-            meta,
-            self.config,
-            fingerprint=self._shared_model.base.fingerprint,
-            data=self._data,
-            progress=self._progress,
-        )
+        meta = read_meta(checkpoint, folder.path)
+        check_config(folder.path, meta.config, self.config, self._progress)
+        state = restore_state(checkpoint, self.strategy, self._shared_model.base, folder.path)
+        if meta.data != self._data:
+            raise DataError(
+                f"the data of {folder.path} have changed; put them back, or start a new run"
+            )
         load_seconds = self._usage.seconds["load"]
         self._usage = meta.costs
         self._usage.add("load", load_seconds)
         self.engine.traffic = meta.traffic
-        try:
-            return self.strategy.state_type.unpack(checkpoint.arrays, meta.state)
-        except ValueError as error:
-            raise other_version(folder, checkpoint, error) from None
+        return state
 
     def _note(self, folder: RunFolder, done: FinishedRound) -> None:
         """Record a finished round in `metrics.jsonl` and write its checkpoint."""
@@ -165,6 +153,8 @@ class Server:
             self._usage.add(phase, seconds)
         self._usage.tokens += done.record.tokens
         record = asdict(done.record)
+        if done.record.loss is not None:
+            self._progress.loss(done.record.loss)
         if evaluation_is_due(self.config, done.state.round - 1):
             metrics = score_table(done.evaluation.values())
             record["evaluation"] = {"round": done.state.round - 1, "metrics": metrics}
@@ -214,6 +204,7 @@ class Server:
             "rounds": state.round,
             "clients": self.config.federation.clients,
             "base_fingerprint": state.base,
+            "data": self._data,
             "tasks": task_table(state, evaluation),
             "history": [asdict(event) for event in history],
             "metrics": score_table(evaluation.values()),

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from fedrouter.errors import FedRouterError, RequestError
 from fedrouter.serving.backend import Backend
 from fedrouter.serving.middleware import ApiKeys, BodyLimit
-from fedrouter.serving.requests import ServingError
+from fedrouter.serving.requests import ServingError, unknown_model
 from fedrouter.serving.responses import error_body
 from fedrouter.serving.schema import ChatRequest, CompletionRequest, RouteRequest, parse
 
@@ -89,7 +89,7 @@ async def _model(request: Request) -> Response:
     for card in _backend(request).cards():
         if card["id"] == name:
             return JSONResponse(card)
-    raise ServingError(f"The model `{name[:100]}` does not exist.", 404)
+    raise unknown_model(name)
 
 
 async def _health(request: Request) -> Response:

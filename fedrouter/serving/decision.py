@@ -8,26 +8,35 @@ from fedrouter.errors import RequestError
 from fedrouter.inference.conversation import user_text
 from fedrouter.inference.routed_model import Route, RoutedModel
 from fedrouter.routing.types import AdapterMixture
+from fedrouter.serving.requests import unknown_model
+
+Decision = tuple[Route | None, AdapterMixture]
 
 
 def decide(
-    model: RoutedModel, prompt: str | Sequence[Message], task: str | None
-) -> tuple[Route | None, AdapterMixture]:
-    """The router's decision about a prompt, and the adapters that answer it.
+    model: RoutedModel, requests: Sequence[tuple[str | Sequence[Message], str | None]]
+) -> list[Decision]:
+    """The router's decision about each prompt, and the adapters that answer it.
 
     Args:
         model: the run.
-        prompt: an instruction or a conversation.
-        task: the task whose adapter is to answer; "": the base model alone; None: the router
-            decides.
+        requests: for each an instruction or a conversation, and the task whose adapter is to
+            answer; "": the base model alone; None: the router decides, for all such prompts in one
+            pass.
+
+    Raises:
+        ServingError: 404, there is no such task.
     """
+    routed = iter(model.route_with_mixtures([user_text(p) for p, task in requests if task is None]))
+    return [next(routed) if task is None else _forced(model, p, task) for p, task in requests]
+
+
+def _forced(model: RoutedModel, prompt: str | Sequence[Message], task: str) -> Decision:
     if task == "":
         return None, ()
-    text = user_text(prompt)
-    if task is not None:
-        return model.route_to(text, task)
-    [decision] = model.route_with_mixtures([text])
-    return decision
+    if task not in model.multi_adapter.names:  # a newer round may have merged it
+        raise unknown_model(task)
+    return model.route_to(user_text(prompt), task)
 
 
 async def route_prompts(model: RoutedModel, prompts: list[str]) -> list[Route]:

@@ -5,14 +5,14 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from fedrouter.errors import FedRouterError
 from fedrouter.inference.decoding import DecodingBatch, GeneratedSequence, new_sequence
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.seeding import derive_seed
-from fedrouter.serving.decision import decide
+from fedrouter.serving.decision import Decision, decide
 from fedrouter.serving.requests import (
     Chunk,
     Event,
@@ -72,6 +72,7 @@ class Engine:
         self._number = 0
         self._running: list[_Running] = []
         self._batches: dict[RoutedModel, DecodingBatch] = {}
+        self._replaced: list[RoutedModel] = []  # that may have requests under way
         self._thread = threading.Thread(target=self._work, name="fedrouter-engine", daemon=True)
         self._thread.start()
 
@@ -115,9 +116,14 @@ class Engine:
             self._changed.notify()
 
     def replace(self, model: RoutedModel) -> None:
-        """Let another state of the run answer new requests; those under way end with theirs."""
+        """Let another state of the run answer new requests; those under way end with theirs.
+
+        The state that answered before is taken off the base model with its last answer.
+        """
         with self._changed:
+            self._replaced.append(self.model)
             self.model = model
+            self._changed.notify()
 
     def close(self) -> None:
         """End the thread; requests that are not answered yet fail."""
@@ -129,7 +135,7 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._running or self._canceled or self._closed):
+                while not self._has_work:
                     self._changed.wait()
                 if self._closed:
                     break
@@ -142,8 +148,15 @@ class Engine:
                 ticket.listener(Failed(ServingError(self._too_late, 504)))
             self._admit(admitted, model)
             self._step()
+            self._retire()
         for ticket in (*self._waiting, *(one.ticket for one in self._running)):
             ticket.listener(Failed(ServingError("the server is shutting down", 503)))
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(
+            self._waiting or self._running or self._canceled or self._replaced or self._closed
+        )
 
     def _late(self) -> list[Ticket]:
         """The requests that take longer than they may; they no longer wait."""
@@ -170,7 +183,9 @@ class Engine:
 
     def _admit(self, tickets: list[Ticket], model: RoutedModel) -> None:
         """Route new requests, read their prompts, and let them join the others."""
-        started = [one for ticket in tickets if (one := self._start(ticket, model)) is not None]
+        if not tickets:
+            return
+        started = self._start(tickets, model)
         batch = self._batches.setdefault(model, DecodingBatch(model.multi_adapter))
         for group in _prefills(started, self.limits.prefill_tokens):
             try:
@@ -181,18 +196,25 @@ class Engine:
             self._running += group
             self._report(group)
 
-    def _start(self, ticket: Ticket, model: RoutedModel) -> _Running | None:
-        request = ticket.request
+    def _start(self, tickets: list[Ticket], model: RoutedModel) -> list[_Running]:
+        """Route the prompts of new requests together, and tell what was decided."""
+        requests = [ticket.request for ticket in tickets]
         try:
-            prompt = model.base.prompts.prompt_ids(request.prompt)
-            route, mixture = decide(model, request.prompt, request.task)
-        except FedRouterError as error:
-            ticket.listener(Failed(ServingError(str(error), 400)))
-            return None
+            decisions = decide(model, [(one.prompt, one.task) for one in requests])
+            prompts = [model.base.prompts.prompt_ids(one.prompt) for one in requests]
         except Exception as error:
-            self._fail([_Running(ticket, [])], error)
-            return None
-        ticket.listener(Started(route, mixture, len(prompt)))
+            if len(tickets) > 1:  # one by one, so that the others are answered
+                return [one for ticket in tickets for one in self._start([ticket], model)]
+            self._refuse(tickets[0], error)
+            return []
+        return [self._begin(*one, model) for one in zip(tickets, decisions, prompts, strict=True)]
+
+    def _begin(
+        self, ticket: Ticket, decision: Decision, prompt: Sequence[int], model: RoutedModel
+    ) -> _Running:
+        """A request's responses, without a token yet."""
+        request, (route, mixture) = ticket.request, decision
+        ticket.listener(Started(route, mixture, len(prompt), model.round))
         self._number += 1
         sequences = []
         for index in range(request.n):
@@ -202,12 +224,19 @@ class Engine:
             sequences.append(new_sequence(model.base, prompt, mixture, request.sampling, seed))
         return _Running(ticket, sequences, [0] * request.n)
 
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        """Tell of a request that cannot be answered."""
+        if isinstance(error, ServingError):
+            ticket.listener(Failed(error))
+        elif isinstance(error, FedRouterError):
+            ticket.listener(Failed(ServingError(str(error), 400)))
+        else:
+            self._fail([_Running(ticket, [])], error)
+
     def _step(self) -> None:
         """The next token of every response."""
         for model, batch in list(self._batches.items()):
             if not batch.sequences:
-                if model is not self.model:
-                    del self._batches[model]
                 continue
             members = [r for r in self._running if set(r.sequences) & set(batch.sequences)]
             try:
@@ -218,6 +247,15 @@ class Engine:
                 self._running = [one for one in self._running if one not in members]
                 continue
             self._report(members)
+
+    def _retire(self) -> None:
+        """Take the models off the base model that were replaced and have answered everything."""
+        for model in list(self._replaced):
+            batch = self._batches.get(model)
+            if batch is None or not batch.sequences:
+                self._batches.pop(model, None)
+                self._replaced.remove(model)
+                model.detach()
 
     def _report(self, members: list[_Running]) -> None:
         """Tell of new tokens; forget requests that are answered."""

@@ -52,7 +52,9 @@ class LocalBackend:
     """
 
     def __init__(self, engine: Engine, folder: Path, max_tokens: int) -> None:
-        self.metrics = Metrics(lambda: engine.running, lambda: engine.waiting)
+        self.metrics = Metrics(
+            lambda: engine.running, lambda: engine.waiting, lambda: engine.model.round
+        )
         self._engine = engine
         self._folder = folder
         self._max_tokens = max_tokens
@@ -76,6 +78,7 @@ class LocalBackend:
         """That the engine answers, and how busy it is."""
         return {
             "status": "ok",
+            "round": self.model.round,
             "running": self._engine.running,
             "waiting": self._engine.waiting,
         }

@@ -16,9 +16,15 @@ class Metrics:
     Args:
         running: number of requests that are being answered.
         waiting: number of requests that wait.
+        round: the round of the run that answers new requests.
     """
 
-    def __init__(self, running: Callable[[], float], waiting: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        running: Callable[[], float],
+        waiting: Callable[[], float],
+        round: Callable[[], float],
+    ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "fedrouter_requests_total",
@@ -40,6 +46,7 @@ class Metrics:
         for name, text, value in (
             ("fedrouter_requests_running", "Requests that are being answered", running),
             ("fedrouter_requests_waiting", "Requests that wait for a place", waiting),
+            ("fedrouter_round", "Round of the run that answers new requests", round),
         ):
             Gauge(name, text, registry=self._registry).set_function(value)
 

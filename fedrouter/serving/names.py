@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedrouter.inference.routed_model import RoutedModel
-from fedrouter.serving.requests import ServingError
+from fedrouter.serving.requests import unknown_model
 
 AUTO = "auto"
 
@@ -41,7 +41,7 @@ class ModelNames:
             return None
         if name == self.base:
             return ""
-        raise ServingError(f"The model `{name[:100]}` does not exist.", 404)
+        raise unknown_model(name)
 
     def cards(self, created: int, max_model_len: int) -> list[dict[str, object]]:
         """The models as `GET /v1/models` lists them; those that are routed or adapted have the base

@@ -24,6 +24,11 @@ class ServingError(FedRouterError):
         self.retry_after_s = retry_after_s
 
 
+def unknown_model(name: str) -> ServingError:
+    """What a request for a model that is not there is answered, in vLLM's words."""
+    return ServingError(f"The model `{name[:100]}` does not exist.", 404)
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """A prompt to answer.
@@ -49,11 +54,13 @@ class Started:
         route: the router's decision; None: the base model was asked for.
         mixture: the adapters that answer, with weights; empty: the base model alone.
         prompt_tokens: the prompt's number of tokens.
+        round: the round of the run whose adapters and router these are.
     """
 
     route: Route | None
     mixture: AdapterMixture
     prompt_tokens: int
+    round: int
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def routing_body(started: Started, forced: bool) -> Json:
     route = started.route
     adapters = [{"task": name, "weight": weight} for name, weight in started.mixture]
     if route is None:
-        return {"task": None, "forced": forced, "adapters": adapters}
+        return {"task": None, "forced": forced, "adapters": adapters, "round": started.round}
     return {
         "task": route.task,
         "confidence": round(route.confidence, 6),
@@ -46,14 +46,17 @@ def routing_body(started: Started, forced: bool) -> Json:
         "forced": forced,
         "nearest": [{"task": t, "distance": round(d, 6)} for t, d in route.distances],
         "adapters": adapters,
+        "round": started.round,
     }
 
 
 def routing_headers(started: Started) -> dict[str, str]:
     """The choice in headers, as the semantic router of vLLM does."""
+    round = {"x-fedrouter-round": str(started.round)}
     if started.route is None:
-        return {}
+        return round
     return {
+        **round,
         "x-fedrouter-task": started.route.task,
         "x-fedrouter-confidence": f"{started.route.confidence:.4f}",
         "x-fedrouter-known": str(started.route.known).lower(),

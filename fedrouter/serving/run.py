@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.serving.app import make_app
 from fedrouter.serving.backend import Backend
 from fedrouter.serving.engine import Engine, Limits
+from fedrouter.serving.follow import Follower
 from fedrouter.serving.local import LocalBackend
 from fedrouter.serving.upstream import UpstreamApi, UpstreamBackend
+from fedrouter.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class ServeSettings:
         device: the torch device, or "auto".
         max_tokens: the largest number of tokens of an answer, and the default.
         limits: what the engine takes on.
+        follow: serve the newest finished round, of a run that may be training, and each after it.
         upstream: the address of an engine that generates the answers; None: this process does.
         upstream_api: what kind of engine that is.
         upstream_key_file: a file with the key that the engine asks for.
@@ -43,13 +47,14 @@ class ServeSettings:
     device: str = "auto"
     max_tokens: int = 512
     limits: Limits = field(default_factory=Limits)
+    follow: bool = False
     upstream: str | None = None
     upstream_api: UpstreamApi = "openai"
     upstream_key_file: Path | None = None
 
 
 def serve(folder: Path, settings: ServeSettings, say: Callable[[str], None] = print) -> None:
-    """Serve a finished run until the process is told to stop.
+    """Serve a run until the process is told to stop.
 
     Args:
         folder: the run folder.
@@ -66,19 +71,36 @@ def serve(folder: Path, settings: ServeSettings, say: Callable[[str], None] = pr
             f"--host {settings.host} can be reached from other machines: give --api-key-file FILE, "
             "or --insecure to answer everybody"
         )
-    with listening(settings.host, settings.port) as listener:
-        model = RoutedModel.load(folder, settings.device)
-        backend: Backend
-        if settings.upstream is None:
-            backend = LocalBackend(Engine(model, settings.limits), folder, settings.max_tokens)
-        else:
-            backend = _upstream(model, folder, settings.upstream, settings)
+    if settings.follow and settings.upstream is not None:
+        raise ConfigError("--follow needs the adapters in this process; leave --upstream out")
+    with listening(settings.host, settings.port) as listener, _follower(folder, settings, say) as f:
+        model = RoutedModel.load(folder, settings.device) if f is None else f.first()
+        backend = _backend(model, folder, settings, f)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         tasks = len(model.multi_adapter.names)
         say(f"serving {folder} with {tasks} tasks on http://{shown}:{port}")
         config = uvicorn.Config(make_app(backend, keys), log_level="warning", lifespan="on")
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _follower(
+    folder: Path, settings: ServeSettings, say: Callable[[str], None]
+) -> AbstractContextManager[Follower | None]:
+    if not settings.follow:
+        return nullcontext()
+    return Follower.open(RunFolder.open(folder), settings.device, say)
+
+
+def _backend(
+    model: RoutedModel, folder: Path, settings: ServeSettings, follower: Follower | None
+) -> Backend:
+    if settings.upstream is not None:
+        return _upstream(model, folder, settings.upstream, settings)
+    engine = Engine(model, settings.limits)
+    if follower is not None:
+        follower.start(engine.replace)
+    return LocalBackend(engine, folder, settings.max_tokens)
 
 
 def _upstream(

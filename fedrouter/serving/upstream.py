@@ -44,7 +44,7 @@ class UpstreamBackend:
     def __init__(
         self, model: RoutedModel, folder: Path, client: httpx.AsyncClient, api: UpstreamApi
     ) -> None:
-        self.metrics = Metrics(lambda: self._open, lambda: 0)
+        self.metrics = Metrics(lambda: self._open, lambda: 0, lambda: model.round)
         self._model = model
         self._client = client
         self._api = api
@@ -119,7 +119,7 @@ class UpstreamBackend:
     async def health(self) -> Json:
         """That the engine answers."""
         await self._send("GET", "/health")
-        return {"status": "ok", "upstream": str(self._client.base_url)}
+        return {"status": "ok", "round": self._model.round, "upstream": str(self._client.base_url)}
 
     async def route(self, prompts: list[str]) -> list[Route]:
         """The router's decision for each prompt."""
@@ -150,8 +150,8 @@ class UpstreamBackend:
         prompt: str | Sequence[Message],
     ) -> Response:
         task = self._names.task(body.model)
-        route, mixture = await asyncio.to_thread(decide, self._model, prompt, task)
-        started = Started(route, self._supported(mixture), 0)
+        [(route, mixture)] = await asyncio.to_thread(decide, self._model, [(prompt, task)])
+        started = Started(route, self._supported(mixture), 0, self._model.round)
         observe = self.metrics.observer()
         observe(started)
         response = await self._send("POST", path, {**fields, **self._chosen(started.mixture)})

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
             f"fedrouter run {root.with_name('config.toml')} -o NEW_FOLDER"
         )
     return None, warnings
+
+
+def newest_stamp(root: Path) -> tuple[object, ...]:
+    """What changes when another checkpoint is the newest one, or its files change; cheap to ask."""
+    stamps: list[object] = []
+    for folder in _finished(root)[-1:]:
+        for file in (folder / "state.json", folder / "state.safetensors"):
+            with suppress(OSError):  # half a checkpoint, or one that goes at this moment
+                status = file.stat()
+                stamps.append((str(file), status.st_size, status.st_mtime_ns))
+    return tuple(stamps)
 
 
 def _read(folder: Path) -> Checkpoint:

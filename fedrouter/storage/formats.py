@@ -63,6 +63,7 @@ class SummaryFile(TypedDict):
     rounds: int
     clients: int
     base_fingerprint: str
+    data: NotRequired[str]
     tasks: list[TaskEntry]
     history: list[EventEntry]
     metrics: MetricsTable

@@ -133,6 +133,10 @@ class RunFolder:
         """
         return checkpoints.latest_checkpoint(self._checkpoints)
 
+    def checkpoint_stamp(self) -> tuple[object, ...]:
+        """What changes when `latest_checkpoint` may have something new; cheap to ask."""
+        return checkpoints.newest_stamp(self._checkpoints)
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add a record (JSON, finite numbers, its `round` among it) to metrics.jsonl, flushed."""
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"

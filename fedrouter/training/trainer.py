@@ -7,7 +7,7 @@ step can therefore be passed through the base model in any grouping: they are so
 which keeps padding small, and the gradients of the passes are summed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby, islice
 
@@ -79,8 +79,27 @@ class TrainResult:
     tokens: int
 
 
+@dataclass(frozen=True)
+class TrainProgress:
+    """A finished step of fused train jobs.
+
+    Attributes:
+        jobs: their numbers, in the order in which jobs were drawn.
+        fraction: the part of each job that the step is, in (0, 1].
+        loss: the mean over the jobs' losses, each the mean over its steps so far.
+    """
+
+    jobs: range
+    fraction: float
+    loss: float
+
+
 def train(
-    base: BaseModel, spec: LoraSpec, jobs: Iterable[TrainJob], fuse: int
+    base: BaseModel,
+    spec: LoraSpec,
+    jobs: Iterable[TrainJob],
+    fuse: int,
+    report: Callable[[TrainProgress], None] | None = None,
 ) -> Iterator[TrainResult]:
     """Train adapters, up to `fuse` of them in one pass.
 
@@ -92,6 +111,7 @@ def train(
         spec: the LoRA shape of all adapters.
         jobs: the adapters to train. They are drawn as they are needed.
         fuse: the largest number of adapters in one pass, at least 1.
+        report: called after every step.
 
     Yields:
         The results, in the order of `jobs`.
@@ -99,9 +119,24 @@ def train(
     Raises:
         AdapterError: weights do not fit the base model.
     """
+    first = 0
     for _, fusible in groupby(jobs, key=_fusion_key):
         while together := list(islice(fusible, fuse)):
-            yield from _train_together(base, spec, together)
+            numbers = range(first, first := first + len(together))
+            yield from _train_together(base, spec, together, _reporter(report, numbers, together))
+
+
+def _reporter(
+    report: Callable[[TrainProgress], None] | None, numbers: range, jobs: Sequence[TrainJob]
+) -> Callable[[Tensor], None]:
+    """A function that reports a step, given the losses of all slots over the steps so far."""
+
+    def after_step(losses: Tensor) -> None:
+        if report is not None:
+            loss = float(losses[: len(jobs)].mean())
+            report(TrainProgress(numbers, 1 / jobs[0].steps, loss))
+
+    return after_step
 
 
 def _fusion_key(job: TrainJob) -> tuple[object, ...]:
@@ -173,7 +208,12 @@ class _TrainRow:
         return len(self.example.input_ids) - self.example.prompt_length
 
 
-def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -> list[TrainResult]:
+def _train_together(
+    base: BaseModel,
+    spec: LoraSpec,
+    jobs: Sequence[TrainJob],
+    after_step: Callable[[Tensor], None],
+) -> list[TrainResult]:
     """Train jobs that can be fused, all of them in every step."""
     first, banked = jobs[0], _assign_slots(jobs)
     companions = [job.companion for job in jobs if job.companion is not None]
@@ -191,6 +231,7 @@ def _train_together(base: BaseModel, spec: LoraSpec, jobs: Sequence[TrainJob]) -
             proximal.accumulate_gradients()
             bank.clip_gradients(first.max_grad_norm)
             optimizer.step()
+            after_step(losses / (step + 1))
         means = (losses / first.steps).tolist()
         return [TrainResult(bank.dump(one.slot), means[one.slot], one.tokens) for one in banked]
 

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +46,34 @@ def test_help_loads_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--set", "data.train=gone.jsonl"],
+        ["run", "--set", "model.name=./gone"],
+        ["compare", "--set", "model.name=./gone"],
+        ["generate", "gone", "x"],
+        ["evaluate", "gone"],
+        ["tasks", "gone"],
+        ["report", "gone"],
+        ["export", "gone", "--to", "peft", "-o", "out"],
+    ],
+)
+def test_errors_that_need_no_model_come_before_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules, 'scipy' in sys.modules))\n"
+        f"sys.argv = ['fedrouter', *{arguments!r}]\n"
+        "from fedrouter.cli.app import main\n"
+        "main()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stdout.strip() == "False False"
 
 
 def test_run_shows_what_it_found(cli, tiny_folder: Path, toy_data: Path, tmp_path: Path) -> None:
@@ -101,7 +131,10 @@ def test_run_names_its_own_folder(
     monkeypatch.chdir(tmp_path)
     quick = ["evaluation.enabled=false", "federation.rounds=1"]
     for _ in range(2):
-        assert cli("run", *sets([*toy_settings(tiny_folder, toy_data), *quick]))[0] == 0
+        code, out, _ = cli("run", *sets([*toy_settings(tiny_folder, toy_data), *quick]))
+        assert code == 0
+        assert "Discovered tasks" in out
+        assert "routing" not in out  # no scores were asked for
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(runs) == 2
     assert all(name.startswith("fedrouter-0-") for name in runs)
@@ -125,23 +158,19 @@ def test_route_as_json(cli, toy_run: Path) -> None:
 
 def test_generate_from_standard_input(cli, toy_run: Path, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "prompts").write_text("7 8 9\n\n[{x=5}];;\n")
-    with (tmp_path / "prompts").open() as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        code, out, _ = cli("generate", toy_run, "-", "--json", "--max-new-tokens", 3)
-    answers = [json.loads(line) for line in out.splitlines()]
-    assert code == 0
-    assert [answer["prompt"] for answer in answers] == ["7 8 9", "[{x=5}];;"]
+    for options, expected in (["--lines"], ["7 8 9", "[{x=5}];;"]), ([], ["7 8 9\n\n[{x=5}];;"]):
+        with (tmp_path / "prompts").open() as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            code, out, _ = cli("generate", toy_run, "-", "--json", "--max-new-tokens", 3, *options)
+        answers = [json.loads(line) for line in out.splitlines()]
+        assert code == 0
+        assert [answer["prompt"] for answer in answers] == expected
     assert set(answers[0]) == {"prompt", "task", "confidence", "known", "distances", "text"}
 
 
-def test_prompts_that_are_not_text(cli, toy_run: Path, monkeypatch, tmp_path: Path) -> None:
-    (tmp_path / "prompts").write_bytes(b"caf\xe9\n")
-    with (tmp_path / "prompts").open() as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        code, _, err = cli("route", toy_run, "-")
-    assert code == 2
-    assert "standard input is not UTF-8" in err
+def test_prompts_that_are_not_text(cli, toy_run: Path) -> None:
     assert cli("route", toy_run, " ")[0] == 2
+    assert cli("route", toy_run)[0] == 2
     assert cli("generate", toy_run, "caf\udce9")[0] == 2
 
 
@@ -157,6 +186,60 @@ def test_tasks_shows_the_nearest_prompts(cli, toy_run: Path) -> None:
     assert code == 0
     assert "WHICH COLOUR" in out
     assert "Distances" in out
+
+
+def test_tasks_as_json(cli, toy_run: Path) -> None:
+    code, out, _ = cli("tasks", toy_run, "--prompts", 1, "--json")
+    found = json.loads(out)
+    summary = json.loads((toy_run / "summary.json").read_text())
+    assert code == 0
+    assert found["tasks"] == summary["tasks"]
+    names = [task["id"] for task in found["tasks"]]
+    assert list(found["distances"]) == names
+    for i, name in enumerate(names):
+        assert found["distances"][name][i] == pytest.approx(0, abs=1e-3)
+    assert {name: len(texts) for name, texts in found["prompts"].items()} == dict.fromkeys(names, 1)
+
+
+def test_run_of_clients_with_data_of_their_own(
+    cli, toy_run: Path, toy_data: Path, tmp_path
+) -> None:
+    """Nothing takes the built-in tasks for the rows of a run that has none here."""
+    folder = tmp_path / "deployed"
+    shutil.copytree(toy_run, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "data": ""}))
+    code, out, _ = cli("tasks", folder)
+    assert code == 0
+    assert "Nearest prompts" not in out
+    assert "no prompts to show: the rows of this run are with its clients" in out
+    code, _, err = cli("evaluate", folder)
+    assert code == 2
+    assert "fedrouter evaluate DIR --data FILE" in err
+    assert cli("evaluate", folder, "--data", toy_data / "test.jsonl")[0] == 0
+
+
+def test_data_that_changed_since_the_run(cli, toy_run: Path, tmp_path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(toy_run, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "data": "0" * 32}))
+    code, _, err = cli("evaluate", folder)
+    assert code == 2
+    assert "put those back" in err
+
+
+def test_report_as_json(cli, toy_run: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code, out, _ = cli("report", toy_run, "--json")
+    assert code == 0
+    assert Path(json.loads(out)["report"]).is_file()
+
+
+def test_resume_as_json(cli, toy_run: Path) -> None:
+    code, out, _ = cli("resume", toy_run, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((toy_run / "summary.json").read_text())
 
 
 def test_evaluate_the_test_split(cli, toy_run: Path) -> None:
@@ -175,6 +258,29 @@ def test_evaluate_other_rows(cli, toy_run: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "mine.csv: instruction and response, 1 row" in "".join(err.splitlines())
     assert "task-0" in out
+    assert "routing" not in out  # the rows name no task
+
+
+def test_evaluate_rows_of_unknown_tasks(cli, toy_run: Path, toy_data: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (toy_data / "test.jsonl").read_text().splitlines()]
+    known = {row["task"] for row in rows}
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "task": "weather"}])
+    )
+    code, out, _ = cli("evaluate", toy_run, "--data", mixed, "--json")
+    summary = json.loads((toy_run / "summary.json").read_text())
+    routing = json.loads(out)["routing"]
+    assert code == 0
+    assert routing == {
+        "accuracy": pytest.approx(summary["routing"]["accuracy"]),
+        "unknown_tasks": ["weather"],
+    }
+    mixed.write_text(json.dumps({**rows[0], "task": "weather"}))
+    code, out, _ = cli("evaluate", toy_run, "--data", mixed)
+    assert code == 0
+    assert "%" not in out
+    assert f"not trained on: weather; it knows {', '.join(sorted(known))}" in out
 
 
 @pytest.mark.parametrize(
@@ -198,9 +304,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
     code, out, err = cli(*arguments)
     assert code == 2
     assert out == ""
-    assert len(err.strip().splitlines()) == 1
+    *before, error = err.strip().splitlines()
+    assert error.startswith("error: ")
+    assert not any("error" in line for line in before)
     for word in words:
-        assert word in err
+        assert word in error
     assert list(tmp_path.iterdir()) == []  # nothing half-written
 
 
@@ -244,3 +352,33 @@ def test_public_names() -> None:
         assert name in dir(fedrouter)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = fedrouter.nonsense
+
+
+def test_version(cli) -> None:
+    assert cli("--version") == (0, f"fedrouter {fedrouter.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["run", "generate", "evaluate", "report"])
+def test_help_explains_the_arguments(cli, command: str) -> None:
+    _, out, _ = cli(command, "--help")
+    arguments = out.partition("Arguments")[2].partition("Options")[0]
+    assert "Configuration" in arguments if command == "run" else "run folder" in arguments
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(shell: str, tmp_path: Path) -> None:
+    program = tmp_path / "fedrouter"
+    program.write_text(f"#!{sys.executable}\nfrom fedrouter.cli.app import main\nmain()\n")
+    program.chmod(0o755)
+    words = {
+        "_FEDROUTER_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": "fedrouter eval",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "fedrouter eval",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    ran = subprocess.run(
+        [program], env={**os.environ, **words}, capture_output=True, text=True, check=True
+    )
+    assert "evaluate" in ran.stdout
+    assert "generate" not in ran.stdout

@@ -118,7 +118,7 @@ class FakeExperiment:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
     monkeypatch.setattr(harness, "Experiment", fake)
-    monkeypatch.setattr(harness, "SharedModel", FakeResident)
+    monkeypatch.setattr("fedrouter.evaluation.shared_model.SharedModel", FakeResident)
     monkeypatch.setattr(harness, "load_splits", lambda *_: None)
     return fake
 
@@ -487,7 +487,7 @@ def test_a_finished_comparison_loads_no_base_model(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare(small(), tmp_path / "c")
-    monkeypatch.setattr(harness, "SharedModel", None)
+    monkeypatch.setattr("fedrouter.evaluation.shared_model.SharedModel", None)
     (tmp_path / "c" / "results.md").unlink()
     compare(small(), tmp_path / "c")
     assert (tmp_path / "c" / "results.md").exists()

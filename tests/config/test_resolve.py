@@ -33,9 +33,11 @@ def test_a_resolved_configuration_is_resolved_to_itself() -> None:
 
 def test_what_a_resolved_configuration_lacks_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_resolved("seed = 1\n[data]\n[clustering]\n[router]\n[engine]\nfuse = 0\n")
+        parse_resolved("seed = 1\n[model]\n[data]\n[clustering]\n[router]\n[engine]\nfuse = 0\n")
     assert str(caught.value).split("; ") == [
         "engine.fuse = 0 should be at least 1",
+        "model.embedding_layer is missing",
+        "model.embedding_pooling is missing",
         "data.scenario is missing",
         "clustering.n_global is missing",
         "clustering.space is missing",

@@ -8,6 +8,7 @@ from support.clients import SPEC, client_of, engine
 from fedrouter.client.client import Client
 from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.model.base_model import BaseModel
+from fedrouter.progress import Progress
 from fedrouter.protocol.compression import TransportDtype, decode, encode
 from fedrouter.protocol.messages import (
     ClientReply,
@@ -63,6 +64,38 @@ def test_replies_come_in_the_order_of_the_tasks(
     for one, other in zip(replies[1].updates, alone.updates, strict=True):
         for name, array in one.weights.items():
             np.testing.assert_allclose(array, other.weights[name], atol=1e-4)
+
+
+def test_progress_within_a_round(
+    tiny_base: BaseModel, adapter: AdapterWeights, tmp_path: Path
+) -> None:
+    moves: list[float] = []
+    losses: list[float] = []
+
+    class Recorder(Progress):
+        def advance(self, steps: float) -> None:
+            moves.append(steps)
+
+        def loss(self, value: float) -> None:
+            losses.append(value)
+
+    clients = {id: client_of(tiny_base, tmp_path, id=id) for id in range(3)}
+    run = InProcessEngine(
+        tiny_base, SPEC, clients, transport="float32", fuse=2, progress=Recorder()
+    )
+    list(run.run([ClientRequest(id, 0, profile=ClusterPrompts()) for id in clients]))
+    assert moves == [1, 1, 1]  # nothing is trained
+    moves.clear()
+    order = TrainOrder(("a",), 4, local_task=0)
+    tasks = [
+        ClientRequest(id, round=1, train=(order,), adapters={"a": adapter}, lr=1e-6)
+        for id in clients
+    ]
+    replies = [reply for reply in run.run(tasks) if isinstance(reply, ClientReply)]
+    assert moves == [0.5] * 4 + [0.25] * 4  # two clients at a time, and the third
+    trained = [reply.updates[0].loss for reply in replies]
+    assert losses[3] == pytest.approx((trained[0] + trained[1]) / 2)
+    assert losses[7] == pytest.approx(trained[2])
 
 
 @pytest.mark.parametrize("transport", ["float32", "float16", "int8"])

@@ -157,9 +157,21 @@ def test_sampling_depends_on_the_seed_alone(model: RoutedModel) -> None:
 
 def test_a_stream_is_the_answer_in_parts(model: RoutedModel) -> None:
     [whole] = model.generate(PROMPTS[:1], max_new_tokens=6)
-    assert "".join(model.stream(PROMPTS[0], max_new_tokens=6)) == whole.text
+    assert "".join(model.generate(PROMPTS[0], max_new_tokens=6, stream=True)) == whole.text
     messages = [{"role": "user", "content": PROMPTS[1]}]
-    assert "".join(model.stream(messages, max_new_tokens=6)) == model.chat(messages, 6).text
+    assert "".join(model.chat(messages, 6, stream=True)) == model.chat(messages, 6).text
+    with pytest.raises(RequestError, match="one text for a stream, not 2"):
+        model.generate(PROMPTS[:2], stream=True)
+
+
+def test_a_chat_is_drawn_as_the_prompt_alone(model: RoutedModel) -> None:
+    messages = [{"role": "user", "content": PROMPTS[1]}]
+    drawn = model.chat(messages, 6, temperature=1.5, top_p=0.9, seed=3)
+    assert [drawn] == model.generate(PROMPTS[1], 6, temperature=1.5, top_p=0.9, seed=3)
+    parts = model.chat(messages, 6, temperature=1.5, top_p=0.9, seed=3, stream=True)
+    assert "".join(parts) == drawn.text
+    letter = drawn.text[0]
+    assert model.chat(messages, 6, temperature=1.5, top_p=0.9, seed=3, stop=letter).text == ""
 
 
 def test_stop_texts_end_a_response(model: RoutedModel) -> None:

@@ -27,7 +27,7 @@ def model(toy_run: Path) -> RoutedModel:
     router = Router(TaskGeometry(names, base.embed(prompts), 1.0, 1.0, 1.0), base.fingerprint)
     adapters = {name: random_weights(base.model, SPEC, t) for t, name in enumerate(names)}
     many = MultiAdapterModel(base, SPEC, adapters)
-    return RoutedModel(one.config, base, router, many, tasks=[], history=[])
+    return RoutedModel(one.config, base, router, many, tasks=[], history=[], round=2)
 
 
 def test_threads_get_the_answers_of_one_caller_at_a_time(model: RoutedModel) -> None:

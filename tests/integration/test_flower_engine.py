@@ -235,6 +235,8 @@ def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
         "model.dtype": "bfloat16",
         "model.max_length": 64,
         "model.template": "{instruction}!",
+        "model.embedding_layer": 0.5,
+        "model.embedding_pooling": "mean",
         "adapter.rank": 3,
         "adapter.alpha": 5,
         "adapter.dropout": 0.5,

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from fedrouter.config import ModelConfig
 from fedrouter.errors import ConfigError, ModelError
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import length_batches, pad
+from fedrouter.model.embedding import LAST_TOKEN, PAPER_EMBEDDING, EmbeddingSpec, pool
 
 SMALL = {
     "vocab_size": 64,
@@ -161,19 +163,54 @@ def test_length_batches_hold_similar_lengths_within_both_bounds() -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "nano"])
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize(
+    "spec", [PAPER_EMBEDDING, LAST_TOKEN, EmbeddingSpec(0.6, "mean_without_first")]
+)
 def test_an_embedding_does_not_depend_on_what_it_is_embedded_with(
-    name: str, pooling: str, tiny_folder: Path
+    name: str, spec: EmbeddingSpec, tiny_folder: Path
 ) -> None:
     config = ModelConfig(name=str(tiny_folder) if name == "tiny" else name, max_length=96)
     base, draws = BaseModel.load(config), np.random.default_rng(0)
     texts = [f"{'word ' * int(draws.integers(0, 20))}{i} of {i * i}" for i in range(60)]
-    together = base.embed(texts, pooling=pooling)
+    together = base.embed(texts, spec)
     for _ in range(5):
         base._embeddings.clear()
         some = draws.permutation(len(texts))[: int(draws.integers(1, 30))]
-        base.embed([texts[i] for i in some], pooling=pooling)  # others are embedded before
-        assert base.embed(texts, pooling=pooling).tobytes() == together.tobytes()
+        base.embed([texts[i] for i in some], spec)  # others are embedded before
+        assert base.embed(texts, spec).tobytes() == together.tobytes()
     base._embeddings.clear()
-    alone = base.embed([texts[7]], pooling=pooling)
+    alone = base.embed([texts[7]], spec)
     assert alone.tobytes() == together[7:8].tobytes()
+
+
+def test_pooling_by_hand() -> None:
+    rows = [[900.0, 1, 2, 3], [900, 4, 0, 0], [7, 0, 0, 0]]
+    hidden = torch.tensor(rows).unsqueeze(-1)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    assert pool(hidden, mask, "mean").ravel().tolist() == [226.5, 452, 7]
+    assert pool(hidden, mask, "mean_without_first").ravel().tolist() == [2, 4, 7]
+    assert pool(hidden, mask, "last").ravel().tolist() == [3, 4, 7]
+
+
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+def test_embeddings_that_are_not_remembered_are_those_that_are(
+    name: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their batches have as few rows as there are texts."""
+    base = BaseModel.load(ModelConfig(name=str(tiny_folder) if name == "tiny" else name))
+    texts = [f"{'word ' * i}{i}" for i in range(9)]
+    together = base.embed(texts)
+    base._embeddings.clear()
+    seen: list[int] = []
+    pooled = base._pooled_hidden
+
+    def counting(tokens: torch.Tensor, *more: Any) -> Any:
+        seen.append(tokens.numel())
+        return pooled(tokens, *more)
+
+    monkeypatch.setattr(base, "_pooled_hidden", counting)
+    for i, text in enumerate(texts):
+        vector = base.embed([text], remember=False)
+        np.testing.assert_allclose(vector, together[i : i + 1], rtol=0, atol=5e-6)
+    assert max(seen) < 64  # tokens; full batches have 8 rows
+    np.testing.assert_allclose(base.embed(texts, remember=False), together, rtol=0, atol=2e-6)

@@ -14,11 +14,13 @@ from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_reply, pack_request, unpack_reply, unpack_request
 from fedrouter.protocol.messages import (
     AssignToNearest,
+    AssignToStarts,
     ClientReply,
     ClientRequest,
     ClusterPrompts,
     ComparedLosses,
     Comparison,
+    DescribeEmbeddings,
     DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
@@ -34,7 +36,13 @@ from fedrouter.protocol.messages import (
     TrueTask,
     Update,
 )
-from fedrouter.routing.types import RoutingPolicy, Scatter, TaskGeometry, TaskProfile
+from fedrouter.routing.types import (
+    RoutingPolicy,
+    Scatter,
+    Standardization,
+    TaskGeometry,
+    TaskProfile,
+)
 
 Message = TypeVar("Message", ClientRequest, ClientReply)
 Packed = tuple[str, dict[str, NDArray[Any]]]
@@ -61,6 +69,13 @@ WEIGHTS = st.dictionaries(
 )
 
 
+STANDARDIZATIONS = st.builds(
+    Standardization,
+    st.builds(lambda row: row[0], matrices(1, 3)),
+    st.builds(lambda row: np.abs(row[0]) + np.float32(1), matrices(1, 3)),
+)
+
+
 @st.composite
 def geometries(draw: st.DrawFn) -> TaskGeometry:
     tasks = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
@@ -70,7 +85,9 @@ def geometries(draw: st.DrawFn) -> TaskGeometry:
             space = space + space.T
         space = space + 0  # of a symmetric one half travels, without the signs of its zeros
     centroids = draw(matrices(len(tasks), 3))
-    return TaskGeometry(tuple(tasks), centroids, *draw(st.tuples(*[NUMBERS] * 3)), space)
+    standardization = draw(st.none() | STANDARDIZATIONS)
+    numbers = draw(st.tuples(*[NUMBERS] * 3))
+    return TaskGeometry(tuple(tasks), centroids, *numbers, standardization, space)
 
 
 POLICIES = st.builds(
@@ -88,7 +105,9 @@ RULES = st.one_of(
 )
 MATRICES_OF = st.sampled_from(["AB", "A", "B", ""])
 PROFILES = st.one_of(
-    st.builds(ClusterPrompts, st.booleans()),
+    st.builds(DescribeEmbeddings),
+    st.builds(ClusterPrompts, st.none() | STANDARDIZATIONS),
+    st.builds(AssignToStarts, tuples(matrices(2, 3)), st.none() | STANDARDIZATIONS),
     st.builds(GroupByLabel),
     st.builds(AssignToNearest, geometries(), COUNTS, st.booleans()),
     st.builds(DetectNewTasks, geometries()),

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,13 @@ from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import (
     FRACTIONS,
     AssignToNearest,
+    AssignToStarts,
     ClientReply,
     ClientRequest,
     ClusterPrompts,
     ComparedLosses,
     Comparison,
+    DescribeEmbeddings,
     DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
@@ -31,7 +34,7 @@ from fedrouter.protocol.profile_validation import largest_number
 from fedrouter.protocol.validation import ExpectedArrays, check_reply
 from fedrouter.routing import whitening
 from fedrouter.routing.clustering import cluster
-from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
+from fedrouter.routing.types import Scatter, Standardization, TaskGeometry, TaskProfile
 
 A, B = "model.0.lora_A.weight", "model.0.lora_B.weight"
 SHAPES = {A: (1, 2), B: (2, 1)}
@@ -268,6 +271,8 @@ def test_samples_are_at_most_those_of_the_profile() -> None:
         (ClusterPrompts(), 2, 2),
         (ClusterPrompts(), "auto", 8),
         (ClusterPrompts(), None, 1000),
+        (DescribeEmbeddings(), "auto", 1),
+        (AssignToStarts((np.ones((2, 2), np.float32), np.ones((3, 2), np.float32))), 2, 5),
         (DetectNewTasks(PLACED.geometry), "auto", 8),
         (PLACED, 2, 2),
         (PLACED, "auto", 3),
@@ -311,17 +316,47 @@ def test_a_scatter_is_a_covariance(products: list[float], fourth: float, reason:
         check_reply(task, ClientReply(1, 0, profile=bad), EXPECTED)
 
 
-def test_the_first_scatter_is_over_the_distances_of_the_moments() -> None:
-    task = ClientRequest(1, 0, profile=ClusterPrompts(scatter=True))
-    for products, fits in (([0.5, 0, 1.0], True), ([5, 0, 10], False)):  # 3 samples, mean 0.5
-        total = products[0] + products[2]
-        scatter = Scatter(np.array(products, np.float32), total**2 / 2)
-        reply = ClientReply(1, 0, profile=replace(PROFILE, scatter=scatter))
-        if fits:
+STANDARD = Standardization(np.zeros(2, np.float32), np.ones(2, np.float32))
+
+
+def test_variances_add_up_to_the_second_moment() -> None:
+    task = ClientRequest(1, 0, profile=DescribeEmbeddings())
+    for variances, fault in (
+        ([0.2, 0.3], None),
+        ([0.2, 0.4], "with the sum 0.5"),
+        ([0.7, -0.2], "not negative"),
+        ([0.5], r"of shape \(2,\)"),
+    ):
+        profile = replace(PROFILE, variances=np.array(variances, np.float32))
+        reply = ClientReply(1, 0, profile=profile)
+        with nullcontext() if fault is None else pytest.raises(MessageError, match=fault):
             check_reply(task, reply, EXPECTED)
-        else:
-            with pytest.raises(MessageError, match=r"with the trace 1\.5"):
-                check_reply(task, reply, EXPECTED)
+    with pytest.raises(MessageError, match="expected variances, got none"):
+        check_reply(task, ClientReply(1, 0, profile=PROFILE), EXPECTED)
+
+
+def test_centroids_of_unit_vectors_are_not_longer() -> None:
+    task = ClientRequest(1, 0, profile=ClusterPrompts(STANDARD))
+    with pytest.raises(MessageError, match="vectors of length 1"):
+        check_reply(task, ClientReply(1, 0, profile=PROFILE), EXPECTED)
+    shorter = replace(PROFILE, centroids=np.full((1, 2), 0.7, np.float32))
+    check_reply(task, ClientReply(1, 0, profile=shorter), EXPECTED)
+
+
+def test_every_start_has_all_samples() -> None:
+    starts = (np.zeros((2, 2), np.float32), np.ones((1, 2), np.float32))
+    task = ClientRequest(1, 0, profile=AssignToStarts(starts))
+    three = {
+        "centroids": np.ones((3, 2), np.float32),
+        "second_moments": (0.0,) * 3,
+        "fourth_moments": (0.0,) * 3,
+        "tasks": (0, 1, 2),
+    }
+    for counts, fits in (((1, 2, 3), True), ((1, 2, 4), False)):
+        reply = ClientReply(1, 0, profile=replace(PROFILE, counts=counts, **three))
+        fault = pytest.raises(MessageError, match="in each of 2 starts, got 3 to 4")
+        with nullcontext() if fits else fault:
+            check_reply(task, reply, EXPECTED)
 
 
 @settings(deadline=None, max_examples=30)
@@ -337,14 +372,16 @@ def test_what_a_client_computes_of_its_samples_is_accepted(points: np.ndarray) -
         tuple(found.counts.tolist()),
         tuple(found.second_moments.tolist()),
         tuple(found.fourth_moments.tolist()),
+        tasks=tuple(range(len(found.counts))),
         scatter=whitening.scatter(points, found.labels, np.eye(3)),
     )
-    task = ClientRequest(1, 0, profile=ClusterPrompts(scatter=True))
+    geometry = TaskGeometry(tuple("abc"), np.ones((3, 3), np.float32), 1.0, 1.0, 1.0)
+    task = ClientRequest(1, 0, profile=AssignToNearest(geometry, scatter=True))
     check_reply(task, ClientReply(1, 0, profile=profile), ExpectedArrays(SHAPES, 3, 3))
 
 
 def test_the_largest_reply() -> None:
-    # Of each tensor 2 numbers and 2 scales, twice; 1000 centroids; a scatter of 3 numbers.
+    # Of each tensor 2 numbers and 2 scales, twice; 1000 centroids, variances; a scatter of 3.
     assert EXPECTED.largest_reply(replace(TRAIN, train=TRAIN.train * 2)) == 4 * 2 * (4 + 4)
     profile = ClientRequest(1, 0, profile=ClusterPrompts())
-    assert EXPECTED.largest_reply(profile) == 4 * (1000 * 2 + 3)
+    assert EXPECTED.largest_reply(profile) == 4 * (1001 * 2 + 3)

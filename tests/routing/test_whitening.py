@@ -1,7 +1,6 @@
 """Spaces from added-up statistics against the same computed on all samples in one place."""
 
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from fedrouter.routing.clustering import group, squared_distances
 from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.routing.whitening import (
     LARGEST,
-    SpaceKind,
     fit_geometry,
     projection,
     scatter,
@@ -51,7 +49,6 @@ def federation(
 
 
 def place(
-    kind: SpaceKind,
     profiles: list[TaskProfile],
     assigned: list[tuple[int, ...]],
     before: NDArray[np.float64],
@@ -60,7 +57,6 @@ def place(
     assert all(one.scatter is None for one in known)
     names = tuple(f"task-{t}" for t in range(len(before)))
     return fit_geometry(
-        kind,
         known,
         scatters,
         assigned,
@@ -74,15 +70,15 @@ def transform(geometry: TaskGeometry) -> NDArray[np.float32]:
     return geometry.space
 
 
-def located(kind: SpaceKind, profiles: list[TaskProfile]) -> tuple[NDArray[np.float64], float]:
+def located(profiles: list[TaskProfile]) -> tuple[NDArray[np.float64], float]:
     assigned: list[tuple[int, ...]] = [(0, 1)] * len(profiles)
-    found = place(kind, profiles, assigned, np.zeros((2, D)))
+    found = place(profiles, assigned, np.zeros((2, D)))
     return transform(found).astype(np.float64), found.mean
 
 
 def test_whitening_is_that_of_scikit_learns_ledoit_wolf_on_all_samples() -> None:
     profiles, rest = federation()
-    space, spread = located("whitened", profiles)
+    space, spread = located(profiles)
     judge = LedoitWolf(assume_centered=True).fit(rest)
     # The fourth moments are around the clients' own means, not the tasks': a little off.
     np.testing.assert_allclose(space @ space.T, np.linalg.inv(judge.covariance_), rtol=0.01)
@@ -98,20 +94,13 @@ def test_the_shrunk_covariance_is_ledoit_and_wolfs() -> None:
     assert rho == pytest.approx(judge.shrinkage_)
 
 
-def test_standardizing_divides_by_the_deviation_over_all_samples() -> None:
-    points = np.array([[0.0, 0], [2, 0], [4, 10], [6, 10]])
-    profiles = [profile(0, points, np.array([0, 0, 1, 1]))]
-    found = place("standardized", profiles, [(0, 1)], np.zeros((2, 2)))
-    np.testing.assert_allclose(transform(found), np.diag(1 / points.std(axis=0)), rtol=1e-6)
-
-
 def test_a_direction_that_tells_nothing_no_longer_decides() -> None:
     """Two tasks differ in y by little; x varies much within both."""
     draws = np.random.default_rng(0)
     points = np.stack([draws.normal(0, 5, 200), np.arange(200) % 2 + draws.normal(0, 0.1, 200)])
     labels = np.arange(200) % 2
     profiles = [profile(0, points.T, labels)]
-    found = place("whitened", profiles, [(0, 1)], np.zeros((2, 2)))
+    found = place(profiles, [(0, 1)], np.zeros((2, 2)))
     raw = squared_distances(points.T, found.centroids).argmin(axis=1)
     white = squared_distances(points.T, found.centroids, found.space).argmin(axis=1)
     assert np.mean(raw == labels) < 0.8
@@ -123,7 +112,7 @@ def test_centroids_are_means_over_samples_and_stay_where_there_are_none() -> Non
     profiles = [
         profile(i, points[part], np.zeros(len(part), int)) for i, part in enumerate(([0], [1, 2]))
     ]
-    found = place("whitened", profiles, [(0,), (0,)], np.array([[9.0, 9], [7, 7]]))
+    found = place(profiles, [(0,), (0,)], np.array([[9.0, 9], [7, 7]]))
     np.testing.assert_allclose(found.centroids, [[2, 2], [7, 7]])
     assert np.isfinite(transform(found)).all()
 
@@ -131,9 +120,8 @@ def test_centroids_are_means_over_samples_and_stay_where_there_are_none() -> Non
 def test_samples_that_are_all_alike_give_a_finite_space() -> None:
     points = np.ones((5, 2))
     profiles = [profile(0, points, np.zeros(5, int))]
-    for kind in get_args(SpaceKind)[1:]:
-        found = place(kind, profiles, [(0,)], points[:1])
-        np.testing.assert_array_equal(transform(found), np.eye(2))
+    found = place(profiles, [(0,)], points[:1])
+    np.testing.assert_array_equal(transform(found), np.eye(2))
 
 
 def test_long_embeddings_are_projected_and_their_profile_stays_small() -> None:
@@ -154,7 +142,7 @@ def test_held_out_prompts_lie_as_far_from_their_task_as_the_router_expects() -> 
     labels = np.arange(400) % 2
     cloud[labels == 1] += 100
     fitted = [profile(0, cloud[:200], labels[:200])]
-    first = place("whitened", fitted, [(0, 1)], np.zeros((2, 40)))
+    first = place(fitted, [(0, 1)], np.zeros((2, 40)))
 
     def squared(points: NDArray[np.float64], found: TaskGeometry) -> NDArray[np.float64]:
         distances = squared_distances(points, found.centroids, found.space)
@@ -167,7 +155,7 @@ def test_held_out_prompts_lie_as_far_from_their_task_as_the_router_expects() -> 
         second_moments=tuple(again.second_moments.tolist()),
         fourth_moments=tuple(again.fourth_moments.tolist()),
     )
-    found = place("whitened", [told], [(0, 1)], np.zeros((2, 40)))
+    found = place([told], [(0, 1)], np.zeros((2, 40)))
     new = squared(cloud[200:], found)
     assert there.mean() < 0.85 * new.mean()
     assert found.mean == pytest.approx(new.mean(), rel=0.1)

@@ -140,7 +140,8 @@ def test_an_honest_run_has_no_failures(method: str, tmp_path: Path) -> None:
     assert [record["failures"] for record in records] == [[], [], []]
     expected = {"train", "evaluate"}
     if method == "discovery":
-        expected |= {"cluster_prompts", "assign_to_nearest", "compare", "reassign_by_loss"}
+        expected |= {"describe_embeddings", "cluster_prompts", "assign_to_starts"}
+        expected |= {"assign_to_nearest", "compare", "reassign_by_loss"}
     assert expected <= asked
 
 

@@ -30,7 +30,7 @@ def routed(toy_run: Path) -> RoutedModel:
     adapters = {name: random_weights(base.model, SPEC, t) for t, name in enumerate(names)}
     many = MultiAdapterModel(base, SPEC, adapters)
     router = Router(geometry, base.fingerprint)
-    return RoutedModel(one.config, base, router, many, tasks=[], history=[])
+    return RoutedModel(one.config, base, router, many, tasks=[], history=[], round=2)
 
 
 @pytest.fixture(scope="module")

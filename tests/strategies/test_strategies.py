@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from support.configs import resolved
+from support.profiles import assigned, described
 
 from fedrouter.config import strategy_names
 from fedrouter.errors import ConfigError
@@ -20,6 +22,7 @@ from fedrouter.protocol.messages import (
     ClientReply,
     ClientRequest,
     ClusterPrompts,
+    DescribeEmbeddings,
     FrozenCompanion,
     GroupByLabel,
     InstanceMixture,
@@ -31,7 +34,7 @@ from fedrouter.protocol.messages import (
     TrueTask,
     Update,
 )
-from fedrouter.routing.types import Scatter, TaskProfile
+from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 from fedrouter.strategies import ServerState, Strategy, TaskState, make_strategy, strategy_class
 from fedrouter.strategies.clustered import last_layer, ward
 from fedrouter.types import AdapterWeights, select_matrices
@@ -600,15 +603,57 @@ def scattered(toy: Toy, tasks: tuple[int, ...] = ()) -> TaskProfile:
     )
 
 
-def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
+def points(toy: Toy) -> NDArray[np.float64]:
+    """The samples of a toy, all where its local tasks are."""
+    return np.array(
+        [[x, 0.0] for x, n in zip(toy.places, toy.counts, strict=True) for _ in range(n)]
+    )
+
+
+def test_fedrouter_finds_its_tasks_over_all_clients(toys: list[Toy]) -> None:
     method = strategy("fedrouter", "clustering.space=whitened")
     [asked, _] = method.profile([0, 1])
-    assert asked.profile == ClusterPrompts(scatter=True)
-    state = method.init([scattered(toy) for toy in toys], INITIAL, "base")
-    assert state.pending == ("assign",) * 3
+    assert asked.profile == DescribeEmbeddings()
+    state = method.init([described(toy.id, points(toy)) for toy in toys], INITIAL, "base")
+    assert state.pending == ("cluster", *("lloyd",) * 6, *("assign",) * 4)
+    standard = state.geometry.standardization
+    np.testing.assert_allclose(standard.mean, [(10 * 10 + 5 * 10 + 5 * 20) / 40, 0])
+
     [asked, _] = method.auxiliary_requests(state, [0, 1])
-    assert asked.profile.geometry.space.shape == (2, 2)
-    # Client 0 now says that all of its samples are of the task at 10; client 1 says nothing.
+    assert asked.profile == ClusterPrompts(standard)
+    replies = [ClientReply(toy.id, 0, profile=toy.profile(False)) for toy in toys]
+    assert method.apply_auxiliary(state, []).pending == ()
+    state = method.apply_auxiliary(state, replies)
+    assert sorted(state.starts[0][:, 0].tolist()) == [0, 10, 20]
+    assert same(state, TaskState.unpack(*state.pack()))
+    for _ in range(6):
+        [asked, _] = method.auxiliary_requests(state, [0, 1])
+        assert asked.profile.starts is state.starts
+        answers = [assigned(toy.id, points(toy), state.starts) for toy in toys]
+        replies = [ClientReply(one.client, 0, profile=one) for one in answers]
+        state = method.apply_auxiliary(state, replies)
+    assert state.starts == ()
+    assert sorted(state.geometry.centroids[:, 0].tolist()) == [0, 10, 20]
+    assert list(state.adapters) == ["task-00", "task-01", "task-02"]
+    assert state.pending == ("assign",) * 4
+
+
+def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
+    method = strategy("fedrouter", "clustering.space=whitened")
+    state = method.init([described(toy.id, points(toy)) for toy in toys], INITIAL, "base")
+    tasks = TaskGeometry(
+        ("task-00", "task-01", "task-02"),
+        np.array([[0, 0], [10, 0], [20, 0]], np.float32),
+        mean=0.0,
+        deviation=0.0,
+        variance=0.0,
+    )
+    state = replace(
+        state.with_geometry(tasks),
+        adapters=dict.fromkeys(tasks.tasks, INITIAL),
+        pending=("assign",) * 3,
+    )
+    # Client 0 says that all of its samples are of the task at 10; client 1 says nothing.
     moved = replace(toys[0], counts=(15,), places=(12.0,), names=())
     after = method.apply_auxiliary(state, [ClientReply(0, 0, profile=scattered(moved, tasks=(1,)))])
     assert after.pending == ("assign",) * 2

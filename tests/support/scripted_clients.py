@@ -19,9 +19,12 @@ from fedrouter.protocol.codec import pack_reply, unpack_reply
 from fedrouter.protocol.messages import (
     FRACTIONS,
     AssignToNearest,
+    AssignToStarts,
     ClientReply,
     ClientRequest,
+    ClusterPrompts,
     ComparedLosses,
+    DescribeEmbeddings,
     DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
@@ -34,6 +37,7 @@ from fedrouter.protocol.messages import (
     TrueTask,
     Update,
     asks_scatter,
+    settles_local_tasks,
 )
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.clustering import cluster, group, squared_distances
@@ -96,10 +100,25 @@ class ScriptedClient:
 
     def profile(self, order: ProfileOrder) -> TaskProfile:
         points, tasks, names, squared = self.points, (), (), None
-        if isinstance(order, GroupByLabel):
+        if isinstance(order, ClusterPrompts | AssignToStarts) and order.standardization:
+            points = order.standardization(points)
+        if isinstance(order, DescribeEmbeddings):
+            labels = np.zeros(24, np.int64)
+        elif isinstance(order, GroupByLabel):
             labels, names = np.arange(24) // 12, tuple(self.names)
+        elif isinstance(order, AssignToStarts):
+            centroids, sizes = np.concatenate(order.starts), [len(one) for one in order.starts]
+            nearest = [
+                first + squared_distances(points, one).argmin(axis=1)
+                for first, one in zip(np.cumsum([0, *sizes]), order.starts, strict=False)
+            ]
+            found, labels = np.unique(np.concatenate(nearest), return_inverse=True)
+            points = np.tile(points, (len(sizes), 1))
+            tasks = tuple(found.tolist())
+            squared = np.square(points - centroids[found[labels]]).sum(axis=1, dtype=np.float64)
         elif isinstance(order, AssignToNearest | DetectNewTasks | ReassignByLoss):
             geometry = order.geometry
+            points = np.asarray(geometry.standardized(points), np.float32)
             distances = squared_distances(points, geometry.centroids, geometry.space)
             if isinstance(order, ReassignByLoss):
                 offered = [geometry.tasks.index(name) for name in order.adapters]
@@ -109,7 +128,7 @@ class ScriptedClient:
         else:
             labels = cluster(points, 2, seed=0).labels
         clusters = group(points, labels, squared)
-        if not isinstance(order, ReassignByLoss):
+        if settles_local_tasks(order):
             self.labels = labels
         return TaskProfile(
             self.id,
@@ -120,6 +139,7 @@ class ScriptedClient:
             names,
             tasks,
             scatter(points, labels, np.eye(DIMENSION)) if asks_scatter(order) else None,
+            self.points.var(axis=0) if isinstance(order, DescribeEmbeddings) else None,
         )
 
     def evaluation(self, order: EvaluateOrder) -> EvaluationReport:
@@ -162,7 +182,8 @@ class ScriptedEngine:
 
 def server(config: ResolvedConfig, engine: ScriptedEngine) -> Server:
     """A server for scripted clients."""
-    base = SimpleNamespace(fingerprint="base", embedding_size=DIMENSION, name="base")
+    empty = np.zeros((0, DIMENSION), np.float32)
+    base = SimpleNamespace(fingerprint="base", name="base", embed=lambda texts, spec: empty)
     model: Any = SimpleNamespace(base=base, initial=lambda spec, seed: INITIAL)
     return Server(config, model, LoraSpec(2, 2, 0.0), engine, costs=ResourceUsage())
 

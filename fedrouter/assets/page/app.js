@@ -76,6 +76,7 @@ function showRouting(turn, routing) {
   const line = element("div");
   line.append(element("strong", "", routing.task), ` · confidence ${percent(routing.confidence)}`);
   if (routing.forced) line.append(" · forced");
+  line.append(` · round ${routing.round}`);
   if (!routing.known) line.append(" · ", element("span", "unknown", "outside every task"));
   box.append(line);
   const used = routing.adapters.map((one) => `${one.task} (${percent(one.weight)})`).join(", ");
@@ -91,11 +92,12 @@ function showRouting(turn, routing) {
 function nearest(tasks) {
   const table = element("div", "tasks"), shown = tasks.slice(0, 4);
   const closest = shown.length ? shown[0].distance : 0;
+  if (shown.length) table.append(element("span", "caption", "nearest tasks and their distances"));
   for (const one of shown) {
     const bar = element("meter");
     bar.max = 1;
     bar.value = one.distance > 0 ? closest / one.distance : 1;
-    bar.title = `distance ${one.distance.toFixed(2)}`;
+    bar.ariaLabel = `${one.task}, distance ${one.distance.toFixed(2)}`;
     table.append(element("span", "", one.task), bar, element("span", "", one.distance.toFixed(2)));
   }
   return table;

@@ -17,6 +17,9 @@ def _template(text: str) -> str:
 
 
 Template = Annotated[str, AfterValidator(_template)]
+# A number of layers, or a share of all of them.
+Layer = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
+Pooling = Literal["mean", "mean_without_first"]
 
 
 class ModelConfig(Section):
@@ -39,6 +42,18 @@ class ModelConfig(Section):
         default="auto",
         description='"chat": the tokenizer\'s own chat template; "alpaca"; or a text with exactly '
         "one {instruction}; auto: chat where the tokenizer has a chat template, else alpaca",
+    )
+    embedding_layer: Layer | Literal["auto"] | None = Field(
+        default=None,
+        description="layer whose hidden states embed a prompt for clustering and routing: its "
+        "number from 1, or a fraction of the depth such as 0.5; 1.0: the last, after the final "
+        'norm; "auto": 0.77, without the layers above; unset: auto, in mode "paper" 1.0',
+    )
+    embedding_pooling: Pooling | None = Field(
+        default=None,
+        description='how they become one vector: "mean" over all tokens, or "mean_without_first", '
+        "as in many models the first token is an attention sink, whose huge activations would hide "
+        'all others; unset: "mean_without_first", in mode "paper" "mean"',
     )
 
 

@@ -25,6 +25,8 @@ SET_BY_RUN = (
     "model.dtype",
     "model.max_length",
     "model.template",
+    "model.embedding_layer",
+    "model.embedding_pooling",
     "adapter.rank",
     "adapter.alpha",
     "adapter.dropout",

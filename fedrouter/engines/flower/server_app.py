@@ -28,11 +28,22 @@ from fedrouter.storage.run_folder import RunFolder, is_run
 
 
 class PrintedProgress(Progress):
-    """Phases and messages as lines in Flower's log."""
+    """Phases, the loss of every round and messages as lines in Flower's log."""
+
+    def __init__(self) -> None:
+        self._round = ""
 
     def phase(self, name: str, total: int) -> None:
         """A phase begins."""
         print(f"fedrouter: {name}, {total} client tasks", flush=True)
+
+    def round(self, number: int, of: int) -> None:
+        """A round begins."""
+        self._round = f"round {number}/{of}"
+
+    def loss(self, value: float) -> None:
+        """A round has ended."""
+        print(f"fedrouter: {self._round}: loss {value:.4f}", flush=True)
 
     def message(self, text: str) -> None:
         """A line."""
@@ -89,7 +100,12 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
 
 
 def _rows(data: DataConfig, seed: int) -> list[Row]:
-    """The training rows, to read numbers of tasks off, where the server has them."""
+    """The training rows, to read numbers of tasks off, where the server has them.
+
+    The built-in tasks, which stand for rows that are not named, are not those of the nodes.
+    """
+    if data.train is None and data.dataset is None and not data.sources:
+        return []
     try:
         splits = load_splits(data, seed)
     except DataError:

@@ -12,6 +12,7 @@ from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.routing.whitening import distance_moments
 from fedrouter.strategies.base import ServerState
+from fedrouter.types import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class TaskState(ServerState):
         counts: client -> the number of samples of each of its local tasks.
         labels: true task -> global task; empty except for the oracle.
         history: the tasks that were created, merged and removed, in order.
+        starts: the centroids of each start of K-means over all clients, while it runs.
     """
 
     router: Router
@@ -31,6 +33,7 @@ class TaskState(ServerState):
     counts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Event, ...] = ()
+    starts: tuple[FloatArray, ...] = ()
 
     @property
     def geometry(self) -> TaskGeometry:

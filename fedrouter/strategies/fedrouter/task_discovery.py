@@ -33,10 +33,9 @@ from fedrouter.protocol.messages import (
     ReassignByLoss,
     TrainOrder,
 )
-from fedrouter.routing.clustering import GlobalTasks, join, squared_distances
+from fedrouter.routing.clustering import squared_distances
 from fedrouter.routing.search import SEARCH
 from fedrouter.routing.types import TaskProfile
-from fedrouter.seeding import derive_seed
 from fedrouter.strategies.fedrouter.merging import (
     create_task,
     drop_empty,
@@ -44,7 +43,7 @@ from fedrouter.strategies.fedrouter.merging import (
     merge_small,
     merge_tasks,
 )
-from fedrouter.strategies.fedrouter.refined import ASSIGN, RefinedFedRouter
+from fedrouter.strategies.fedrouter.refined import ASSIGN, CLUSTER, LLOYD, RefinedFedRouter
 from fedrouter.strategies.fedrouter.state import TaskState
 
 COMPARE = "compare"  # the exchange in which clients report losses
@@ -54,14 +53,13 @@ REASSIGN = "reassign"  # the exchange in which clients reassign samples by loss
 class TaskDiscovery(RefinedFedRouter):
     """FedRouter that merges and creates tasks while it trains them."""
 
-    refinements: ClassVar[int] = 1  # the first tasks are provisional
+    refinements: ClassVar[int] = 2  # the first tasks are provisional
 
-    def join(self, profiles: Sequence[TaskProfile]) -> GlobalTasks:
-        """Step 0: more global tasks than there are true ones, each of two or more local tasks on
+    def number_of_tasks(self, profiles: Sequence[TaskProfile]) -> int:
+        """More global tasks than there are true ones, each of two or more local tasks on
         average."""
         local = sum(len(profile.counts) for profile in profiles)
-        number = max(1, min(SEARCH.max_initial_tasks, local // 2))
-        return join(profiles, number, derive_seed(self.config.seed, "join"))
+        return max(1, min(SEARCH.max_initial_tasks, local // 2))
 
     def orders(self, state: TaskState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """Step 1. In the first round, with about two clusters for each task, each gets half of the
@@ -111,10 +109,11 @@ class TaskDiscovery(RefinedFedRouter):
 
         In the first rounds a task without samples is removed; later it is kept.
         """
-        if state.pending[0] == COMPARE:
+        exchange = state.pending[0]
+        if exchange == COMPARE:
             return self._apply_comparison(state, replies)
         after = super().apply_auxiliary(state, replies)
-        if state.round > SEARCH.reassign_rounds:
+        if exchange in (CLUSTER, LLOYD) or state.round > SEARCH.reassign_rounds:
             return after
         silent = state.assignment.keys() - after.assignment.keys()
         return drop_empty(after, {task for client in silent for task in state.assignment[client]})

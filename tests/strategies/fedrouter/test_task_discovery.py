@@ -160,7 +160,7 @@ def test_there_are_at_most_half_as_many_groups_as_local_ones(clients: int, group
         TaskProfile(c, draws.normal(size=(2, 2)).astype(np.float32), (9, 9), (1.0,) * 2, (1.0,) * 2)
         for c in range(clients)
     ]
-    assert len(method().join(profiles).centroids) == groups
+    assert method().number_of_tasks(profiles) == groups
 
 
 def test_a_client_holds_groups_on_trial_that_it_has_enough_of() -> None:
