@@ -29,7 +29,7 @@ from fedrouter.config.resolve import resolve
 from fedrouter.data.client_data import deal
 from fedrouter.data.loading import load_splits
 from fedrouter.engines.in_process import InProcessEngine
-from fedrouter.evaluation.metrics import ari, majority, routing_accuracy
+from fedrouter.evaluation.metrics import ari, contingency, majority, routing_accuracy
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.progress import Progress
@@ -76,7 +76,7 @@ def found(shared_model: SharedModel, config: Config) -> tuple[float, float, floa
         ]
     rows, tasks = zip(*held, strict=True)
     true = [row.task or "" for row in rows]
-    meaning = majority(tasks, true)
+    table = contingency(tasks, true)
     assert state.router is not None
     points, tests = (
         shared_model.base.embed([row.instruction for row in some], embedding)
@@ -85,8 +85,10 @@ def found(shared_model: SharedModel, config: Config) -> tuple[float, float, floa
     learned = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     routed = state.router.route(tests).tasks, learned.fit(points, tasks).predict(tests).tolist()
     names = [row.task or "" for row in splits.test]
-    nearest, classified = (routing_accuracy(one, names, meaning) for one in routed)
-    return nearest, classified, ari(tasks, true)
+    nearest, classified = (
+        routing_accuracy(contingency(one, names), majority(table)) for one in routed
+    )
+    return nearest, classified, ari(table)
 
 
 def main() -> None:

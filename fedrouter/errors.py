@@ -106,3 +106,30 @@ def printable(text: str, limit: int) -> str:
         limit: the maximum number of characters.
     """
     return "".join(c if c.isprintable() else "?" for c in text[:limit])
+
+
+OUT_OF_MEMORY = (
+    "the memory is not enough; close other programs, or use a smaller base model, a smaller "
+    "training.batch_size or engine.fuse, or model.dtype = 'bfloat16'"
+)
+_SIGNS_OF_NO_MEMORY = (  # what libraries say in errors of other classes
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "can't start new thread",
+    "std::bad_alloc",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, is about a lack of memory.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    True
+    """
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    if not isinstance(error, FedRouterError) and any(sign in text for sign in _SIGNS_OF_NO_MEMORY):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)

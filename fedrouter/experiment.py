@@ -123,6 +123,7 @@ class Experiment:
         try:
             from fedrouter.engines.flower.engine import FlowerEngine
             from fedrouter.engines.flower.simulation import simulate
+            from fedrouter.server.expected import expected_arrays
         except ImportError as error:
             raise MissingExtraError("engine.name = 'flower'", "flower") from error
 
@@ -130,6 +131,7 @@ class Experiment:
             engine = FlowerEngine(
                 grid,
                 self.config,
+                expected=expected_arrays(self._shared_model, self._spec, self.config),
                 fingerprint=self._shared_model.base.fingerprint,
                 folder=str((folder.path / "clients").resolve()),
                 progress=self.progress.advance,
@@ -139,7 +141,8 @@ class Experiment:
         return simulate(serve, self.config.federation.clients)
 
     def _serve(self, folder: RunFolder, engine: "Engine") -> dict[str, Any]:
-        from fedrouter.server.server import ResourceUsage, Server
+        from fedrouter.server.resource_usage import ResourceUsage
+        from fedrouter.server.server import Server
 
         usage = ResourceUsage()
         usage.add("load", self._load_seconds)

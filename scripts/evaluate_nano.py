@@ -23,7 +23,7 @@ from fedrouter.data.builtin import builtin_rows
 from fedrouter.data.readers import read_records
 from fedrouter.data.row_format import RowFormat
 from fedrouter.data.rows import Row
-from fedrouter.evaluation.metrics import ari, mean
+from fedrouter.evaluation.metrics import ari, contingency, mean
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
 from fedrouter.evaluation.scoring import EvalItem, EvalResult, evaluate_items
 from fedrouter.model.base_model import BaseModel
@@ -111,7 +111,7 @@ def embedding_report(
     ]
     return (
         f"adjusted Rand index of K-means with {len(tasks)} clusters, "
-        f"{len(train_rows)} training prompts: {ari(found, list(true)):.3f}; "
+        f"{len(train_rows)} training prompts: {ari(contingency(found, true)):.3f}; "
         f"nearest true centroid, {len(right)} test prompts: {np.mean(right):.3f}"
     )
 

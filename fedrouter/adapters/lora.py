@@ -4,7 +4,6 @@ An adapter adds ``alpha / rank * B A dropout(x)`` to the output of each target m
 "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from fedrouter.adapters.targets import PREFIX, SUFFIXES, Target, default_note, f
 from fedrouter.config import AdapterConfig
 from fedrouter.errors import AdapterError
 from fedrouter.storage.atomic import replace_folder, write_json, write_tensors
+from fedrouter.storage.formats import parse_json
 from fedrouter.types import AdapterWeights, FloatArray
 
 CONFIG_FILE = "adapter_config.json"
@@ -235,7 +235,7 @@ def _check_tensor(path: Path, name: str, tensor: torch.Tensor, rank: int) -> Non
 def _read_spec(path: Path) -> LoraSpec:
     """The spec in an adapter_config.json that asks for nothing but plain LoRA."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_bytes())
         spec = LoraSpec(
             rank=int(config["r"]),
             alpha=config["lora_alpha"],

@@ -18,7 +18,7 @@ from fedrouter.cli.inspection import SCOPES, evaluate, report, tasks
 from fedrouter.cli.options import AsJson, ConfigFile, RunDir, Sets
 from fedrouter.cli.prompts import generate, route
 from fedrouter.cli.serve import serve
-from fedrouter.errors import FedRouterError, TrainingError
+from fedrouter.errors import OUT_OF_MEMORY, FedRouterError, TrainingError, is_out_of_memory
 
 if TYPE_CHECKING:
     from fedrouter.config import Config
@@ -202,7 +202,8 @@ def deploy_init(  # noqa: PLR0917 - each is an option of the command
 
 @contextmanager
 def _progress(command: str, keep: bool = True, folder: Path | None = None) -> Iterator["Progress"]:
-    """Show progress within the block; if it is interrupted, print the command that continues it.
+    """Show progress within the block; if it is interrupted or terminated, print the command that
+    continues it.
 
     Args:
         command: the command that continues what the block does.
@@ -210,15 +211,16 @@ def _progress(command: str, keep: bool = True, folder: Path | None = None) -> It
         folder: the run folder that the block makes; None: there is something to continue anyway.
     """
     from fedrouter.cli.progress import make_progress
+    from fedrouter.cli.signals import Terminated, raised_as_exception
 
     try:
-        with make_progress(keep) as progress:
+        with raised_as_exception(), make_progress(keep) as progress:
             yield progress
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as error:
         begun = folder is None or (folder / "config.toml").exists()
         remedy = f"continue with: {command}" if begun else "nothing has been written"
         print(f"\nstopped; {remedy}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(error, Terminated) else 130) from None
 
 
 def _announcement(config: "Config", path: Path) -> str:
@@ -255,7 +257,10 @@ def _toml_list(text: str) -> str:
 
 
 def main() -> None:
-    """Entry point: an error is one line; exit code 2, or 1 for a run that trained nothing."""
+    """Entry point: an error is one line; exit code 2, or 1 for a run that trained nothing.
+
+    A lack of memory is named as such, whatever library says so.
+    """
     # Threads that spin while they wait slow a run down as soon as other processes need a core: with
     # one other busy process on two cores, the demo did not finish in ten minutes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -265,3 +270,8 @@ def main() -> None:
     except FedRouterError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
+        raise SystemExit(2) from None

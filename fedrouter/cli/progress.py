@@ -78,7 +78,7 @@ class BarProgress(Progress):
 
     def message(self, text: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(text, highlight=False, markup=False)
 
 
 class LogProgress(Progress):

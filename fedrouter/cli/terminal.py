@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedrouter.errors import printable
 from fedrouter.routing.history import describe_event
 from fedrouter.server.summary import TASK_COLUMNS, task_rows
 
@@ -33,11 +34,18 @@ def print_table(
         )
     for part in (rows, below):
         for row in part:
-            cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
-            table.add_row(*cells)
+            table.add_row(*map(_cell, row))
         table.add_section()
     width = None if sys.stdout.isatty() else 110
     Console(width=width, highlight=False, markup=False).print(table)
+
+
+def _cell(value: object) -> str:
+    """A value as a cell; names of tasks come from clients' data, and must not move the cursor."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    return printable(text, len(text))
 
 
 def print_scores(

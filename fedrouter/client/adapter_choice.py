@@ -82,8 +82,8 @@ def _true_task(
 ) -> RoutedRows:
     try:
         tasks = [rule.adapters[row.task or ""] for row in rows]
-    except KeyError as error:
-        raise MessageError(f"no adapter for the true task {error}; it was in no profile") from None
+    except KeyError:  # whose text is a label of the client's data
+        raise MessageError("no adapter for the true task of a row; it was in no profile") from None
     adapters = {task: context.assemble(task) for task in dict.fromkeys(tasks)}
     return RoutedRows(adapters, [((task, 1.0),) for task in tasks], tasks)
 

@@ -1,6 +1,6 @@
 """The client's part of evaluation: responses to its test rows, scores, losses of adapters."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from fedrouter.client.adapter_choice import RoutedRows, choose
 from fedrouter.client.context import RequestContext
 from fedrouter.data.rows import Row
-from fedrouter.evaluation.metrics import scores_by_label
+from fedrouter.evaluation.metrics import contingency, scores_by_label
 from fedrouter.evaluation.scoring import EvalItem
 from fedrouter.protocol.messages import (
     ComparedLosses,
@@ -37,7 +37,7 @@ def evaluate(order: EvaluateOrder, context: RequestContext) -> EvaluationReport:
     routed = chosen.get("global") or choose(order.serving, context, widest, "global")
     return EvaluationReport(
         scores={scope: _scores(which, context, rows[scope]) for scope, which in chosen.items()},
-        routed=_contingency(routed.tasks, widest),
+        routed=_count_routed(routed.tasks, widest),
         local_tasks=count_labels(context),
     )
 
@@ -86,9 +86,7 @@ def count_labels(context: RequestContext) -> tuple[dict[str, int], ...]:
     return tuple(dict(count) for count in counts)
 
 
-def _contingency(tasks: Sequence[str], rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+def _count_routed(tasks: Sequence[str], rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     """task -> label -> number of rows; `tasks` may be empty."""
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for task, row in zip(tasks, rows, strict=bool(tasks)):
-        counts[task][row.task or ""] += 1
-    return {task: dict(labels) for task, labels in sorted(counts.items())}
+    table = contingency(tasks, [row.task or "" for row in rows] if tasks else ())
+    return {task: dict(labels) for task, labels in sorted(table.items())}

@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 from fedrouter.data.rows import Row
 from fedrouter.errors import DataError
 from fedrouter.storage.atomic import write_tensors
+from fedrouter.storage.run_folder import PRIVATE
 from fedrouter.types import AdapterWeights, FloatArray
 
 VERSIONS = 3  # the server falls back by two checkpoints at most
@@ -63,7 +64,7 @@ class ClientStore:
                 since the server may fall back to them; those of later rounds, which a run that was
                 killed has left, are removed.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make_private(self.path)
         stored: dict[str, NDArray[Any]] = {}
         with suppress(OSError, SafetensorError):
             stored = load_file(self._labels)
@@ -101,7 +102,7 @@ class ClientStore:
     def keep(self, name: str, round: int, weights: AdapterWeights) -> None:
         """Store weights under a name after a round; the last few rounds' are retained."""
         folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
+        self._make_private(folder)
         write_tensors(folder / _file(round), weights)
         for old in sorted(folder.glob("round-*"))[:-VERSIONS]:
             old.unlink()
@@ -124,6 +125,11 @@ class ClientStore:
                 f"{max(earlier)}: the adapter that client {self.id} kept is damaged; delete it to "
                 "go on from the one before"
             ) from error
+
+    def _make_private(self, folder: Path) -> None:
+        """Make a folder in that of the client, which only its owner may read."""
+        self.path.mkdir(PRIVATE, parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
 
     @property
     def _labels(self) -> Path:

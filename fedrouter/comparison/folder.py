@@ -24,13 +24,13 @@ from fedrouter.comparison.grid import Cell
 from fedrouter.comparison.results import CSV_COLUMNS, csv_row
 from fedrouter.comparison.tables import markdown
 from fedrouter.config import Config, dump_config, load_config, scenario_names, strategy_names
+from fedrouter.config.differences import differences
 from fedrouter.config.resolve import with_full_paths
 from fedrouter.errors import RunError
 from fedrouter.storage.atomic import write_bytes, write_json
 from fedrouter.storage.run_folder import RunFolder, is_temporary, write_errors
 
 MARKER = "# fedrouter comparison\n"
-SHOWN_CHARACTERS = 60
 
 
 class ComparisonFolder:
@@ -135,12 +135,8 @@ class ComparisonFolder:
     def _difference(self) -> str | None:
         """A description of the first key whose value differs between the folder's configuration
         and the given one; None if there is none."""
-        theirs = dict(_leaves(_without_grid(load_config(self._config))))
-        ours = dict(_leaves(self._shared))
-        for key in dict.fromkeys([*theirs, *ours]):
-            if theirs.get(key) != ours.get(key):
-                return f"{key} {_shown(theirs.get(key))}, not {_shown(ours.get(key))}"
-        return None
+        found = differences(_without_grid(load_config(self._config)), self._shared)
+        return next((text for text in found.values()), None)
 
 
 def _without_grid(config: Config) -> dict[str, Any]:
@@ -150,19 +146,3 @@ def _without_grid(config: Config) -> dict[str, Any]:
     raw["data"].pop("scenario", None)
     overrides = raw.pop("compare", {}).get("overrides")
     return {**raw, "compare": {"overrides": overrides}} if overrides else raw
-
-
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All keys of a section and its subsections, by their full names, with values."""
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "unset"
-    text = f"= {value!r}"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

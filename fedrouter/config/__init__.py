@@ -1,6 +1,13 @@
 """Validated configuration: TOML in, unknown keys refused, all faults reported at once."""
 
-from fedrouter.config.load import dump_config, load_config, load_resolved, override, parse_resolved
+from fedrouter.config.load import (
+    config_table,
+    dump_config,
+    load_config,
+    load_resolved,
+    override,
+    parse_resolved,
+)
 from fedrouter.config.registry import register_strategy, registered, strategy_names
 from fedrouter.config.resolve import ResolvedConfig, ResolvedDataConfig, ResolvedRouterConfig
 from fedrouter.config.schema import Config
@@ -30,6 +37,7 @@ __all__ = [
     "Section",
     "Source",
     "TrainingConfig",
+    "config_table",
     "dump_config",
     "load_config",
     "load_resolved",

@@ -61,8 +61,8 @@ def parse_resolved(text: str) -> ResolvedConfig:
     """
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the configuration is not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"the configuration is not valid TOML: {_fault(error)}") from error
     return _overridden(ResolvedConfig, raw, ())
 
 
@@ -72,16 +72,17 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: one line that lists every fault.
     """
-    return _overridden(Config, _raw(config), overrides)
+    return _overridden(Config, config_table(config), overrides)
 
 
 def dump_config(config: Config) -> str:
     """The whole configuration as TOML that `load_config` reads back; unset keys are left out, and
     so are the sections `compare` and `strategies` where they are empty."""
-    return tomli_w.dumps(_raw(config))
+    return tomli_w.dumps(config_table(config))
 
 
-def _raw(config: Config) -> dict[str, Any]:
+def config_table(config: Config) -> dict[str, Any]:
+    """What `dump_config` writes, as a table of plain TOML types."""
     empty = {"compare"} if config.compare == CompareConfig() else set()
     empty |= set() if config.strategies else {"strategies"}
     return config.model_dump(mode="json", exclude_none=True, exclude=empty)
@@ -104,12 +105,16 @@ def _overridden(
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {_fault(error)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: it is not UTF-8 text") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; give a TOML file") from error
+
+
+def _fault(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _override(raw: dict[str, Any], text: str) -> str | None:

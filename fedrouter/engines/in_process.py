@@ -71,7 +71,7 @@ class InProcessEngine:
             reply = client.finish(prepared, list(islice(results, len(prepared.jobs))))
             if not prepared.jobs:
                 self.progress.advance(1)
-            yield self._receive(reply)
+            yield self._receive(prepared.request, reply)
 
     def _jobs(self, requests: Iterable[PreparedRequest], shares: list[float]) -> Iterator[TrainJob]:
         """The train jobs of requests; adds the share of each in its request to `shares`."""
@@ -93,8 +93,8 @@ class InProcessEngine:
         self.traffic.down += array_bytes(replace(request, adapters={}))
         return self.clients[request.client].prepare(replace(request, adapters=adapters))
 
-    def _receive(self, reply: ClientReply) -> ClientReply | Failure:
-        """A reply with its adapters as they arrive."""
+    def _receive(self, request: ClientRequest, reply: ClientReply) -> ClientReply | Failure:
+        """The reply to a request, with its adapters as they arrive."""
         updates, encoder = [], WeightsEncoder()
         try:
             for update in reply.updates:
@@ -102,7 +102,7 @@ class InProcessEngine:
                 self.traffic.up += size
                 updates.append(replace(update, weights=weights))
         except MessageError as error:
-            return Failure(reply.client, reply.round, str(error))
+            return Failure(request.client, request.round, str(error))
         self.traffic.up += array_bytes(replace(reply, updates=()))
         return replace(reply, updates=tuple(updates))
 

@@ -8,6 +8,7 @@ without any such run scores 0.
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
+from math import log
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fedrouter.protocol.messages import LabelScores
 
 Cluster = TypeVar("Cluster", bound=Hashable)  # the id or the number of a discovered task
+Contingency = Mapping[Cluster, Mapping[str, int]]  # -> true task -> number of samples
 Scores = dict[str, float]
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -41,31 +43,61 @@ def mean(scores: Sequence[Mapping[str, float]]) -> Scores:
     return {name: sum(one[name] for one in scores) / len(scores) for name in scores[0]}
 
 
-def purity(clusters: Sequence[Cluster], true: Sequence[str]) -> float:
+def contingency(clusters: Iterable[Cluster], true: Iterable[str]) -> dict[Cluster, Counter[str]]:
+    """Discovered task -> true task -> number of samples, in the order of first appearance."""
+    table: defaultdict[Cluster, Counter[str]] = defaultdict(Counter)
+    for cluster, name in zip(clusters, true, strict=True):
+        table[cluster][name] += 1
+    return dict(table)
+
+
+def purity(table: Contingency[Cluster]) -> float:
     """The fraction of samples whose true task is the majority in their discovered task."""
-    return routing_accuracy(clusters, true, majority(clusters, true))
+    return routing_accuracy(table, majority(table))
 
 
-def ari(clusters: Sequence[Any], true: Sequence[str]) -> float:
-    """Adjusted Rand index of two partitions: 1 if they are equal, about 0 if they are unrelated."""
-    from sklearn.metrics import adjusted_rand_score
+def ari(table: Contingency[Any]) -> float:
+    """Adjusted Rand index of two partitions: 1 if they are equal, about 0 if they are unrelated.
 
-    return float(adjusted_rand_score(true, clusters))
+    It is computed from the numbers of samples, since a client may report any number of them.
+    """
+    rows, columns = _margins(table)
+    together = sum(_pairs(count) for labels in table.values() for count in labels.values())
+    found, true = sum(map(_pairs, rows)), sum(map(_pairs, columns))
+    expected = found * true / max(1, _pairs(sum(rows)))
+    most = (found + true) / 2
+    return float((together - expected) / (most - expected)) if most > expected else 1.0
 
 
-def nmi(clusters: Sequence[Any], true: Sequence[str]) -> float:
+def nmi(table: Contingency[Any]) -> float:
     """Normalized mutual information (arithmetic mean) of two partitions."""
-    from sklearn.metrics import normalized_mutual_info_score
+    rows, columns = _margins(table)
+    cells = [count for labels in table.values() for count in labels.values()]
+    found, true, both = _entropy(rows), _entropy(columns), _entropy(cells)
+    return float(2 * (found + true - both) / (found + true)) if found + true > 0 else 1.0
 
-    return float(normalized_mutual_info_score(true, clusters))
+
+def _margins(table: Contingency[Any]) -> tuple[list[int], list[int]]:
+    """The numbers of samples of the discovered and of the true tasks."""
+    columns: Counter[str] = Counter()
+    for labels in table.values():
+        columns.update(labels)
+    return [sum(labels.values()) for labels in table.values()], list(columns.values())
 
 
-def majority(clusters: Sequence[Cluster], true: Sequence[str]) -> dict[Cluster, str]:
+def _pairs(count: int) -> int:
+    return count * (count - 1) // 2
+
+
+def _entropy(counts: Sequence[int]) -> float:
+    """Of the partition whose parts have these numbers of samples, in nats."""
+    total = sum(counts)
+    return -sum(n / total * log(n / total) for n in counts if n)
+
+
+def majority(table: Contingency[Cluster]) -> dict[Cluster, str]:
     """Discovered task -> the most frequent true task of its samples (see `most_frequent`)."""
-    counts: defaultdict[Cluster, Counter[str]] = defaultdict(Counter)
-    for task, name in zip(clusters, true, strict=True):
-        counts[task][name] += 1
-    return {task: most_frequent(names) for task, names in counts.items()}
+    return {task: most_frequent(names) for task, names in table.items() if names}
 
 
 def most_frequent(counts: Mapping[str, int]) -> str:
@@ -77,18 +109,15 @@ def most_frequent(counts: Mapping[str, int]) -> str:
     return min(counts, key=lambda name: (-counts[name], name))
 
 
-def routing_accuracy(
-    clusters: Sequence[Cluster], true: Sequence[str], majority: Mapping[Cluster, str]
-) -> float:
+def routing_accuracy(table: Contingency[Cluster], majority: Mapping[Cluster, str]) -> float:
     """The fraction of samples whose discovered task has their true task as its majority.
 
     Args:
-        clusters: the discovered task of each sample; at least one sample.
-        true: the true task of each sample.
+        table: discovered task -> true task -> number of samples; at least one sample.
         majority: discovered task -> its majority true task; samples of other tasks count as wrong.
     """
-    hits = [majority.get(task) == name for task, name in zip(clusters, true, strict=True)]
-    return sum(hits) / len(hits)
+    hits = sum(names.get(majority.get(task, ""), 0) for task, names in table.items())
+    return hits / sum(sum(names.values()) for names in table.values())
 
 
 @cache

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedrouter.data.rows import Row
-from fedrouter.evaluation.metrics import pooled, routing_accuracy, scores_by_label
+from fedrouter.evaluation.metrics import contingency, pooled, routing_accuracy, scores_by_label
 from fedrouter.evaluation.scoring import EvalItem, evaluate_items
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.progress import Progress
@@ -63,8 +63,8 @@ def _routing(rows: Sequence[Row], tasks: Sequence[str], model: RoutedModel) -> d
     if None in names or not known:
         return {"accuracy": None, "unknown_tasks": []}
     pairs = [(task, name) for task, name in zip(tasks, names, strict=True) if name in known]
-    chosen, true = [task for task, _ in pairs], [str(name) for _, name in pairs]
+    table = contingency([task for task, _ in pairs], [str(name) for _, name in pairs])
     return {
-        "accuracy": routing_accuracy(chosen, true, model.majority) if pairs else None,
+        "accuracy": routing_accuracy(table, model.majority) if pairs else None,
         "unknown_tasks": sorted({str(name) for name in names} - known),
     }

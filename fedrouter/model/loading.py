@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from fedrouter.config import ModelConfig
-from fedrouter.errors import ConfigError, ModelError
+from fedrouter.errors import OUT_OF_MEMORY, ConfigError, ModelError, is_out_of_memory
 from fedrouter.model.checks import check_complete
 from fedrouter.model.source import Source, find_source
 
@@ -65,6 +65,8 @@ _REASONS = {
 
 def _unusable(name: str, error: Exception) -> ModelError:
     """The error for files that transformers cannot load."""
+    if is_out_of_memory(error):
+        return ModelError(f"model.name = {name!r} cannot be loaded: {OUT_OF_MEMORY}")
     for part, reason in _REASONS.items():
         if part in str(error):
             return ModelError(f"model.name = {name!r} {reason}")

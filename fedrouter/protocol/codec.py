@@ -1,8 +1,8 @@
 """Messages as a JSON header and named arrays, and back.
 
 What arrives is checked against the message's type first and then array by array: each is referred
-to exactly once, is of a known dtype, and is finite. Nothing is executed or unpickled, and what is
-built is never larger than what was received.
+to exactly once, is of a known dtype, and is finite. Nothing is executed or unpickled, and the size
+of what is built is checked before anything is decoded.
 """
 
 import math
@@ -26,8 +26,10 @@ from fedrouter.serialization import ArrayTable, deserialize, serialize
 from fedrouter.types import AdapterWeights
 
 MAX_HEADER = 4_000_000  # characters
-MAX_BYTES = 4 * 2**30  # of all arrays of a message
+MAX_BYTES = 4 * 2**30  # of all arrays of a message, as float32
 MAX_ARRAYS = 100_000
+MAX_DIMENSIONS = 4
+FLOAT_BYTES = 4
 
 Arrays = Mapping[str, NDArray[Any]]
 Message = TypeVar("Message", ClientRequest, ClientReply)
@@ -113,13 +115,18 @@ def pack_reply(
     return _pack(reply, [update.weights for update in reply.updates], transport)
 
 
-def unpack_reply(header: str, arrays: Arrays) -> ClientReply:
+def unpack_reply(header: str, arrays: Arrays, max_bytes: int = MAX_BYTES) -> ClientReply:
     """The reply that `pack_reply` made these of; its content is for `validation.check_reply`.
+
+    Args:
+        header: the JSON.
+        arrays: the arrays.
+        max_bytes: of all arrays as float32.
 
     Raises:
         MessageError: they are nothing that it could have made.
     """
-    return _unpack(ClientReply, header, arrays)
+    return _unpack(ClientReply, header, arrays, max_bytes)
 
 
 def _pack(
@@ -135,12 +142,14 @@ def _pack(
     return serialize(message, table), table.arrays
 
 
-def _unpack(kind: type[Message], header: str, arrays: Arrays) -> Message:
-    size = sum(array.nbytes for array in arrays.values())
+def _unpack(
+    kind: type[Message], header: str, arrays: Arrays, max_bytes: int = MAX_BYTES
+) -> Message:
+    size = FLOAT_BYTES * sum(array.size for array in arrays.values())
     for what, number, limit in (
         ("characters in the header", len(header), MAX_HEADER),
         ("arrays", len(arrays), MAX_ARRAYS),
-        ("bytes of arrays", size, MAX_BYTES),
+        ("bytes of arrays as float32", size, max_bytes),
     ):
         if number > limit:
             raise MessageError(f"message: expected at most {limit} {what}, got {number}")
@@ -171,10 +180,11 @@ def array_of(dtype: str, shape: list[int], data: bytes) -> NDArray[Any]:
     Raises:
         MessageError: the three do not fit each other.
     """
-    if dtype not in DTYPES:
-        raise MessageError(f"array: expected one of {', '.join(DTYPES)}, got {dtype[:20]!r}")
-    if any(size < 0 for size in shape) or len(shape) > 4:
-        raise MessageError(f"array: expected at most four dimensions, got {shape[:5]}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise MessageError(f"array: expected one of {', '.join(DTYPES)}, got {str(dtype)[:20]!r}")
+    sane = len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
+    if not sane or math.prod(max(1, n) for n in shape) > MAX_BYTES:
+        raise MessageError(f"array: expected a shape of at most {MAX_DIMENSIONS} sizes")
     kind = np.dtype(DTYPES[dtype]).newbyteorder("<")
     expected = math.prod(shape) * kind.itemsize
     if expected != len(data):

@@ -137,7 +137,8 @@ def _decode_one(name: str, array: NDArray[Any], scale: NDArray[Any] | None = Non
             )
         with np.errstate(over="ignore", invalid="ignore"):
             values = values * scale
-    if not np.abs(values).max(initial=0) <= MAX_NUMBER:  # NaN is not either
+    largest = max(values.max(initial=0), -values.min(initial=0))  # NaN if any number is
+    if not largest <= MAX_NUMBER:
         raise MessageError(
             f"tensor {name!r}: expected finite numbers up to {MAX_NUMBER:g}; lower training.lr if "
             "training diverged"

@@ -26,6 +26,9 @@ class DescribeEmbeddings:
     kind: Literal["describe_embeddings"] = "describe_embeddings"
 
 
+LocalTask = Annotated[int, Field(ge=0)]  # the index of a local task
+
+
 @dataclass(frozen=True)
 class ClusterPrompts:
     """Profile: K-means the embeddings of the training prompts into local tasks (paper, step 0).
@@ -132,7 +135,7 @@ def settles_local_tasks(order: ProfileOrder) -> bool:
 class Comparison:
     """Ask for the losses of several received adapters on the same samples of a local task."""
 
-    local_task: int
+    local_task: LocalTask
     adapters: tuple[Name, ...]
 
 
@@ -140,7 +143,7 @@ class Comparison:
 class Proximal:
     """Add mu / 2 times the squared distance to the received adapter `toward` to the loss."""
 
-    mu: float
+    mu: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     toward: Name
 
 
@@ -150,7 +153,7 @@ class FrozenCompanion:
     `weight`, that of the received adapter `adapter` has 1 - weight."""
 
     adapter: Name
-    weight: float
+    weight: Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -180,8 +183,8 @@ class TrainOrder:
     """
 
     adapters: tuple[Name, ...]
-    steps: int
-    local_task: int | None = None
+    steps: Annotated[int, Field(ge=1)]
+    local_task: LocalTask | None = None
     keep: Name | None = None
     keep_parts: LoraMatrices = "AB"
     train_parts: LoraMatrices = "AB"
@@ -255,8 +258,8 @@ class InstanceMixture:
 
     adapter: Name
     keep: Name
-    scale: float
-    samples: int
+    scale: Annotated[float, Field(ge=0, le=1)]
+    samples: Annotated[int, Field(ge=1)]
     kind: Literal["instance_mixture"] = "instance_mixture"
 
     @property
@@ -319,7 +322,7 @@ class ClientRequest:
     evaluate: EvaluateOrder | None = None
     train: tuple[TrainOrder, ...] = ()
     adapters: Mapping[Name, AdapterWeights] = field(default_factory=dict)
-    lr: float = 0.0
+    lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -333,7 +336,7 @@ class ComparedLosses:
         adapters: adapter -> the loss with it.
     """
 
-    local_task: int
+    local_task: LocalTask
     samples: int
     base: float
     adapters: Mapping[str, float]
@@ -360,9 +363,12 @@ class Update:
     tokens: int
 
 
+FRACTIONS = ("rouge1", "rouge2", "rougeL", "exact_match")  # scores from 0 to 1
+
+
 @dataclass(frozen=True)
 class LabelScores:
-    """Mean scores (rouge1, rouge2, rougeL, exact_match, loss) over `rows` test rows."""
+    """Mean scores (those in `FRACTIONS`, and the loss) over `rows` test rows."""
 
     rows: int
     scores: Mapping[str, float]

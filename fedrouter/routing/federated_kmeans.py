@@ -18,6 +18,7 @@ from fedrouter.types import FloatArray
 
 STARTS = 16  # of which half is dropped after each iteration
 ITERATIONS = 6
+NO_DEVIATION = 1e-30  # smaller deviations, times SMALLEST, are zero in float32
 SMALLEST = 1e-3  # least deviation that a dimension is divided by, relative to the largest
 
 
@@ -33,7 +34,7 @@ def standardization(profiles: Sequence[TaskProfile]) -> Standardization:
     mean = np.average(means, axis=0, weights=counts)
     variance = np.average(variances + np.square(means - mean), axis=0, weights=counts)
     deviation = np.sqrt(variance)
-    largest = deviation.max() or 1.0
+    largest = deviation.max() if deviation.max() > NO_DEVIATION else 1.0
     return Standardization(
         mean.astype(np.float32), deviation.clip(min=SMALLEST * largest).astype(np.float32)
     )

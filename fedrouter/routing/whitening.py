@@ -24,6 +24,7 @@ from fedrouter.types import FloatArray
 
 LARGEST = 512  # largest dimension of a scatter (525 KB); longer embeddings are projected
 FLOOR = 1e-6  # smallest eigenvalue, relative to the largest
+NO_VARIANCE = 1e-60  # smaller variances have no inverse square root in float32
 
 
 @dataclass
@@ -149,7 +150,7 @@ def _transformed(
         own: (1 - rho) / n.
     """
     inside = scaled @ within @ scaled
-    mean = float(np.trace(inside))
+    mean = max(0.0, float(np.trace(inside)))  # a scatter's eigenvalues may be -0 after rounding
     reported, deviation, _ = distance_moments(profiles)
     rest = 1 - min(own * mean, 1 - FLOOR)
     return replace(
@@ -157,7 +158,7 @@ def _transformed(
         space=(projected @ scaled).astype(np.float32),
         mean=mean / rest,
         deviation=mean * deviation / reported / rest**2 if reported > 0 else 0.0,
-        variance=_along(inside, centroids @ scaled) / rest,
+        variance=max(0.0, _along(inside, centroids @ scaled)) / rest,
     )
 
 
@@ -257,6 +258,6 @@ def _between(
 
 
 def _floored(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Variances, bounded below relative to the largest; all 1 if all are zero."""
+    """Variances, bounded below relative to the largest; all 1 if all are (nearly) zero."""
     largest = values.max()
-    return values.clip(min=FLOOR * largest) if largest > 0 else np.ones_like(values)
+    return values.clip(min=FLOOR * largest) if largest > NO_VARIANCE else np.ones_like(values)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from fedrouter.errors import CheckpointError, ModelError
+from fedrouter.errors import ModelError
 from fedrouter.model.base_model import BaseModel
+from fedrouter.server.checkpoint_meta import other_version, read_meta
 from fedrouter.storage.checkpoints import Checkpoint
 from fedrouter.strategies import ServerState, Strategy
 
@@ -24,15 +25,13 @@ def restore_state(
         ModelError: the run was started with another base model.
         CheckpointError: another version of fedrouter has written it.
     """
-    if checkpoint.meta["state"]["base"] != base.fingerprint:
+    meta = read_meta(checkpoint, run)
+    if meta.state.get("base") != base.fingerprint:
         raise ModelError(
             f"{run} was started with another base model than {base.name!r} now is; put back the "
             "one it had, or start a new run"
         )
     try:
-        return strategy.state_type.unpack(checkpoint.arrays, checkpoint.meta["state"])
+        return strategy.state_type.unpack(checkpoint.arrays, meta.state)
     except ValueError as error:
-        raise CheckpointError(
-            f"{run}: round {checkpoint.round} is of another version of fedrouter ({error}); "
-            "start a new run"
-        ) from None
+        raise other_version(checkpoint, run, error) from None

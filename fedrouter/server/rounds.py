@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedrouter.config import ResolvedConfig
-from fedrouter.errors import MessageError
+from fedrouter.errors import MessageError, printable
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import (
     ClientReply,
@@ -19,7 +19,9 @@ from fedrouter.protocol.messages import (
 from fedrouter.protocol.validation import ExpectedArrays, check_reply
 from fedrouter.seeding import generator
 from fedrouter.server.engine import Engine, Traffic
-from fedrouter.strategies import ServerState, Strategy
+from fedrouter.strategies import ServerState, Strategy, TaskState
+
+MAX_REASON = 300  # characters of the reason of a failure
 
 
 @dataclass
@@ -96,7 +98,7 @@ def rounds(
         if evaluation_is_due(config, state.round):
             scopes: tuple[Scope, ...] = ("local", "global")
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
-        replies = CheckedReplies(engine, tasks, expected)
+        replies = CheckedReplies(engine, tasks, expected, sample_counts(state))
         state = strategy.aggregate(state, round, replies)
         took = time.perf_counter() - began - refined
         record = RoundRecord(
@@ -132,7 +134,7 @@ def exchanges(
     while state.pending:
         tasks = strategy.auxiliary_requests(state, engine.online())
         progress.phase("refine", len(tasks))
-        replies = CheckedReplies(engine, tasks, expected)
+        replies = CheckedReplies(engine, tasks, expected, sample_counts(state))
         state = strategy.apply_auxiliary(state, replies)
         failures += replies.failures
     return state, failures
@@ -177,13 +179,22 @@ def with_evaluation(
     )
 
 
+def sample_counts(state: ServerState) -> Mapping[int, Sequence[int]]:
+    """Client -> the number of samples of each of its local tasks, as its profile says."""
+    return state.counts if isinstance(state, TaskState) else {}
+
+
 class CheckedReplies:
     """Iterates over an engine's replies to some requests, and checks each one.
+
+    A reply counts as that of the client whose request it answers, whatever it says. A fault of any
+    kind is a failure of this client alone.
 
     Args:
         engine: runs the requests.
         tasks: the requests.
         expected: names and shapes of arrays.
+        counts: client -> the number of samples of each of its local tasks.
 
     Attributes:
         seconds: wall time of the engine.
@@ -193,7 +204,11 @@ class CheckedReplies:
     """
 
     def __init__(
-        self, engine: Engine, tasks: Sequence[ClientRequest], expected: ExpectedArrays
+        self,
+        engine: Engine,
+        tasks: Sequence[ClientRequest],
+        expected: ExpectedArrays,
+        counts: Mapping[int, Sequence[int]],
     ) -> None:
         self.seconds = 0.0
         self.tokens = 0
@@ -201,31 +216,41 @@ class CheckedReplies:
         self.evaluation: dict[int, EvaluationReport] = {}
         self._losses: list[tuple[float, int]] = []
         self._answers = engine.run(tasks)
-        self._tasks = {task.client: task for task in tasks}
+        self._tasks = tasks
         self._expected = expected
+        self._counts = counts
 
     def __iter__(self) -> Iterator[ClientReply]:
         """Yield the valid replies."""
-        while True:
-            began = time.perf_counter()
-            answer = next(self._answers, None)
-            self.seconds += time.perf_counter() - began
-            if answer is None:
-                return
-            if isinstance(answer, Failure):
-                self.failures.append(answer)
-            elif self._is_good(answer):
+        for task in self._tasks:
+            answer = self._next()
+            assert answer is not None, "an engine answers every request"
+            reason = self._fault(task, answer)
+            if isinstance(answer, ClientReply) and reason is None:
                 self._note(answer)
                 yield answer
+            else:
+                text = printable(reason or "", MAX_REASON)
+                self.failures.append(Failure(task.client, task.round, text))
+        self._next()  # lets the engine finish
 
-    def _is_good(self, reply: ClientReply) -> bool:
-        task = self._tasks[reply.client]
+    def _next(self) -> ClientReply | Failure | None:
+        began = time.perf_counter()
+        answer = next(self._answers, None)
+        self.seconds += time.perf_counter() - began
+        return answer
+
+    def _fault(self, task: ClientRequest, answer: ClientReply | Failure) -> str | None:
+        """Why an answer is no use; None if it is a valid reply."""
+        if isinstance(answer, Failure):
+            return answer.reason
         try:
-            check_reply(task, reply, self._expected)
+            check_reply(task, answer, self._expected, self._counts.get(task.client))
         except MessageError as error:
-            self.failures.append(Failure(task.client, task.round, str(error)))
-            return False
-        return True
+            return str(error)
+        except Exception as error:  # no fault of one reply may end the run
+            return f"the reply cannot be checked ({type(error).__name__})"
+        return None
 
     def _note(self, reply: ClientReply) -> None:
         if reply.evaluation is not None:

@@ -5,64 +5,33 @@ finished round.
 """
 
 import resource
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, write_adapter
-from fedrouter.config import ResolvedConfig
+from fedrouter.config import ResolvedConfig, config_table
 from fedrouter.errors import DataError, EngineError, TrainingError
 from fedrouter.evaluation.shared_model import SharedModel
-from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
-from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.types import TaskProfile
-from fedrouter.server.engine import Engine, Traffic
+from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_meta
+from fedrouter.server.engine import Engine
+from fedrouter.server.expected import expected_arrays
+from fedrouter.server.resource_usage import ResourceUsage
 from fedrouter.server.restore import restore_state
 from fedrouter.server.rounds import (
     CheckedReplies,
     FinishedRound,
     evaluation_is_due,
     rounds,
+    sample_counts,
     with_evaluation,
 )
 from fedrouter.server.summary import routing_table, score_table, task_table
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import ServerState, Strategy, TaskState, make_strategy
-
-
-@dataclass
-class ResourceUsage:
-    """Wall time by phase and trained tokens; stored in checkpoints, for totals after a resume.
-
-    Attributes:
-        seconds: phase -> wall time in seconds, and their sum as "total".
-        tokens: number of tokens trained on.
-    """
-
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("load", "profile", "train", "aggregate", "evaluate", "total"), 0.0
-        )
-    )
-    tokens: int = 0
-
-    @contextmanager
-    def clock(self, phase: str) -> Iterator[None]:
-        """Add the time spent inside to a phase and to the total."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(phase, time.perf_counter() - began)
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add time to a phase and to the total."""
-        self.seconds[phase] += seconds
-        self.seconds["total"] += seconds
 
 
 class Server:
@@ -99,22 +68,21 @@ class Server:
         self._data = data
         self._progress = progress or Progress()
         self._initial = shared_model.initial(spec, config.seed)
-        self._expected = ExpectedArrays(
-            {name: array.shape for name, array in self._initial.items()},
-            shared_model.base.embed([], EmbeddingSpec.from_config(config.model)).shape[1],
-        )
+        self._expected = expected_arrays(shared_model, spec, config)
 
     def execute(self, folder: RunFolder) -> dict[str, Any]:
         """Run from the last checkpoint, or from the profiles, to the end; returns the summary.
 
         Raises:
+            RunError: another process works on the folder.
             CheckpointError: all checkpoints are damaged.
-            ModelError, DataError: the base model or the data differ from those of the run.
+            ConfigError, ModelError, DataError: the configuration, the base model or the data differ
+                from those of the run.
             EngineError: no client is online, or none sent a profile.
             TrainingError: no update was usable in any round.
         """
-        state = self._restore(folder) or self._start(folder)
-        with folder.writing():
+        with folder.locked():
+            state = self._restore(folder) or self._start(folder)
             for done in rounds(
                 self.strategy,
                 self.engine,
@@ -125,8 +93,8 @@ class Server:
             ):
                 self._note(folder, done)
                 state = done.state
-        self._require_training(folder, state)
-        return self._finish(folder, state)
+            self._require_training(folder, state)
+            return self._finish(folder, state)
 
     def _start(self, folder: RunFolder) -> ServerState:
         """Step 0 of the method: request profiles, and compute the state before the first round."""
@@ -147,7 +115,7 @@ class Server:
 
     def _profiles(self, tasks: Sequence[ClientRequest]) -> Iterator[TaskProfile]:
         """Yield the clients' profiles; raises an EngineError if all of several requests fail."""
-        replies = CheckedReplies(self.engine, tasks, self._expected)
+        replies = CheckedReplies(self.engine, tasks, self._expected, {})
         for reply in replies:
             if reply.profile is not None:
                 yield reply.profile
@@ -163,16 +131,20 @@ class Server:
         folder.truncate_metrics(0 if checkpoint is None else checkpoint.round)
         if checkpoint is None:
             return None
-        meta = checkpoint.meta
+        lost = checkpoint.round - len(folder.read_metrics())
+        if lost > 0:
+            self._progress.message(f"metrics.jsonl lacks the records of {lost} finished rounds")
+        meta = read_meta(checkpoint, folder.path)
+        check_config(folder.path, meta.config, self.config, self._progress)
         state = restore_state(checkpoint, self.strategy, self._shared_model.base, folder.path)
-        if meta["data"] != self._data:
+        if meta.data != self._data:
             raise DataError(
                 f"the data of {folder.path} have changed; put them back, or start a new run"
             )
         load_seconds = self._usage.seconds["load"]
-        self._usage = ResourceUsage(**meta["costs"])
+        self._usage = meta.costs
         self._usage.add("load", load_seconds)
-        self.engine.traffic = Traffic(**meta["traffic"])
+        self.engine.traffic = meta.traffic
         return state
 
     def _note(self, folder: RunFolder, done: FinishedRound) -> None:
@@ -201,7 +173,9 @@ class Server:
         """
         if self._usage.tokens:
             return
-        failures = [failure for line in folder.read_metrics() for failure in line["failures"]]
+        failures = [
+            failure for line in folder.read_metrics() for failure in line.get("failures", ())
+        ]
         reason = f" (the last reason: {failures[-1]['reason']})" if failures else ""
         raise TrainingError(
             f"nothing was trained: in none of the {state.round} rounds did a client return a "
@@ -210,13 +184,10 @@ class Server:
 
     def _checkpoint(self, folder: RunFolder, state: ServerState) -> None:
         arrays, packed = state.pack()
-        meta = {
-            "state": packed,
-            "data": self._data,
-            "costs": asdict(self._usage),
-            "traffic": asdict(self.engine.traffic),
-        }
-        folder.save_checkpoint(state.round, arrays, meta)
+        meta = CheckpointMeta(
+            packed, self._data, config_table(self.config), self._usage, self.engine.traffic
+        )
+        folder.save_checkpoint(state.round, arrays, asdict(meta))
 
     def _finish(self, folder: RunFolder, state: ServerState) -> dict[str, Any]:
         """Save the adapters and the router, request their evaluation, and write the summary."""
@@ -268,7 +239,7 @@ class Server:
             if not isinstance(state, TaskState) or client in state.assignment
         ]
         self._progress.phase("evaluate", len(tasks))
-        replies = CheckedReplies(self.engine, tasks, self._expected)
+        replies = CheckedReplies(self.engine, tasks, self._expected, sample_counts(state))
         for _ in replies:
             pass
         self._report(replies)

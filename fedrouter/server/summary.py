@@ -45,12 +45,11 @@ def routing_table(state: ServerState, evaluation: Mapping[int, EvaluationReport]
     unnamed = any("" in labels for labels in [*trained.values(), *routed.values()])
     if not trained or not routed or unnamed:
         return dict.fromkeys(("accuracy", "ari", "nmi", "train_purity", "confusion"))
-    assigned, true = _pairs(trained)
     return {
-        "accuracy": routing_accuracy(*_pairs(routed), majority(assigned, true)),
-        "ari": ari(assigned, true),
-        "nmi": nmi(assigned, true),
-        "train_purity": purity(assigned, true),
+        "accuracy": routing_accuracy(routed, majority(trained)),
+        "ari": ari(trained),
+        "nmi": nmi(trained),
+        "train_purity": purity(trained),
         "confusion": {task: dict(labels) for task, labels in routed.items()},
     }
 
@@ -129,12 +128,3 @@ def _sum(tables: Iterable[Counts]) -> dict[str, Counter[str]]:
         for task, labels in table.items():
             total[task].update(labels)
     return dict(sorted(total.items()))
-
-
-def _pairs(counts: Counts) -> tuple[list[str], list[str]]:
-    """The table as two lists with an entry for each row: its global task and its true task."""
-    cells = [(task, label, n) for task, row in counts.items() for label, n in row.items()]
-    return (
-        [task for task, _, n in cells for _ in range(n)],
-        [label for _, label, n in cells for _ in range(n)],
-    )

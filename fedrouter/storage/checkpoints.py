@@ -21,8 +21,9 @@ from safetensors.numpy import load, save
 
 from fedrouter.errors import CheckpointError
 from fedrouter.storage.atomic import replace_folder, write_bytes, write_json
+from fedrouter.storage.formats import parse_json
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -52,7 +53,7 @@ def save_checkpoint(root: Path, round: int, arrays: Arrays, meta: Mapping[str, A
     with replace_folder(root / f"round-{round:04d}") as folder:
         write_bytes(folder / "state.safetensors", tensors)
         write_json(folder / "state.json", described)
-    _prune(root)
+    prune(root)
 
 
 def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -65,7 +66,7 @@ def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     for folder in reversed(_finished(root)):
         try:
             return _read(folder), warnings
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             warnings.append(f"{folder} is damaged ({error!r}); trying the one before")
     if warnings:
         raise CheckpointError(
@@ -88,14 +89,14 @@ def newest_stamp(root: Path) -> tuple[object, ...]:
 
 def _read(folder: Path) -> Checkpoint:
     """Load and verify; any exception but a CheckpointError means that it is damaged."""
-    described = json.loads((folder / "state.json").read_bytes())
+    described = parse_json((folder / "state.json").read_bytes())
     tensors = (folder / "state.safetensors").read_bytes()
     if described["format"] != FORMAT:
         raise CheckpointError(
             f"{folder} has checkpoint format {described['format']!r}, this fedrouter reads "
             f"{FORMAT}; resume it with the version that wrote it"
         )
-    round, meta = described["round"], described["meta"]
+    round, meta = int(described["round"]), dict(described["meta"])
     if _digest(tensors, round, meta) != described["sha256"]:
         raise ValueError("its checksum does not match")
     return Checkpoint(round, load(tensors), meta)
@@ -117,6 +118,7 @@ def _round(folder: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _prune(root: Path) -> None:
+def prune(root: Path) -> None:
+    """Delete all but the last two checkpoints, and unfinished ones."""
     for folder in [*_finished(root)[:-KEPT], *root.glob(".round-*")]:
         shutil.rmtree(folder)

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from fedrouter.errors import RunError
 from fedrouter.storage import checkpoints
 from fedrouter.storage.atomic import write_bytes, write_json
 from fedrouter.storage.checkpoints import Arrays, Checkpoint
+from fedrouter.storage.formats import MetricsRecord, SummaryFile, parse_as
+from fedrouter.storage.inspection import check_folder
+from fedrouter.storage.lock import HOLDER, LOCK, locked
 
 MARKER = "# fedrouter run\n"
-SUMMARY_PARTS = {"tasks", "metrics", "routing", "seconds"}  # what readers of a summary rely on
+PRIVATE = 0o700  # a folder that only its owner may read
 
 
 class RunFolder:
@@ -42,7 +45,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config_toml: str, *, label: str | None = None) -> "RunFolder":
-        """A new run in a new or empty folder.
+        """A new run in a new or empty folder; a new one is private to the user.
 
         Args:
             path: the folder; missing parents are made.
@@ -57,8 +60,9 @@ class RunFolder:
         mark = MARKER if label is None else f"{MARKER}# {label}\n"
         with write_errors(path, "free some space and start again"):
             if is_run(path):
-                _remove(path)
-            path.mkdir(parents=True, exist_ok=True)
+                with locked(path):
+                    _remove(path)
+            path.mkdir(PRIVATE, parents=True, exist_ok=True)
             write_bytes(path / "config.toml", f"{mark}{config_toml}".encode())
         return cls(path)
 
@@ -71,7 +75,7 @@ class RunFolder:
         """
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; choose another folder with -o")
-        if all(is_temporary(entry) for entry in _entries(path)):
+        if all(is_temporary(e) or e.name in (LOCK, HOLDER) for e in _entries(path)):
             return
         if not is_run(path):
             raise RunError(f"{path} is not empty and not a run; choose another folder with -o")
@@ -86,9 +90,10 @@ class RunFolder:
         """A run that exists.
 
         Raises:
-            RunError: there is none at `path`.
+            RunError: there is none at `path`, or it holds what no run writes.
         """
         if is_run(path):
+            check_folder(path)
             return cls(path)
         found = "is not a run folder" if path.exists() else "does not exist"
         near = sorted({*path.glob("*/"), *path.parent.glob("*/")})
@@ -100,6 +105,16 @@ class RunFolder:
     def writing(self) -> Iterator[None]:
         """Turn a full disk, or a folder that cannot be written, into a RunError with a remedy."""
         with write_errors(self.path, f"free some space, then: fedrouter resume {self.path}"):
+            yield
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to the folder.
+
+        Raises:
+            RunError: one does; the message names it.
+        """
+        with self.writing(), locked(self.path):
             yield
 
     def save_checkpoint(self, round: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
@@ -154,10 +169,11 @@ class RunFolder:
             write_json(self._summary, summary)
 
     def remove_leftovers(self) -> None:
-        """Delete the unfinished files and folders that kills have left in the run."""
-        with self.writing():
-            for entry in [entry for entry in self.path.rglob(".*") if is_temporary(entry)]:
+        """Delete what kills have left unfinished in the run, as far as possible."""
+        for entry in [entry for entry in self.path.rglob(".*") if is_temporary(entry)]:
+            with suppress(OSError):  # it went with the folder that it was in
                 _remove_entry(entry)
+        checkpoints.prune(self._checkpoints)
 
     def read_summary(self) -> dict[str, Any]:
         """The summary of a finished run.
@@ -166,18 +182,16 @@ class RunFolder:
             RunError: the run is not finished, or the file is damaged.
         """
         try:
-            summary: dict[str, Any] = json.loads(self._summary.read_bytes())
+            return dict(parse_as(SummaryFile, self._summary.read_bytes()))
         except FileNotFoundError:
             raise RunError(
                 f"{self.path} is not finished; finish it with: fedrouter resume {self.path}"
             ) from None
-        except ValueError:
-            summary = {}
-        if not isinstance(summary, dict) or not summary.keys() >= SUMMARY_PARTS:
+        except ValueError as error:
             raise RunError(
-                f"{self._summary} is damaged; delete it, then: fedrouter resume {self.path}"
-            )
-        return summary
+                f"{self._summary} is damaged ({error}); delete it, then: "
+                f"fedrouter resume {self.path}"
+            ) from None
 
     @property
     def finished(self) -> bool:
@@ -198,13 +212,11 @@ class RunFolder:
 
     def _record(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            record = json.loads(line)
-            int(record["round"])
-        except (ValueError, KeyError, TypeError):
+            return dict(parse_as(MetricsRecord, line))
+        except ValueError:
             raise RunError(
                 f"{self._metrics}, line {number}: not a record of a round; delete the line"
             ) from None
-        return dict(record)
 
 
 def is_run(path: Path, label: str | None = None) -> bool:
@@ -251,7 +263,7 @@ def is_temporary(entry: Path) -> bool:
 def _remove(path: Path) -> None:
     """Empty a run folder, the file that marks it last: killed half-way, it still is a run."""
     for entry in _entries(path):
-        if entry.name != "config.toml":
+        if entry.name not in ("config.toml", LOCK, HOLDER):
             _remove_entry(entry)
     (path / "config.toml").unlink()
 

@@ -5,10 +5,15 @@ import pytest
 from support.clients import ROWS, client_of, profiled
 
 from fedrouter.client.client import Client
-from fedrouter.errors import DataError
+from fedrouter.errors import DataError, MessageError
 from fedrouter.model.base_model import BaseModel
+from fedrouter.protocol.codec import pack_request, unpack_request
 from fedrouter.protocol.messages import (
+    ClientRequest,
     ClusterPrompts,
+    EvaluateOrder,
+    SingleAdapter,
+    TrainOrder,
 )
 
 
@@ -37,3 +42,14 @@ def test_labels_hold_from_a_round_on(client: Client) -> None:
     assert [client.store.labels(round)[0] for round in (2, 3, 4)] == [2, 3, 4]
     with pytest.raises(DataError, match="no readable profile"):
         client.store.labels(1)  # three versions are retained
+
+
+@pytest.mark.parametrize("keep", ["../../victim", "/victim", "..", "a/b", "", "a\\b", "x\n"])
+def test_a_server_cannot_name_a_folder_outside_the_clients(keep: str) -> None:
+    """The only name of a folder that comes over the wire is refused where it is no plain name."""
+    for request in (
+        ClientRequest(3, 1, train=(TrainOrder((), 1, keep=keep),)),
+        ClientRequest(3, 1, evaluate=EvaluateOrder(SingleAdapter(keep=keep), ("local",))),
+    ):
+        with pytest.raises(MessageError, match="keep"):
+            unpack_request(*pack_request(request, "float32"))

@@ -33,14 +33,20 @@ def scores(rouge1: float) -> Scores:
 
 def summary(local: float | None, everywhere: float | None, tokens: int = 1000) -> dict[str, Any]:
     return {
+        "strategy": "fedrouter",
+        "scenario": "dual",
+        "seed": 1,
+        "rounds": 1,
+        "clients": 2,
         "tasks": [],
+        "history": [],
         "metrics": {
             "local": None if local is None else scores(local),
             "global": None if everywhere is None else scores(everywhere),
             "base": None,
             "by_task": None,
         },
-        "routing": {},
+        "routing": dict.fromkeys(("accuracy", "ari", "nmi", "train_purity", "confusion")),
         "bytes": {"up": 2_000_000, "down": 3_000_000},
         "tokens": tokens,
         "seconds": {"load": 5.0, "total": 12.5},

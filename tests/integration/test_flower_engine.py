@@ -1,5 +1,6 @@
 """The Flower engine against a grid of this test's own, whose clients misbehave one by one."""
 
+import tomllib
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -8,17 +9,22 @@ from flwr import app as flwr_app
 from flwr.supercore.task_identity import TaskIdentity
 from support.configs import resolved
 
-from fedrouter.engines.flower.client_app import client_id, node_config
+from fedrouter.config import ResolvedConfig, dump_config
+from fedrouter.config.differences import leaves
+from fedrouter.engines.flower.client_app import _reason
 from fedrouter.engines.flower.engine import FlowerEngine
+from fedrouter.engines.flower.node_config import SET_BY_RUN, client_id, node_config
 from fedrouter.engines.flower.records import from_records, to_records
-from fedrouter.errors import ConfigError, MessageError
+from fedrouter.errors import ConfigError, DataError, MessageError, ModelError, RunError
 from fedrouter.protocol import compression
 from fedrouter.protocol.codec import pack_reply
 from fedrouter.protocol.compression import EncodedWeights, TransportDtype, encode
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, TrainOrder, Update
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.types import AdapterWeights
 
 WEIGHTS = {"m.lora_A.weight": np.ones((1, 2), np.float32)}
+EXPECTED = ExpectedArrays({name: array.shape for name, array in WEIGHTS.items()}, dimension=2)
 CONFIG = resolved(
     "federation.clients=4",
     "federation.wait_s=0.05",
@@ -48,6 +54,7 @@ class FakeGrid:
         self.behave = behave
         self.waiting: list[flwr_app.Message] = []
         self.sent = 0
+        self.poisoned: set[str] = set()  # messages whose replies Flower cannot read
 
     def get_node_ids(self) -> list[int]:
         return self.nodes
@@ -69,6 +76,8 @@ class FakeGrid:
 
     def pull_messages(self, ids: Iterable[str]) -> list[flwr_app.Message]:
         wanted = set(ids)
+        if wanted & self.poisoned:
+            raise TypeError("'a' is not a size")  # as Flower's reader of arrays does
         found = [m for m in self.waiting if m.metadata.reply_to_message_id in wanted]
         self.waiting = [m for m in self.waiting if m not in found]
         return found[::-1]  # in another order than they were asked for
@@ -81,7 +90,7 @@ def good(client: int, base: str = "base", transport: str = "float32") -> Records
 
 
 def engine(grid: FakeGrid) -> FlowerEngine:
-    return FlowerEngine(grid, CONFIG, fingerprint="base")
+    return FlowerEngine(grid, CONFIG, expected=EXPECTED, fingerprint="base")
 
 
 def answers(behave: Behaviour, clients: int = 2) -> list[ClientReply | Failure]:
@@ -130,7 +139,6 @@ def test_an_adapter_is_rounded_once_a_round_and_counted_for_each_client(
         (lambda: flwr_app.Error(8, "secret"), "its process crashed"),
         (lambda: flwr_app.Error(77, "secret"), "Flower error 77"),
         (lambda: to_records({"error": "DataError: no rows"}, {}), "DataError: no rows"),
-        (lambda: to_records({"error": "a\n\x1b[2Jforged"}, {}), "a??[2Jforged"),
         (lambda: good(1, base="other"), "another base model"),
         (lambda: to_records({"reply": "{}", "base": "base"}, {}), "Field required"),
         (flwr_app.RecordDict, "expected a record of texts and one of arrays"),
@@ -210,8 +218,86 @@ def test_a_node_must_say_where_its_data_and_state_are() -> None:
         node_config(CONFIG, {"device": "gpu"}, simulated=True)
     own = {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base"}
     mine = node_config(CONFIG, own, simulated=False)
-    assert str(mine.data.train) == "mine.jsonl"
+    assert str(mine.data.train).endswith("/mine.jsonl")
     assert mine.model.name == "/my/base"  # never what the server says
+
+
+def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
+    """Each key of a run's configuration is changed in turn."""
+    own = {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base", "device": "cpu"}
+    usual = resolved("strategy=fedavg", "mode=auto")
+    before = dict(leaves(tomllib.loads(dump_config(node_config(usual, own, simulated=False)))))
+    changes = {
+        "strategy": "ditto",
+        "seed": 3,
+        "mode": "paper",
+        "model.name": "/etc",
+        "model.dtype": "bfloat16",
+        "model.max_length": 64,
+        "model.template": "{instruction}!",
+        "model.embedding_layer": 0.5,
+        "model.embedding_pooling": "mean",
+        "adapter.rank": 3,
+        "adapter.alpha": 5,
+        "adapter.dropout": 0.5,
+        "adapter.targets": "x",
+        "data.train": "/etc/passwd",
+        "data.turns": "all",
+        "data.scenario": "single",
+        "data.test_fraction": 0.5,
+        "data.builtin_train": 3,
+        "federation.clients": 3,
+        "federation.rounds": 3,
+        "federation.transport": "int8",
+        "clustering.n_local": 3,
+        "clustering.n_global": 3,
+        "clustering.space": "standardized",
+        "training.lr": 0.1,
+        "training.batch_size": 3,
+        "training.max_grad_norm": 3.0,
+        "router.fallback": "mix",
+        "evaluation.samples": 3,
+        "evaluation.max_new_tokens": 3,
+        "engine.fuse": 3,
+        "engine.device": "cuda",
+    }
+    assert {*SET_BY_RUN} <= changes.keys()
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        asked: ResolvedConfig = (
+            usual.replace(**{name: value})
+            if not section
+            else usual.replace(**{section: getattr(usual, section).replace(**{name: value})})
+        )
+        after = dict(leaves(tomllib.loads(dump_config(node_config(asked, own, simulated=False)))))
+        assert (after.get(key) == value) == (key in SET_BY_RUN), key
+        if key != "mode":  # on which the defaults of others depend
+            assert {k for k in after if after[k] != before.get(k)} == {key} & {*SET_BY_RUN}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            DataError("/home/x.jsonl: no column 'patient'"),
+            "has data that it cannot use (DataError)",
+        ),
+        (ConfigError("/home/x"), "has a configuration that it cannot use (ConfigError)"),
+        (ModelError("/home/x"), "has a base model that it cannot use (ModelError)"),
+        (RunError("/home/x"), "failed (RunError)"),
+        (ValueError("a row of the data"), "failed (ValueError)"),
+        (MessageError("tensor 'a': too large"), "MessageError: tensor 'a': too large"),
+    ],
+)
+def test_what_a_server_is_told_of_an_error(
+    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = _reason(error)
+    assert told in reason
+    for secret in ("/home", "patient", "row"):
+        assert secret not in reason
+    if not isinstance(error, MessageError):
+        assert str(error) in capsys.readouterr().err
 
 
 def test_in_a_simulation_the_runs_configuration_decides() -> None:
@@ -223,3 +309,27 @@ def test_ids_of_clients() -> None:
     assert client_id({"partition-id": 3}) == 3
     assert client_id({"client-id": 5, "partition-id": 3}) == 5
     assert client_id({}) == -1
+
+
+def test_a_reply_that_flower_cannot_read_costs_its_client_alone() -> None:
+    grid = FakeGrid(3, good)
+    grid.poisoned = {"message-2", "message-4"}  # the greeting of node 1; the request to client 0
+    flower = engine(grid)
+    assert flower.online() == [0, 2]
+    orders = (TrainOrder(("global",), 1),)
+    requests = [ClientRequest(c, 1, train=orders, adapters={"global": WEIGHTS}) for c in (0, 2)]
+    failed, kept = flower.run(requests)
+    assert isinstance(failed, Failure)
+    assert (failed.client, failed.reason) == (0, "the reply cannot be read (TypeError)")
+    assert isinstance(kept, ClientReply)
+
+
+def test_a_reply_larger_than_any_that_was_asked_for_is_refused_before_it_is_decoded() -> None:
+    def large(client: int) -> Records:
+        update = Update(0, "global", {"x": np.ones((9, 9), np.float32)}, 3, 1.0, 9)
+        header, arrays = pack_reply(ClientReply(client, 1, updates=(update,)), "int8")
+        return to_records({"reply": header, "base": "base"}, arrays)
+
+    failed, _ = answers(lambda client: large(client) if client == 0 else good(client))
+    assert isinstance(failed, Failure)
+    assert "expected at most 16 bytes of arrays as float32, got 360" in failed.reason

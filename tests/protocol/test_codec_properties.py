@@ -100,7 +100,7 @@ RULES = st.one_of(
     st.builds(SingleAdapter, st.none() | NAMES, st.none() | NAMES),
     st.builds(RouteByTask, geometries(), tuples(NAMES), POLICIES),
     st.builds(TrueTask, st.dictionaries(LABELS, NAMES, max_size=3)),
-    st.builds(InstanceMixture, NAMES, NAMES, NUMBERS, COUNTS),
+    st.builds(InstanceMixture, NAMES, NAMES, st.floats(0, 1), COUNTS),
     st.builds(LowestLoss, tuples(NAMES)),
 )
 MATRICES_OF = st.sampled_from(["AB", "A", "B", ""])

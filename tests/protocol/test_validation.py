@@ -1,28 +1,40 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import (
+    FRACTIONS,
     AssignToNearest,
+    AssignToStarts,
     ClientReply,
     ClientRequest,
     ClusterPrompts,
     ComparedLosses,
     Comparison,
+    DescribeEmbeddings,
     DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
     GroupByLabel,
     LabelScores,
-    SingleAdapter,
+    ProfileOrder,
+    ReassignByLoss,
+    RouteByTask,
     TrainOrder,
     Update,
 )
+from fedrouter.protocol.profile_validation import largest_number
 from fedrouter.protocol.validation import ExpectedArrays, check_reply
-from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
+from fedrouter.routing import whitening
+from fedrouter.routing.clustering import cluster
+from fedrouter.routing.types import Scatter, Standardization, TaskGeometry, TaskProfile
 
 A, B = "model.0.lora_A.weight", "model.0.lora_B.weight"
 SHAPES = {A: (1, 2), B: (2, 1)}
@@ -118,7 +130,7 @@ def test_a_profile_by_name_names_each_local_task(names: tuple[str, ...], reason:
 PLACED = AssignToNearest(
     TaskGeometry(tuple("abc"), np.ones((3, 2), np.float32), 1.0, 1.0, 1.0), scatter=True
 )
-SCATTER = Scatter(np.ones(3, np.float32), 1.0)
+SCATTER = Scatter(np.ones(3, np.float32), 2.0)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +146,7 @@ SCATTER = Scatter(np.ones(3, np.float32), 1.0)
         ),
         ({"scatter": Scatter(np.ones(3), 1.0)}, "got float64"),
         ({"scatter": Scatter(np.full(3, np.nan, np.float32), 1.0)}, "finite numbers"),
-        ({"scatter": Scatter(np.ones(3, np.float32), -1.0)}, "finite numbers"),
+        ({"scatter": Scatter(np.ones(3, np.float32), -1.0)}, "fourth powers from 1.333"),
     ],
 )
 def test_a_refined_profile(changes: dict[str, Any], reason: str) -> None:
@@ -152,7 +164,7 @@ def test_new_tasks_are_named_where_they_may_be() -> None:
     two = replace(
         PROFILE,
         centroids=np.ones((3, 2), np.float32),
-        counts=(1, 2, 3),
+        counts=(2, 2, 3),
         second_moments=(0.5,) * 3,
         fourth_moments=(0.5,) * 3,
         tasks=(-1, 2, -1),
@@ -197,28 +209,179 @@ def test_what_was_not_asked_for() -> None:
         check_reply(TRAIN, replace(GOOD, profile=PROFILE), EXPECTED)
 
 
-SCORES = {"local": {"x": LabelScores(2, {"loss": 1.0})}}
+def scores(rows: int = 2, **changes: float) -> LabelScores:
+    fractions = dict.fromkeys(FRACTIONS, 0.5)
+    return LabelScores(rows, {**fractions, "loss": 1.0, **changes})
+
+
+def report(**changes: Any) -> EvaluationReport:
+    good = EvaluationReport(
+        {"local": {"x": scores()}}, {"a": {"x": 1}, "c": {"x": 1}}, ({"x": 2, "y": 1}, {"x": 2})
+    )
+    return replace(good, **changes)
 
 
 @pytest.mark.parametrize(
     ("evaluation", "reason"),
     [
         (None, "evaluation: expected one, got none"),
-        (
-            EvaluationReport({"local": {"x": LabelScores(2, {"loss": float("inf")})}}, {}, ()),
-            "finite",
-        ),
-        (
-            EvaluationReport({"local": {"x": LabelScores(0, {"loss": 1.0})}}, {}, ()),
-            "test rows, got 0",
-        ),
-        (EvaluationReport(SCORES, {"task-00": {"x": -1}}, ()), "rows, got -1"),
-        (EvaluationReport(SCORES, {}, ({"y" * 300: 1},)), "at most 200 characters"),
+        (report(scores={"local": {"x": scores(loss=float("inf"))}}), "got inf"),
+        (report(scores={"local": {"x": scores(rouge1=1.5)}}), "from 0 to 1"),
+        (report(scores={"local": {"x": scores(rouge1=float("nan"))}}), "from 0 to 1"),
+        (report(scores={"local": {"x": scores(fame=1.0)}}), "expected the scores rouge1"),
+        (report(scores={"local": {"x": LabelScores(2, {"loss": 1.0})}}), "expected the scores"),
+        (report(scores={"local": {"x": scores(rows=0)}}), "test rows, got 0"),
+        (report(scores={"local": {}}), "in scope local, got none"),
+        (report(scores={"global": {"x": scores()}}), "expected scores in the scopes local"),
+        (report(routed={"a": {"x": -1}}), "rows, got -1"),
+        (report(routed={"d": {"x": 1}}), "routed to some of 3 tasks"),
+        (report(local_tasks=({"y" * 300: 1},)), "at most 200 characters"),
+        (report(local_tasks=({"x": 2, "y": 2},)), "at most 3 rows of a task, got 4"),
+        (report(local_tasks=({}, {}, {})), "at most 2 local tasks, got 3"),
     ],
 )
 def test_a_bad_evaluation_is_refused(evaluation: EvaluationReport | None, reason: str) -> None:
-    task = ClientRequest(1, 2, evaluate=EvaluateOrder(SingleAdapter(), ("local",)))
-    good = EvaluationReport(SCORES, {"task-00": {"x": 2}}, ({"x": 3},))
-    check_reply(task, ClientReply(1, 2, evaluation=good), EXPECTED)
+    rule = RouteByTask(PLACED.geometry, ("a",))
+    task = ClientRequest(1, 2, evaluate=EvaluateOrder(rule, ("local",)))
+    check_reply(task, ClientReply(1, 2, evaluation=report()), EXPECTED, counts=(3, 2))
     with pytest.raises(MessageError, match=reason):
-        check_reply(task, ClientReply(1, 2, evaluation=evaluation), EXPECTED)
+        check_reply(task, ClientReply(1, 2, evaluation=evaluation), EXPECTED, counts=(3, 2))
+
+
+def test_samples_are_at_most_those_of_the_profile() -> None:
+    order = TrainOrder(("a",), 4, local_task=1)
+    for one, most in ((order, 2), (replace(order, local_task=None), 5)):
+        task = ClientRequest(1, 2, train=(one,))
+        for samples in (1, most):
+            update = replace(UPDATE, samples=samples)
+            check_reply(task, ClientReply(1, 2, updates=(update,)), EXPECTED, counts=(3, 2))
+        more = ClientReply(1, 2, updates=(replace(UPDATE, samples=most + 1),))
+        check_reply(task, more, EXPECTED)
+        with pytest.raises(MessageError, match=f"expected 1 to {most} samples, got {most + 1}"):
+            check_reply(task, more, EXPECTED, counts=(3, 2))
+    asked = ClientRequest(1, 2, compare=(Comparison(1, ("a",)),))
+    losses = ComparedLosses(1, 3, 2.0, {"a": 1.0})
+    with pytest.raises(MessageError, match="expected 1 to 2 samples, got 3"):
+        check_reply(asked, ClientReply(1, 2, losses=(losses,)), EXPECTED, counts=(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("order", "n_local", "most"),
+    [
+        (ClusterPrompts(), 2, 2),
+        (ClusterPrompts(), "auto", 8),
+        (ClusterPrompts(), None, 1000),
+        (DescribeEmbeddings(), "auto", 1),
+        (AssignToStarts((np.ones((2, 2), np.float32), np.ones((3, 2), np.float32))), 2, 5),
+        (DetectNewTasks(PLACED.geometry), "auto", 8),
+        (PLACED, 2, 2),
+        (PLACED, "auto", 3),
+        (ReassignByLoss(PLACED.geometry, ("a", "b")), "auto", 2),
+        (GroupByLabel(), 2, 1000),
+    ],
+)
+def test_local_tasks_are_at_most_as_many_as_asked_for(
+    order: ProfileOrder, n_local: Any, most: int
+) -> None:
+    assert largest_number(order, n_local) == most
+
+
+def test_moments_do_not_contradict_each_other() -> None:
+    # Distances 0, 0 and 3: their mean is 1, that of their squares 3, the most of 3 distances.
+    task = ClientRequest(1, 0, profile=ClusterPrompts())
+    for second, fourth in ((1.0, 1.0), (1.0, 3.0), (0.0, 0.0)):
+        fits = replace(PROFILE, second_moments=(second,), fourth_moments=(fourth,))
+        check_reply(task, ClientReply(1, 0, profile=fits), EXPECTED)
+    for second, fourth in ((1.0, 0.9), (1.0, 3.1), (0.0, 1.0), (1.0, np.nan), (1.0, 1e300)):
+        bad = replace(PROFILE, second_moments=(second,), fourth_moments=(fourth,))
+        with pytest.raises(MessageError, match="expected a fourth moment from"):
+            check_reply(task, ClientReply(1, 0, profile=bad), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("products", "fourth", "reason"),
+    [
+        ([1, 2, 1], 2.0, "without negative eigenvalues"),  # eigenvalues 3 and -1
+        ([-1, 0, -1], 2.0, "without negative eigenvalues"),
+        ([1e30, 0, 1e30], 1e60, "a trace up to 3e"),
+        ([1, 0, 1], 1.3, "from 1.333"),  # a trace of 2 in 3 samples: 4 / 3 to 4
+        ([1, 0, 1], 4.1, "to 4"),
+    ],
+)
+def test_a_scatter_is_a_covariance(products: list[float], fourth: float, reason: str) -> None:
+    task = ClientRequest(1, 0, profile=PLACED)
+    scatter = Scatter(np.array(products, np.float32), fourth)
+    bad = replace(PROFILE, tasks=(2,), scatter=scatter)
+    with pytest.raises(MessageError, match=reason):
+        check_reply(task, ClientReply(1, 0, profile=bad), EXPECTED)
+
+
+STANDARD = Standardization(np.zeros(2, np.float32), np.ones(2, np.float32))
+
+
+def test_variances_add_up_to_the_second_moment() -> None:
+    task = ClientRequest(1, 0, profile=DescribeEmbeddings())
+    for variances, fault in (
+        ([0.2, 0.3], None),
+        ([0.2, 0.4], "with the sum 0.5"),
+        ([0.7, -0.2], "not negative"),
+        ([0.5], r"of shape \(2,\)"),
+    ):
+        profile = replace(PROFILE, variances=np.array(variances, np.float32))
+        reply = ClientReply(1, 0, profile=profile)
+        with nullcontext() if fault is None else pytest.raises(MessageError, match=fault):
+            check_reply(task, reply, EXPECTED)
+    with pytest.raises(MessageError, match="expected variances, got none"):
+        check_reply(task, ClientReply(1, 0, profile=PROFILE), EXPECTED)
+
+
+def test_centroids_of_unit_vectors_are_not_longer() -> None:
+    task = ClientRequest(1, 0, profile=ClusterPrompts(STANDARD))
+    with pytest.raises(MessageError, match="vectors of length 1"):
+        check_reply(task, ClientReply(1, 0, profile=PROFILE), EXPECTED)
+    shorter = replace(PROFILE, centroids=np.full((1, 2), 0.7, np.float32))
+    check_reply(task, ClientReply(1, 0, profile=shorter), EXPECTED)
+
+
+def test_every_start_has_all_samples() -> None:
+    starts = (np.zeros((2, 2), np.float32), np.ones((1, 2), np.float32))
+    task = ClientRequest(1, 0, profile=AssignToStarts(starts))
+    three = {
+        "centroids": np.ones((3, 2), np.float32),
+        "second_moments": (0.0,) * 3,
+        "fourth_moments": (0.0,) * 3,
+        "tasks": (0, 1, 2),
+    }
+    for counts, fits in (((1, 2, 3), True), ((1, 2, 4), False)):
+        reply = ClientReply(1, 0, profile=replace(PROFILE, counts=counts, **three))
+        fault = pytest.raises(MessageError, match="in each of 2 starts, got 3 to 4")
+        with nullcontext() if fits else fault:
+            check_reply(task, reply, EXPECTED)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.just(3)), elements=st.floats(-1e3, 1e3))
+)
+def test_what_a_client_computes_of_its_samples_is_accepted(points: np.ndarray) -> None:
+    points = points.astype(np.float32)
+    found = cluster(points, 3, seed=0)
+    profile = TaskProfile(
+        1,
+        found.centroids,
+        tuple(found.counts.tolist()),
+        tuple(found.second_moments.tolist()),
+        tuple(found.fourth_moments.tolist()),
+        tasks=tuple(range(len(found.counts))),
+        scatter=whitening.scatter(points, found.labels, np.eye(3)),
+    )
+    geometry = TaskGeometry(tuple("abc"), np.ones((3, 3), np.float32), 1.0, 1.0, 1.0)
+    task = ClientRequest(1, 0, profile=AssignToNearest(geometry, scatter=True))
+    check_reply(task, ClientReply(1, 0, profile=profile), ExpectedArrays(SHAPES, 3, 3))
+
+
+def test_the_largest_reply() -> None:
+    # Of each tensor 2 numbers and 2 scales, twice; 1000 centroids, variances; a scatter of 3.
+    assert EXPECTED.largest_reply(replace(TRAIN, train=TRAIN.train * 2)) == 4 * 2 * (4 + 4)
+    profile = ClientRequest(1, 0, profile=ClusterPrompts())
+    assert EXPECTED.largest_reply(profile) == 4 * (1001 * 2 + 3)

@@ -92,3 +92,27 @@ def test_a_round_in_which_nobody_answers_changes_nothing() -> None:
         for task, weights in one.state.adapters.items():
             for name, array in weights.items():
                 np.testing.assert_array_equal(array, before.adapters[task][name])
+
+
+class Forged(Scripted):
+    """Client 1 answers as client 0, then as nobody, and its engine's reason forges a line."""
+
+    def trained(self, task: ClientRequest) -> ClientReply | Failure:
+        weights = {A: np.ones((1, 2), np.float32), B: np.full((2, 1), 1 + task.client, np.float32)}
+        updates = (Update(0, task.train[0].adapters[0], weights, samples=2, loss=1.0, tokens=5),)
+        if task.client == 2:
+            return Failure(2, task.round, "a\n\x1b[2Jforged" + "x" * 1000)
+        client = task.client if task.client != 1 else {1: 0, 2: 999}[task.round]
+        return ClientReply(client, task.round, updates=updates)
+
+
+def test_nobody_answers_for_another() -> None:
+    _, (first, second) = go(Forged(profile(2, [8, 8])))
+    assert "expected client 1 and round 1, got client 0" in str(reasons(first)[1])
+    assert "expected client 1 and round 2, got client 999" in str(reasons(second)[1])
+    for one in (first, second):  # client 0's update alone, once
+        np.testing.assert_array_equal(one.state.adapters["task-00"][B], np.ones((2, 1)))
+        assert one.record.tokens == 5
+    told = str(reasons(second)[2])
+    assert told.startswith("a??[2Jforged")
+    assert len(told) == 300

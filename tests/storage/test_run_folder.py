@@ -1,5 +1,11 @@
 import errno
 import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,21 @@ from fedrouter.errors import CheckpointError, RunError
 from fedrouter.storage import atomic, run_folder
 from fedrouter.storage.run_folder import RunFolder, is_run, new_run_path
 
+SUMMARY = {
+    "strategy": "fedrouter",
+    "scenario": "dual",
+    "seed": 0,
+    "rounds": 1,
+    "clients": 2,
+    "base_fingerprint": "base",
+    "tasks": [],
+    "history": [],
+    "metrics": dict.fromkeys(("local", "global", "base", "by_task")),
+    "routing": dict.fromkeys(("accuracy", "ari", "nmi", "train_purity", "confusion")),
+    "bytes": {"up": 1, "down": 1},
+    "tokens": 1,
+    "seconds": {"total": 1.0},
+}
 META = {"tasks": ["task-00"], "spread": 0.1 + 0.2, "inner": {"2": [1], "10": None}}
 
 
@@ -67,7 +88,9 @@ def test_a_run_replaces_one_of_the_same_label(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", "seed = 1\n", label="demo")
     save(run, 1)
     fresh = RunFolder.create(run.path, "seed = 2\n", label="demo")
-    assert names(fresh.path) == ["config.toml"]
+    assert names(fresh.path) == [".lock", "config.toml"]
+    with fresh.locked(), pytest.raises(RunError, match="is in use by process"):
+        RunFolder.create(run.path, "", label="demo")
     assert load_config(fresh.path / "config.toml").seed == 2
 
 
@@ -248,11 +271,12 @@ def test_a_damaged_line_is_named(run: RunFolder, line: str) -> None:
 def test_the_summary_finishes_a_run(run: RunFolder) -> None:
     with pytest.raises(RunError, match=f"not finished; .*: fedrouter resume {run.path}"):
         run.read_summary()
-    summary = {"tasks": [], "metrics": {}, "routing": {}, "seconds": {}}
-    run.write_summary(summary)
+    run.write_summary(SUMMARY)
     assert run.finished
-    assert run.read_summary() == summary
-    for damaged in ("{", "[]", "null", '{"tasks": []}'):
+    assert run.read_summary() == SUMMARY
+    deep = "[" * 100_000
+    odd = [json.dumps({**SUMMARY, key: "x"}) for key in ("tasks", "metrics", "seed", "seconds")]
+    for damaged in ("{", "[]", "null", '{"tasks": []}', deep, *odd):
         (run.path / "summary.json").write_text(damaged)
         with pytest.raises(RunError, match=r"summary\.json is damaged"):
             run.read_summary()
@@ -262,10 +286,86 @@ def test_what_kills_left_behind_is_removed(run: RunFolder) -> None:
     (run.path / "tasks").mkdir()
     (run.path / "tasks" / ".task-00.12.tmp").mkdir()
     (run.path / "tasks" / ".task-00.12.tmp" / "file").touch()
+    (run.path / "tasks" / ".task-00.12.tmp" / ".file.12.tmp").touch()  # goes with its folder
     (run.path / ".summary.json.12.tmp").touch()
+    save(run, 1, 2)
+    (run.path / "checkpoints" / "round-0000").mkdir()  # whose removal was cut short
     run.remove_leftovers()
-    assert names(run.path) == ["config.toml", "tasks"]
+    assert names(run.path) == ["checkpoints", "config.toml", "tasks"]
+    assert names(run.path / "checkpoints") == ["round-0001", "round-0002"]
     assert names(run.path / "tasks") == []
+
+
+def test_a_run_is_its_owners_alone(run: RunFolder) -> None:
+    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
+
+
+def test_a_damaged_state_falls_back_to_the_checkpoint_before(run: RunFolder) -> None:
+    save(run, 1, 2)
+    state = run.path / "checkpoints" / "round-0002" / "state.json"
+    for damaged in ("[" * 100_000, "[]", '{"format": 2, "round": {}, "meta": 1}'):
+        state.write_text(damaged)
+        checkpoint, warnings = run.latest_checkpoint()
+        assert checkpoint is not None
+        assert (checkpoint.round, len(warnings)) == (1, 1)
+
+
+# --- a folder from elsewhere ---
+
+
+def test_links_within_a_run_are_followed(run: RunFolder, tmp_path: Path) -> None:
+    (run.path / "tasks").mkdir()
+    (run.path / "tasks" / "again").symlink_to(run.path / "tasks")
+    (tmp_path / "link").symlink_to(run.path)
+    assert RunFolder.open(tmp_path / "link").path == tmp_path / "link"
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "fault"),
+    [
+        ("metrics.jsonl", lambda path: path.symlink_to("/etc/passwd"), "is a link out of"),
+        ("tasks", lambda path: path.symlink_to("/etc"), "is a link out of"),
+        ("tasks", lambda path: path.symlink_to("../.."), "is a link out of"),
+        ("router.json", lambda path: path.symlink_to("router.json"), "is a link to nothing"),
+        ("summary.json", os.mkfifo, "is no file or folder"),
+        ("summary.json", lambda path: sparse(path, 2**30), "more than 268435456"),
+        ("router.safetensors", lambda path: sparse(path, 2**34), "of which 0 are stored"),
+    ],
+)
+def test_what_no_run_writes_is_refused(
+    run: RunFolder, name: str, make: Callable[[Path], object], fault: str
+) -> None:
+    make(run.path / name)
+    with pytest.raises(RunError, match=f"{name} .*{fault}.*; remove it, or use another run folder"):
+        RunFolder.open(run.path)
+
+
+def sparse(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+# --- one process at a time ---
+
+
+def test_the_second_process_is_told_who_holds_the_folder(run: RunFolder) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from fedrouter.storage.run_folder import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).locked():\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        message = f"is in use by process {other.pid} on {socket.gethostname()}; wait until it ends"
+        with pytest.raises(RunError, match=message), run.locked():
+            pass
+        other.kill()  # which leaves its files
+    with run.locked():
+        assert (run.path / ".lock.json").exists()
+    assert not (run.path / ".lock.json").exists()
 
 
 # --- a full disk ---

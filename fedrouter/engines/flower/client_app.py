@@ -9,8 +9,9 @@ A node's configuration says what is the node's own business:
 * ``state-dir``: where it keeps its local tasks and its own adapters.
 * ``model``: the base model's folder or name on this machine.
 
-A server may choose none of these: ``data`` and ``state-dir`` must be given. Only in a simulation,
-in which server and clients are one machine, does the run's configuration decide.
+A server may choose none of these: ``data`` and ``state-dir`` must be given. What it may choose is
+listed in `node_config.SET_BY_RUN`. Only in a simulation, in which server and clients are one
+machine, does the run's configuration decide.
 """
 
 import hashlib
@@ -21,22 +22,25 @@ from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from pydantic import ValidationError
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client
-from fedrouter.config import ResolvedConfig, ResolvedDataConfig, Section, parse_resolved
-from fedrouter.config.explain import explain
+from fedrouter.config import ResolvedConfig, parse_resolved
 from fedrouter.data.client_data import ClientData, deal, sample_test
 from fedrouter.data.loading import load_splits
+from fedrouter.engines.flower.node_config import NodeConfig, client_id, node_config
 from fedrouter.engines.flower.records import from_records, to_records
-from fedrouter.errors import ConfigError, FedRouterError
+from fedrouter.errors import ConfigError, DataError, FedRouterError, MessageError, ModelError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.protocol.codec import pack_reply, unpack_request
 from fedrouter.strategies import strategy_class
 from fedrouter.training.trainer import train
 
-NodeConfig = Mapping[str, object]
+_REASONS: Mapping[type[FedRouterError], str] = {
+    ConfigError: "has a configuration that it cannot use",
+    DataError: "has data that it cannot use",
+    ModelError: "has a base model that it cannot use",
+}
 
 
 def make_client_app(*, simulated: bool = False) -> ClientApp:
@@ -56,23 +60,26 @@ def make_client_app(*, simulated: bool = False) -> ClientApp:
 
     @app.train()
     def work(message: Message, context: Context) -> Message:
-        """Do a task. An error is reported in a text of our own, which holds no sample."""
+        """Do a task, or report an error."""
         try:
             answer = _answer(message, context.node_config, simulated=simulated)
-            return Message(answer, reply_to=message)
-        except FedRouterError as error:
-            reason = f"{type(error).__name__}: {error}"
-        except Exception as error:  # whose text may quote data
-            reason = f"the client failed with {type(error).__name__}; its own log says more"
-            print(f"fedrouter client: {error!r}", file=sys.stderr, flush=True)
-        return Message(to_records({"error": reason}, {}), reply_to=message)
+        except Exception as error:
+            answer = to_records({"error": _reason(error)}, {})
+        return Message(answer, reply_to=message)
 
     return app
 
 
-def client_id(node: NodeConfig) -> int:
-    """The id of the client on a node."""
-    return int(str(node.get("client-id", node.get("partition-id", -1))))
+def _reason(error: Exception) -> str:
+    """What a server is told of an error: no path, no name of a column, no row.
+
+    The texts of a `MessageError` are about the message alone; all others stay in the node's log.
+    """
+    if isinstance(error, MessageError):
+        return f"MessageError: {error}"
+    print(f"fedrouter client: {error!r}", file=sys.stderr, flush=True)
+    what = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), "failed")
+    return f"the client {what} ({type(error).__name__}); its own log says more"
 
 
 def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDict:
@@ -85,47 +92,6 @@ def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDic
     results = list(train(shared_model.base, spec, work.jobs, config.engine.fuse))
     header, out = pack_reply(client.finish(work, results), config.federation.transport)
     return to_records({"reply": header, "base": shared_model.base.fingerprint}, out)
-
-
-def node_config(config: ResolvedConfig, node: NodeConfig, *, simulated: bool) -> ResolvedConfig:
-    """The run's configuration, with the node's own data, device and base model.
-
-    Args:
-        config: the run's.
-        node: the node's own.
-        simulated: as for `make_client_app`.
-
-    Raises:
-        ConfigError: outside a simulation, the node does not say where its data and state are; or
-            a value is not allowed.
-    """
-    for key in ("data", "state-dir"):
-        if key not in node and not simulated:
-            raise ConfigError(f"this node's --node-config lacks {key!r}; start it again with it")
-    try:
-        return config.replace(**_own_sections(config, node, simulated=simulated))
-    except ValidationError as error:
-        given = {"train": node.get("data"), "name": node.get("model"), **node}
-        faults = "; ".join(explain(error, given))
-        raise ConfigError(f"this node's --node-config: {faults}") from error
-
-
-def _own_sections(
-    config: ResolvedConfig, node: NodeConfig, *, simulated: bool
-) -> dict[str, Section]:
-    """The sections of the configuration in which the node has values of its own."""
-    sections: dict[str, Section] = {
-        "engine": config.engine.replace(device=str(node.get("device", "auto")))
-    }
-    if node.get("data", "run") != "run":
-        sections["data"] = ResolvedDataConfig(
-            train=Path(str(node["data"])),
-            test_fraction=config.data.test_fraction,
-            scenario="all",  # of a client with data of its own, which no scenario deals out
-        )
-    if not simulated:
-        sections["model"] = config.model.replace(name=str(node.get("model", "nano")))
-    return sections
 
 
 def _client(

@@ -1,8 +1,9 @@
 """Clients behind Flower's SuperLink: one message per client and round.
 
-Each node is one client, which says its id when it is first seen. A reply is matched to its task by
-the id of the message it answers; what does not come, or is not usable, is a `Failure` of its client
-alone.
+Each node is one client, which says its id when it is first seen. The SuperLink is asked for the
+reply to one message at a time: a reply counts as the answer to that message, whatever it says
+itself, and one that Flower cannot read costs no other client its reply. What does not come, or is
+not usable, is a `Failure` of its client alone.
 """
 
 import time
@@ -10,17 +11,32 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
 from fedrouter.config import ResolvedConfig, dump_config
 from fedrouter.engines.flower.records import from_records, to_records
-from fedrouter.errors import MessageError, printable
+from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_request, unpack_reply
 from fedrouter.protocol.compression import WeightsEncoder
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.engine import Traffic
 
 POLL_S = 0.2
 REFUSED = -1  # in place of a client's id
+# What Flower's reader of a message raises, which believes what the sender wrote. Errors of the
+# connection are others.
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    DecodeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 FLOWER_ERRORS = {
     1: "its ClientApp could not be loaded",
     2: "its ClientApp failed",
@@ -37,6 +53,7 @@ class FlowerEngine:
     Args:
         grid: Flower's view of the nodes.
         config: the run's resolved configuration, which is sent along.
+        expected: what the arrays of replies look like; larger replies are refused unread.
         fingerprint: the base model's; replies from another one are refused.
         folder: where clients keep what must outlive their process, for nodes that name no folder of
             their own (in a simulation).
@@ -48,6 +65,7 @@ class FlowerEngine:
         grid: Grid,
         config: ResolvedConfig,
         *,
+        expected: ExpectedArrays,
         fingerprint: str,
         folder: str = "",
         progress: Callable[[int], None] = lambda _: None,
@@ -55,6 +73,7 @@ class FlowerEngine:
         self.traffic = Traffic()
         self._grid = grid
         self._config = config
+        self._expected = expected
         self._texts = {"config": dump_config(config), "folder": folder}
         self._fingerprint = fingerprint
         self._progress = progress
@@ -90,10 +109,11 @@ class FlowerEngine:
             messages.append(
                 self._message(content, MessageType.TRAIN, nodes[task.client], task.round)
             )
-        replies = self._exchange(messages, self._config.federation.timeout_s)
-        for task, reply in zip(tasks, replies, strict=True):
+        end = time.monotonic() + self._config.federation.timeout_s
+        for task, id in zip(tasks, self._push(messages) if messages else (), strict=True):
+            answer = self._answer(task, id, end)
             self._progress(1)
-            yield self._answer(task, reply)
+            yield answer
 
     def _greet(self, nodes: Sequence[int]) -> None:
         """Ask new nodes which client they are."""
@@ -105,11 +125,15 @@ class FlowerEngine:
     def _hear(self, nodes: set[int]) -> None:
         """Take the answers of greeted nodes. One that says what another node that is there has
         said, or no id below `federation.clients`, is left out."""
-        if not self._greeted:
-            return
-        for reply in self._grid.pull_messages(list(self._greeted)):
-            node = self._greeted.pop(reply.metadata.reply_to_message_id)
-            client = _hello(reply)
+        for id, node in list(self._greeted.items()):
+            try:
+                reply = self._pull(id)
+                if reply is None:
+                    continue
+                client = _hello(reply)
+            except MessageError:
+                client = REFUSED
+            del self._greeted[id]
             before = [n for n, c in self._clients.items() if c == client]
             for old in set(before) - nodes:  # the client is back on another node
                 del self._clients[old]
@@ -120,48 +144,64 @@ class FlowerEngine:
     def _message(self, content: RecordDict, kind: str, node: int, round: int) -> Message:
         return Message(content, node, kind, group_id=str(round))
 
-    def _exchange(self, messages: list[Message], timeout: float) -> Iterator[Message | None]:
-        """The reply to each message, in their order; None where none came in time."""
-        if not messages:
-            return
-        end = time.monotonic() + timeout
-        ids = self._push(messages)
-        replies: dict[str, Message] = {}
-        missing = set(ids)
-        for id in ids:
-            while id in missing and time.monotonic() < end:
-                for reply in self._grid.pull_messages(list(missing)):
-                    replies[reply.metadata.reply_to_message_id] = reply
-                missing -= replies.keys()
-                if id in missing:
-                    time.sleep(POLL_S)
-            yield replies.pop(id, None)
-
     def _push(self, messages: list[Message]) -> list[str]:
         """Send messages; returns an id for each, by which replies refer to it."""
         self._grid.push_messages(messages)
         return [message.metadata.message_id for message in messages]
 
-    def _answer(self, task: ClientRequest, message: Message | None) -> ClientReply | Failure:
-        """The reply in a message, decoded; why there is none, without a word of the client's."""
-        if message is None:
-            reason = f"no reply within federation.timeout_s = {self._config.federation.timeout_s:g}"
-            return Failure(task.client, task.round, reason)
-        if message.has_error():
-            reason = FLOWER_ERRORS.get(message.error.code, f"Flower error {message.error.code}")
-            return Failure(task.client, task.round, reason)
+    def _pull(self, id: str) -> Message | None:
+        """The reply to the message with an id; None if it is not there yet.
+
+        Raises:
+            MessageError: Flower cannot read it.
+        """
         try:
-            texts, arrays = from_records(message.content)
-            if "error" in texts:
-                return Failure(task.client, task.round, printable(texts["error"], 300))
-            if texts.get("base") != self._fingerprint:
-                raise MessageError(
-                    "the client has another base model than the server; start its node with the "
-                    "same one"
-                )
-            reply = unpack_reply(texts.get("reply", ""), arrays)
+            return next(iter(self._grid.pull_messages([id])), None)
+        except UNREADABLE as error:
+            raise MessageError(f"the reply cannot be read ({type(error).__name__})") from None
+
+    def _answer(self, task: ClientRequest, id: str, end: float) -> ClientReply | Failure:
+        """The reply to the message with an id, or the reason why there is none."""
+        try:
+            return self._read(task, self._wait(id, end))
         except MessageError as error:
             return Failure(task.client, task.round, str(error))
+        except UNREADABLE as error:  # a fault that no check has found
+            reason = f"the reply cannot be read ({type(error).__name__})"
+            return Failure(task.client, task.round, reason)
+
+    def _wait(self, id: str, end: float) -> Message:
+        """The reply to the message with an id; waits until `end`.
+
+        Raises:
+            MessageError: none came, or Flower reports an error, of which only the code is used.
+        """
+        while (message := self._pull(id)) is None:
+            if time.monotonic() >= end:
+                limit = self._config.federation.timeout_s
+                raise MessageError(f"no reply within federation.timeout_s = {limit:g}")
+            time.sleep(POLL_S)
+        if message.has_error():
+            code = message.error.code
+            raise MessageError(FLOWER_ERRORS.get(code, f"Flower error {code}"))
+        return message
+
+    def _read(self, task: ClientRequest, message: Message) -> ClientReply:
+        """The reply in a message.
+
+        Raises:
+            MessageError: there is none, or the client reports an error.
+        """
+        texts, arrays = from_records(message.content)
+        if "error" in texts:
+            raise MessageError(texts["error"])
+        if texts.get("base") != self._fingerprint:
+            raise MessageError(
+                "the client has another base model than the server; start its node with the same "
+                "one"
+            )
+        most = self._expected.largest_reply(task)
+        reply = unpack_reply(texts.get("reply", ""), arrays, most)
         self.traffic.up += sum(array.nbytes for array in arrays.values())
         return reply
 
@@ -173,5 +213,5 @@ def _hello(message: Message) -> int:
     try:
         texts, _ = from_records(message.content)
         return int(texts["client"]) if texts.get("client", "").isdecimal() else REFUSED
-    except (MessageError, KeyError, ValueError):
+    except UNREADABLE:
         return REFUSED

@@ -21,7 +21,9 @@ from fedrouter.engines.flower.engine import FlowerEngine
 from fedrouter.errors import DataError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
-from fedrouter.server.server import ResourceUsage, Server
+from fedrouter.server.expected import expected_arrays
+from fedrouter.server.resource_usage import ResourceUsage
+from fedrouter.server.server import Server
 from fedrouter.storage.run_folder import RunFolder, is_run
 
 
@@ -79,13 +81,14 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
         made = resolve(asked, {row.task for row in _rows(asked.data, asked.seed)})
         folder = RunFolder.create(output, dump_config(made))
     shared_model = SharedModel.load(made.model, made.engine.device)
+    layout = adapter_layout(shared_model.base.model, LoraSpec.from_config(made.adapter))
     engine = FlowerEngine(
         grid,
         made,
+        expected=expected_arrays(shared_model, layout.spec, made),
         fingerprint=shared_model.base.fingerprint,
         folder=str((output / "clients").resolve()),
     )
-    layout = adapter_layout(shared_model.base.model, LoraSpec.from_config(made.adapter))
     progress = PrintedProgress()
     for note in filter(None, (shared_model.base.note, layout.note)):
         progress.message(note)

@@ -1,0 +1,98 @@
+"""What a run may set on a node, and what is the node's own.
+
+`SET_BY_RUN` is all that a client takes from the configuration that a server sends. Where data and
+state are, which base model is loaded and on which device, is in the node's own configuration; every
+other key has its default.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedrouter.config import Config, ResolvedConfig
+from fedrouter.config.explain import explain
+from fedrouter.config.resolve import resolve
+from fedrouter.errors import ConfigError
+
+NodeConfig = Mapping[str, object]
+
+SET_BY_RUN = (
+    "strategy",
+    "seed",
+    "mode",
+    "model.dtype",
+    "model.max_length",
+    "model.template",
+    "model.embedding_layer",
+    "model.embedding_pooling",
+    "adapter.rank",
+    "adapter.alpha",
+    "adapter.dropout",
+    "adapter.targets",
+    "data.test_fraction",
+    "federation.clients",
+    "federation.transport",
+    "clustering.n_local",
+    "training.batch_size",
+    "training.max_grad_norm",
+    "evaluation.samples",
+    "evaluation.max_new_tokens",
+    "engine.fuse",
+)
+
+
+def client_id(node: NodeConfig) -> int:
+    """The id of the client on a node."""
+    return int(str(node.get("client-id", node.get("partition-id", -1))))
+
+
+def node_config(config: ResolvedConfig, node: NodeConfig, *, simulated: bool) -> ResolvedConfig:
+    """The configuration that a client works with.
+
+    Args:
+        config: the run's.
+        node: the node's own.
+        simulated: the node is a part of the server's own machine, so that the run's configuration
+            holds as it is, but for the device.
+
+    Raises:
+        ConfigError: outside a simulation, the node does not say where its data and state are; or
+            a value is not allowed.
+    """
+    for key in ("data", "state-dir"):
+        if key not in node and not simulated:
+            raise ConfigError(f"this node's --node-config lacks {key!r}; start it again with it")
+    device = str(node.get("device", "auto"))
+    try:
+        if simulated:
+            return config.replace(engine=config.engine.replace(device=device))
+        return _own(config, node, device)
+    except ValidationError as error:
+        given = {"train": node.get("data"), "name": node.get("model"), **node}
+        faults = "; ".join(explain(error, given))
+        raise ConfigError(f"this node's --node-config: {faults}") from error
+
+
+def _own(config: ResolvedConfig, node: NodeConfig, device: str) -> ResolvedConfig:
+    """The configuration of a node that is a machine of its own."""
+    sections = taken(config)
+    sections["engine"]["device"] = device
+    sections["model"]["name"] = str(node.get("model", "nano"))
+    if node["data"] == "run":  # the owner lets runs name the files to read
+        sections["data"] = dict(config.data)
+    else:  # no scenario deals out rows that are all one client's
+        sections["data"] |= {"train": Path(str(node["data"])), "scenario": "all"}
+    return resolve(Config.model_validate(sections), tasks=())
+
+
+def taken(config: Config) -> dict[str, Any]:
+    """The values of `SET_BY_RUN`, by section."""
+    sections: dict[str, Any] = {}
+    for key in SET_BY_RUN:
+        section, _, name = key.rpartition(".")
+        source: Any = getattr(config, section) if section else config
+        place = sections.setdefault(section, {}) if section else sections
+        place[name] = getattr(source, name)
+    return sections
