@@ -1,6 +1,5 @@
 """`fedrouter serve`: load a run, listen, answer until stopped."""
 
-import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -18,7 +17,9 @@ from fedrouter.serving.backend import Backend
 from fedrouter.serving.engine import Engine, Limits
 from fedrouter.serving.follow import Follower
 from fedrouter.serving.local import LocalBackend
-from fedrouter.serving.upstream import UpstreamApi, UpstreamBackend
+from fedrouter.serving.names import ModelNames
+from fedrouter.serving.upstream import UpstreamBackend
+from fedrouter.serving.upstream_models import UpstreamApi, find_models
 from fedrouter.storage.run_folder import RunFolder
 
 
@@ -112,23 +113,16 @@ def _upstream(
         ConfigError: the address is none, or the engine does not answer or lacks adapters.
     """
 
-    def connect() -> UpstreamBackend:
-        keys = read_keys(settings.upstream_key_file, "--upstream-key-file")
-        headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
-        timeout = httpx.Timeout(settings.limits.seconds, connect=5.0)
-        address = url.rstrip("/").removesuffix("/v1")
-        client = httpx.AsyncClient(base_url=address, headers=headers, timeout=timeout)
-        return UpstreamBackend(model, folder, client, settings.upstream_api)
-
-    async def check() -> None:
-        backend = connect()
-        await backend.check(folder.resolve())
-        await backend.close()
-
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"--upstream {url!r} should be an address such as http://127.0.0.1:8001")
-    asyncio.run(check())  # connections belong to the loop that opened them
-    return connect()
+    address, api = url.rstrip("/").removesuffix("/v1"), settings.upstream_api
+    keys = read_keys(settings.upstream_key_file, "--upstream-key-file")
+    headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
+    timeout = httpx.Timeout(settings.limits.seconds, connect=5.0)
+    with httpx.Client(base_url=address, headers=headers, timeout=timeout) as client:
+        models = find_models(client, api, ModelNames.of(model, folder), folder.resolve())
+    connection = httpx.AsyncClient(base_url=address, headers=headers, timeout=timeout)
+    return UpstreamBackend(model, folder, connection, api, models)
 
 
 def read_keys(path: Path | None, option: str = "--api-key-file") -> tuple[str, ...]:

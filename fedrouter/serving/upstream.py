@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import httpx
 from starlette.background import BackgroundTask
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from fedrouter.data.rows import Message
-from fedrouter.errors import ConfigError, RequestError
+from fedrouter.errors import RequestError
 from fedrouter.inference.routed_model import Route, RoutedModel
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.serving.decision import decide, route_prompts
@@ -22,8 +21,8 @@ from fedrouter.serving.names import ModelNames
 from fedrouter.serving.requests import ServingError, Started
 from fedrouter.serving.responses import Json, routing_body, routing_headers
 from fedrouter.serving.schema import ChatRequest, CompletionRequest
+from fedrouter.serving.upstream_models import UpstreamApi, UpstreamModels
 
-UpstreamApi = Literal["vllm", "openai", "llamacpp"]
 PASSED = ("content-type", "retry-after")  # headers of the engine that reach the client
 
 
@@ -36,13 +35,19 @@ class UpstreamBackend:
         client: speaks to the engine; its base URL is the engine's, without ``/v1``.
         api: how the engine is asked for an adapter: "vllm" and "openai" by the field `model`,
             "llamacpp" by the field `lora`.
+        models: what the engine calls the base model and the adapters.
 
     Attributes:
         metrics: what it counts.
     """
 
     def __init__(
-        self, model: RoutedModel, folder: Path, client: httpx.AsyncClient, api: UpstreamApi
+        self,
+        model: RoutedModel,
+        folder: Path,
+        client: httpx.AsyncClient,
+        api: UpstreamApi,
+        models: UpstreamModels,
     ) -> None:
         self.metrics = Metrics(lambda: self._open, lambda: 0, lambda: model.round)
         self._model = model
@@ -51,70 +56,11 @@ class UpstreamBackend:
         self._names = ModelNames.of(model, folder)
         self._created = int(time.time())
         self._open = 0
-        self._base = self._names.base  # the base model's name at the engine
-        self._ids: dict[str, int] = {}  # task -> its number at llama.cpp
+        self._models = models
 
     def cards(self) -> list[Json]:
         """The run, its tasks and the base model."""
         return self._names.cards(self._created, self._model.base.positions)
-
-    async def check(self, folder: Path) -> None:
-        """Find the run's adapters at the engine; vLLM is asked to load those that it lacks.
-
-        Args:
-            folder: the run folder, as the engine's machine sees it.
-
-        Raises:
-            ConfigError: the engine does not answer, or lacks adapters.
-        """
-        try:
-            if self._api == "llamacpp":
-                await self._find_numbers()
-            else:
-                await self._find_names(folder)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"--upstream {self._client.base_url}: {type(error).__name__} while asking for its "
-                "adapters; is the engine up, and is --upstream-api right?"
-            ) from error
-
-    async def _find_names(self, folder: Path) -> None:
-        response = (await self._client.get("/v1/models")).raise_for_status()
-        cards = response.json()["data"]
-        present = {str(card["id"]) for card in cards}
-        bases = [str(c["id"]) for c in cards if not c.get("parent") and c["id"] not in self.tasks]
-        if bases and self._base not in bases:
-            self._base = bases[0]
-        for task in sorted(set(self.tasks) - present):
-            await self._load(task, folder / "tasks" / task)
-
-    async def _load(self, task: str, path: Path) -> None:
-        body = {"lora_name": task, "lora_path": str(path)}
-        if self._api == "vllm":
-            response = await self._client.post("/v1/load_lora_adapter", json=body)
-            if response.is_success:
-                return
-        raise ConfigError(
-            f"--upstream {self._client.base_url} has no adapter {task!r}; start it with "
-            f"--lora-modules {task}={path}"
-        )
-
-    async def _find_numbers(self) -> None:
-        response = (await self._client.get("/lora-adapters")).raise_for_status()
-        for entry in response.json():
-            names = {str(entry.get("task_name", "")), Path(str(entry["path"])).stem}
-            for task in names & set(self.tasks):
-                self._ids[task] = int(entry["id"])
-        if missing := sorted(set(self.tasks) - self._ids.keys()):
-            raise ConfigError(
-                f"--upstream {self._client.base_url} has no adapter {missing[0]!r}; start it with "
-                f"--lora {missing[0]}.gguf (fedrouter export --to gguf)"
-            )
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks of the run."""
-        return self._names.tasks
 
     async def health(self) -> Json:
         """That the engine answers."""
@@ -178,10 +124,12 @@ class UpstreamBackend:
         if self._api == "llamacpp":
             weights = dict(mixture)
             return {
-                "model": self._base,
-                "lora": [{"id": n, "scale": weights.get(t, 0.0)} for t, n in self._ids.items()],
+                "model": self._models.base,
+                "lora": [
+                    {"id": n, "scale": weights.get(t, 0.0)} for t, n in self._models.numbers.items()
+                ],
             }
-        return {"model": mixture[0][0] if mixture else self._base}
+        return {"model": mixture[0][0] if mixture else self._models.base}
 
     async def _send(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
         """The engine's response, whose body is not read yet.

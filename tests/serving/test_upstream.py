@@ -19,7 +19,10 @@ from support.toys import toy_rows
 from fedrouter import RoutedModel
 from fedrouter.errors import ConfigError
 from fedrouter.serving.app import make_app
-from fedrouter.serving.upstream import UpstreamApi, UpstreamBackend
+from fedrouter.serving.engine import Limits
+from fedrouter.serving.run import ServeSettings, _upstream
+from fedrouter.serving.upstream import UpstreamBackend
+from fedrouter.serving.upstream_models import UpstreamApi, UpstreamModels
 
 PROMPTS = [row.instruction for row in toy_rows(3)[:8]]
 STRANGER = "Zz " * 20
@@ -74,17 +77,16 @@ class Recorder:
         return JSONResponse({"choices": [{"text": "answer"}], "usage": {"total_tokens": 3}})
 
 
-def connected(model: RoutedModel, url: str, api: UpstreamApi, check: bool) -> UpstreamBackend:
-    def connect() -> UpstreamBackend:
-        client = httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer k"}, timeout=5)
-        return UpstreamBackend(model, Path("runs/toys"), client, api)
-
-    backend = connect()
+def connected(
+    model: RoutedModel, url: str, api: UpstreamApi, check: bool, keys: Path | None = None
+) -> UpstreamBackend:
+    """As `fedrouter serve --upstream` connects; without `check`, to an engine that is not asked."""
+    limits = Limits(seconds=5)
+    settings = ServeSettings(upstream=url, upstream_api=api, upstream_key_file=keys, limits=limits)
     if check:
-        asyncio.run(backend.check(Path("/runs/toys")))
-    other = connect()
-    other._base, other._ids = backend._base, backend._ids
-    return other
+        return _upstream(model, Path("/runs/toys"), url, settings)
+    client = httpx.AsyncClient(base_url=url, timeout=5)
+    return UpstreamBackend(model, Path("/runs/toys"), client, api, UpstreamModels("base"))
 
 
 TASKS = [f"task-{t:02d}" for t in range(8)]
@@ -98,8 +100,10 @@ def engine() -> Iterator[tuple[Recorder, str]]:
 
 
 @pytest.fixture
-def address(routed: RoutedModel, engine: tuple[Recorder, str]) -> Iterator[str]:
-    with served(make_app(connected(routed, engine[1], "openai", check=True))) as url:
+def address(routed: RoutedModel, engine: tuple[Recorder, str], tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "keys").write_text("k\n")
+    backend = connected(routed, engine[1], "openai", check=True, keys=tmp_path / "keys")
+    with served(make_app(backend)) as url:
         yield url
 
 
@@ -196,7 +200,7 @@ def test_an_engine_that_is_slow(routed: RoutedModel) -> None:
     app = Starlette(routes=[Route("/v1/completions", slow, methods=["POST"])])
     with served(app) as url:
         client = httpx.AsyncClient(base_url=url, timeout=0.2)
-        backend = UpstreamBackend(routed, Path("toys"), client, "openai")
+        backend = UpstreamBackend(routed, Path("toys"), client, "openai", UpstreamModels("base"))
         with served(make_app(backend)) as address:
             response = httpx.post(f"{address}/v1/completions", json={"prompt": PROMPTS[0]})
             assert response.status_code == 504
