@@ -24,6 +24,7 @@ from transformers.cache_utils import Cache
 from fedrouter.config import ModelConfig
 from fedrouter.data.rows import Row
 from fedrouter.errors import ConfigError, ModelError
+from fedrouter.model.attention import use_float32_attention
 from fedrouter.model.batching import fixed_batches, length_batches, pad
 from fedrouter.model.checks import check_causal, check_finite, check_weights, masks_padding
 from fedrouter.model.embedding import PAPER_EMBEDDING, EmbeddingSpec, pool
@@ -58,6 +59,7 @@ class BaseModel:
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         use_onednn(model)
+        use_float32_attention(model)
         self.name = config.name
         ends = _end_tokens(model)
         model.generation_config = GenerationConfig()  # greedy means greedy: no penalties of its own
