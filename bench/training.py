@@ -24,8 +24,9 @@ from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import ModelConfig
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import length_batches, pad
+from fedrouter.model.memory import training_tokens
 from fedrouter.model.prompt_format import Example
-from fedrouter.training.trainer import PASS_TOKENS, TrainJob, batches, train
+from fedrouter.training.trainer import TrainJob, batches, train
 
 LLAMA_1B = LlamaConfig(  # the shape of Llama-3.2-1B
     vocab_size=128256,
@@ -114,9 +115,10 @@ class Sides:
         """The frozen base model alone on the same rows, in passes of the bank's size."""
         decoder = getattr(self.base.model, self.base.model.base_model_prefix)
         embed = self.base.model.get_input_embeddings()
+        limit = training_tokens(self.base.model, checkpointing=False)
         for groups in zip(*(batches(job) for job in jobs), strict=True):
             rows = [example.input_ids for group in groups for example in group]
-            for chosen in length_batches([len(row) for row in rows], PASS_TOKENS):
+            for chosen in length_batches([len(row) for row in rows], limit):
                 tokens, mask = self._padded([rows[i] for i in chosen])
                 inputs = embed(tokens).requires_grad_()
                 output = decoder(inputs_embeds=inputs, attention_mask=mask, use_cache=False)

@@ -30,7 +30,12 @@ def _is_fused(model: PreTrainedModel) -> bool:
 
 
 def _float32_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """As transformers' `sdpa_attention_forward`; the output has the query's dtype."""
     if mask is not None and mask.dtype != torch.bool:

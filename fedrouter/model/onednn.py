@@ -7,8 +7,8 @@ the input's gradient. Two cases differ from torch's own:
   machine unused. oneDNN, which torch has beside it, multiplies the same matrices 2.3 times as fast
   on an AMD EPYC (Zen 5; 64 rows and more, features 256 and 704), and as fast on a Zen 3.
 - bfloat16 and float16 on a processor without instructions for them: torch multiplies element by
-  element, 8 times as slowly as in float32, and 35 to 65 times in the backward pass (Zen 3, 512 rows,
-  features 576 and 1,536). The weight is converted to float32 in blocks, and so multiplied.
+  element, 8 times as slowly as in float32, and 35 to 65 times in the backward pass (Zen 3, 512
+  rows, features 576 and 1,536). The weight is converted to float32 in blocks, and so multiplied.
 """
 
 from typing import Any
@@ -74,7 +74,9 @@ class _ConvertedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        total = sum(gradients[0][..., rows].float() @ weight[rows].float() for rows in _blocks(weight))
+        total = sum(
+            gradients[0][..., rows].float() @ weight[rows].float() for rows in _blocks(weight)
+        )
         return total.to(weight.dtype), None, None
 
 
