@@ -6,15 +6,23 @@ longest row, AdamW, gradient clipping, LoRA's dropout. The floor is the time of 
 backward pass of the frozen base model on the same rows, without adapters and logits.
 
 ``python -m bench.training [--full] [--dtype bfloat16] [--shape llama-1b --device cuda]``
+``python -m bench.training --model FOLDER`` takes a model of real size, and measures on a CPU the
+peak memory of both sides, each in a process of its own that does nothing else.
 """
 
 import argparse
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.output import publish
@@ -40,6 +48,7 @@ LLAMA_1B = LlamaConfig(  # the shape of Llama-3.2-1B
     max_position_embeddings=8192,
 )
 STEPS = 2
+SIDES = ("ours", "theirs")
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class Cell:
 
 
 SMALL = [Cell(1, 4, 64), Cell(8, 1, 64), Cell(8, 4, 64), Cell(8, 4, 256), Cell(8, 4, 256, True)]
+MODEL = [Cell(k, b, 64) for b in (1, 4) for k in (1, 4, 8)]
 FULL = [
     *(Cell(k, b, n) for n in (64, 256) for b in (1, 4, 16) for k in (1, 2, 4, 8, 16)),
     *(Cell(8, b, 256, True) for b in (1, 4, 16)),
@@ -63,10 +73,15 @@ class Sides:
     """Both sides of a comparison, on two copies of one base model."""
 
     def __init__(self, load: Callable[[], BaseModel], dropout: float = 0.05) -> None:
+        self._load = load
         self.base = load()
         self.spec = LoraSpec(dropout=dropout).resolved(self.base.model)
         self.start = initial_weights(self.base.model, self.spec, torch.Generator().manual_seed(0))
-        self.peft = peft_model(load().model, self.spec, {"default": self.start})
+
+    @cached_property
+    def peft(self) -> PeftModel:
+        """The other side's model."""
+        return peft_model(self._load().model, self.spec, {"default": self.start})
 
     def jobs(self, cell: Cell, steps: int = STEPS) -> list[TrainJob]:
         """Train jobs on random tokens; a quarter of each row is the response."""
@@ -145,9 +160,9 @@ def disagreement(load: Callable[[], BaseModel]) -> float:
     return max(abs(a - b) / b for a, b in pairs)
 
 
-def loader(shape: str, dtype: str, device: str) -> Callable[[], BaseModel]:
-    """Loads nano, or a randomly initialized model of a larger shape."""
-    config = ModelConfig(dtype=dtype)  # type: ignore[arg-type]  # argparse has checked it
+def loader(shape: str, dtype: str, device: str, name: str = "nano") -> Callable[[], BaseModel]:
+    """Loads a model by its name, or a randomly initialized one of a larger shape."""
+    config = ModelConfig(name=name, dtype=dtype)  # type: ignore[arg-type]  # argparse has checked it
     if shape == "nano":
         return lambda: BaseModel.load(config, device)
 
@@ -168,19 +183,44 @@ def peak_gib(run: Callable[[], Any]) -> float:
     return torch.cuda.max_memory_allocated() / 2**30
 
 
+def peak_mib(asked: argparse.Namespace, side: str, cell: Cell) -> float:
+    """The peak memory of a side on a CPU, in a process of its own."""
+    command = [sys.executable, "-m", "bench.training", "--model", asked.model, "--dtype"]
+    options = [asked.dtype, "--side", side, "--cell", f"{cell.adapters},{cell.batch},{cell.length}"]
+    done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def one_side(load: Callable[[], BaseModel], side: str, cell: Cell) -> float:
+    """This process's peak memory in MiB while it trains with one of the SIDES; Linux only."""
+    base = load()
+    sides = Sides(lambda: base)  # the other side's copy is not there
+    jobs = sides.jobs(cell)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak, which loading has
+    getattr(sides, side)(jobs)
+    [peak] = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) / 1024
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="all cells")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--shape", default="nano", choices=["nano", "llama-1b"])
+    parser.add_argument("--model", help="a base model to take instead, such as a folder")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    load = loader(asked.shape, asked.dtype, asked.device)
+    load = loader(asked.shape, asked.dtype, asked.device, asked.model or "nano")
+    if asked.side:
+        print(one_side(load, asked.side, Cell(*map(int, asked.cell.split(",")))))
+        return
     off = disagreement(load)
     sides = Sides(load)
     rows = []
-    for cell in FULL if asked.full else SMALL:
+    for cell in MODEL if asked.model else FULL if asked.full else SMALL:
         peft, floor = compare(sides, cell, repeats=3)
         row = {
             "K": cell.adapters,
@@ -193,13 +233,17 @@ def main() -> None:
             jobs = sides.jobs(cell)
             row["peak GiB"] = peak_gib(lambda jobs=jobs: sides.ours(jobs))  # type: ignore[misc]
             row["baseline GiB"] = peak_gib(lambda jobs=jobs: sides.theirs(jobs))  # type: ignore[misc]
+        elif asked.model:
+            row["peak MiB"], row["baseline MiB"] = (peak_mib(asked, one, cell) for one in SIDES)
         rows.append(row)
     notes = [
-        f"{asked.shape}, {asked.dtype}, {STEPS} steps a job; ratio: PEFT's time over the bank's.",
+        f"{asked.model or asked.shape}, {asked.dtype}, {STEPS} steps a job",
+        "ratio: PEFT's time over the bank's.",
         "of the floor: time of the base model alone over the bank's time.",
         f"largest relative difference of the two sides' losses without dropout: {off:.1e}",
     ]
-    name = "training" if asked.shape == "nano" else f"training_{asked.shape}"
+    shape = Path(asked.model).name if asked.model else asked.shape
+    name = "training" if shape == "nano" else f"training_{shape}"
     publish(f"{name}_{asked.dtype}", "Training K adapters: the bank against PEFT", rows, notes)
 
 
