@@ -14,6 +14,7 @@ import argparse
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.output import publish
-from bench.pairs import Pairs, timed
+from bench.pairs import Clock, Pairs, timed
 from bench.plain import peft_model, put
 from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import ModelConfig
@@ -143,12 +144,14 @@ class Sides:
         return pad(rows, self.base.prompts.pad_id, side="right", device=self.base.device)
 
 
-def compare(sides: Sides, cell: Cell, repeats: int) -> tuple[Pairs, Pairs]:
+def compare(
+    sides: Sides, cell: Cell, repeats: int, clock: Clock = time.perf_counter
+) -> tuple[Pairs, Pairs]:
     """The bank against PEFT, and against the floor."""
     jobs = sides.jobs(cell)
     return (
-        timed(lambda: sides.ours(jobs), lambda: sides.theirs(jobs), repeats),
-        timed(lambda: sides.ours(jobs), lambda: sides.floor(jobs), repeats),
+        timed(lambda: sides.ours(jobs), lambda: sides.theirs(jobs), repeats, clock),
+        timed(lambda: sides.ours(jobs), lambda: sides.floor(jobs), repeats, clock),
     )
 
 
@@ -210,6 +213,8 @@ def main() -> None:
     parser.add_argument("--shape", default="nano", choices=["nano", "llama-1b"])
     parser.add_argument("--model", help="a base model to take instead, such as a folder")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processor-time", action="store_true", help="not wall time; one thread")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of timings")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -217,11 +222,12 @@ def main() -> None:
     if asked.side:
         print(one_side(load, asked.side, Cell(*map(int, asked.cell.split(",")))))
         return
+    clock = time.process_time if asked.processor_time else time.perf_counter
     off = disagreement(load)
     sides = Sides(load)
     rows = []
     for cell in MODEL if asked.model else FULL if asked.full else SMALL:
-        peft, floor = compare(sides, cell, repeats=3)
+        peft, floor = compare(sides, cell, asked.repeats, clock)
         row = {
             "K": cell.adapters,
             "batch": cell.batch,
@@ -238,6 +244,7 @@ def main() -> None:
         rows.append(row)
     notes = [
         f"{asked.model or asked.shape}, {asked.dtype}, {STEPS} steps a job",
+        "seconds: of the processor." if asked.processor_time else "seconds: of wall time.",
         "ratio: PEFT's time over the bank's.",
         "of the floor: time of the base model alone over the bank's time.",
         f"largest relative difference of the two sides' losses without dropout: {off:.1e}",

@@ -1,9 +1,12 @@
 """Cross-entropy in chunks against torch's own."""
 
+from functools import partial
 from math import log
 
 import pytest
 import torch
+from support.adapters import frozen
+from support.tiny_models import KINDS, VOCABULARY
 from torch import Tensor, nn
 
 from fedrouter.model import cross_entropy as module
@@ -53,6 +56,19 @@ def test_by_hand() -> None:
     losses = cross_entropy(logits, torch.tensor([1, 0]))
     torch.testing.assert_close(losses, torch.tensor([log(4 / 3), log(2)]))
     assert cross_entropy(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", KINDS)  # gemma2 caps its logits
+def test_gradients_of_a_model_are_torchs(kind: str) -> None:
+    model = frozen(kind)
+    tokens = torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
+    found = []
+    for loss in (cross_entropy, partial(nn.functional.cross_entropy, reduction="none")):
+        inputs = model.get_input_embeddings()(tokens).detach().requires_grad_()
+        logits = model(inputs_embeds=inputs, use_cache=False).logits
+        loss(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).sum().backward()
+        found.append(inputs.grad)
+    torch.testing.assert_close(*found)
 
 
 def test_the_gradient_takes_the_logits_place() -> None:

@@ -1,5 +1,9 @@
 """How many tokens passes may have, in numbers that can be checked by hand."""
 
+import ctypes
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -7,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from fedrouter.model.memory import (
     GENERATE_TOKENS,
     generation_tokens,
+    release_memory,
     scoring_tokens,
     training_tokens,
 )
@@ -46,3 +51,18 @@ def test_passes_of_a_small_model_are_bound_by_the_caches() -> None:
 def test_there_is_at_least_one_token() -> None:
     model = llama(torch.float32, vocab_size=2**29)
     assert training_tokens(model, checkpointing=False) == 1
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [torch.ones(2**14) for _ in range(2**11)]  # 128 MiB in blocks that stay in the heap
+    last = torch.ones(2**14)  # above them, so that the heap cannot shrink
+    del blocks
+    before = resident()
+    release_memory()
+    assert resident() < before - 2**26
+    assert last.sum() == 2**14
