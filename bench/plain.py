@@ -8,14 +8,17 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fedrouter.adapters.lora import LoraSpec
-from fedrouter.model.onednn import FrozenLinear
+from fedrouter.model import attention
+from fedrouter.model.onednn import ConvertedLinear, FrozenLinear
 from fedrouter.types import AdapterWeights
 
 
 def plain(model: PreTrainedModel) -> PreTrainedModel:
-    """The model as transformers loads it, without fedrouter's matrix kernels."""
+    """The model as transformers loads it, without fedrouter's kernels."""
+    if model.config._attn_implementation == attention.NAME:
+        model.set_attn_implementation("sdpa")
     for module in model.modules():
-        if type(module) is FrozenLinear:
+        if type(module) in (FrozenLinear, ConvertedLinear):
             module.__class__ = nn.Linear
     return model
 

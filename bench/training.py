@@ -6,26 +6,36 @@ longest row, AdamW, gradient clipping, LoRA's dropout. The floor is the time of 
 backward pass of the frozen base model on the same rows, without adapters and logits.
 
 ``python -m bench.training [--full] [--dtype bfloat16] [--shape llama-1b --device cuda]``
+``python -m bench.training --model FOLDER`` takes a model of real size, and measures on a CPU the
+peak memory of both sides, each in a process of its own that does nothing else.
 """
 
 import argparse
+import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.output import publish
-from bench.pairs import Pairs, timed
+from bench.pairs import Clock, Pairs, timed
 from bench.plain import peft_model, put
 from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import ModelConfig
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import length_batches, pad
+from fedrouter.model.memory import training_tokens
 from fedrouter.model.prompt_format import Example
-from fedrouter.training.trainer import PASS_TOKENS, TrainJob, batches, train
+from fedrouter.training.trainer import TrainJob, batches, train
 
 LLAMA_1B = LlamaConfig(  # the shape of Llama-3.2-1B
     vocab_size=128256,
@@ -39,6 +49,7 @@ LLAMA_1B = LlamaConfig(  # the shape of Llama-3.2-1B
     max_position_embeddings=8192,
 )
 STEPS = 2
+SIDES = ("ours", "theirs")
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class Cell:
 
 
 SMALL = [Cell(1, 4, 64), Cell(8, 1, 64), Cell(8, 4, 64), Cell(8, 4, 256), Cell(8, 4, 256, True)]
+MODEL = [Cell(k, b, 64) for b in (1, 4) for k in (1, 4, 8)]
 FULL = [
     *(Cell(k, b, n) for n in (64, 256) for b in (1, 4, 16) for k in (1, 2, 4, 8, 16)),
     *(Cell(8, b, 256, True) for b in (1, 4, 16)),
@@ -62,10 +74,15 @@ class Sides:
     """Both sides of a comparison, on two copies of one base model."""
 
     def __init__(self, load: Callable[[], BaseModel], dropout: float = 0.05) -> None:
+        self._load = load
         self.base = load()
         self.spec = LoraSpec(dropout=dropout).resolved(self.base.model)
         self.start = initial_weights(self.base.model, self.spec, torch.Generator().manual_seed(0))
-        self.peft = peft_model(load().model, self.spec, {"default": self.start})
+
+    @cached_property
+    def peft(self) -> PeftModel:
+        """The other side's model."""
+        return peft_model(self._load().model, self.spec, {"default": self.start})
 
     def jobs(self, cell: Cell, steps: int = STEPS) -> list[TrainJob]:
         """Train jobs on random tokens; a quarter of each row is the response."""
@@ -114,9 +131,10 @@ class Sides:
         """The frozen base model alone on the same rows, in passes of the bank's size."""
         decoder = getattr(self.base.model, self.base.model.base_model_prefix)
         embed = self.base.model.get_input_embeddings()
+        limit = training_tokens(self.base.model, checkpointing=False)
         for groups in zip(*(batches(job) for job in jobs), strict=True):
             rows = [example.input_ids for group in groups for example in group]
-            for chosen in length_batches([len(row) for row in rows], PASS_TOKENS):
+            for chosen in length_batches([len(row) for row in rows], limit):
                 tokens, mask = self._padded([rows[i] for i in chosen])
                 inputs = embed(tokens).requires_grad_()
                 output = decoder(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
@@ -126,12 +144,14 @@ class Sides:
         return pad(rows, self.base.prompts.pad_id, side="right", device=self.base.device)
 
 
-def compare(sides: Sides, cell: Cell, repeats: int) -> tuple[Pairs, Pairs]:
+def compare(
+    sides: Sides, cell: Cell, repeats: int, clock: Clock = time.perf_counter
+) -> tuple[Pairs, Pairs]:
     """The bank against PEFT, and against the floor."""
     jobs = sides.jobs(cell)
     return (
-        timed(lambda: sides.ours(jobs), lambda: sides.theirs(jobs), repeats),
-        timed(lambda: sides.ours(jobs), lambda: sides.floor(jobs), repeats),
+        timed(lambda: sides.ours(jobs), lambda: sides.theirs(jobs), repeats, clock),
+        timed(lambda: sides.ours(jobs), lambda: sides.floor(jobs), repeats, clock),
     )
 
 
@@ -143,9 +163,9 @@ def disagreement(load: Callable[[], BaseModel]) -> float:
     return max(abs(a - b) / b for a, b in pairs)
 
 
-def loader(shape: str, dtype: str, device: str) -> Callable[[], BaseModel]:
-    """Loads nano, or a randomly initialized model of a larger shape."""
-    config = ModelConfig(dtype=dtype)  # type: ignore[arg-type]  # argparse has checked it
+def loader(shape: str, dtype: str, device: str, name: str = "nano") -> Callable[[], BaseModel]:
+    """Loads a model by its name, or a randomly initialized one of a larger shape."""
+    config = ModelConfig(name=name, dtype=dtype)  # type: ignore[arg-type]  # argparse has checked it
     if shape == "nano":
         return lambda: BaseModel.load(config, device)
 
@@ -166,20 +186,48 @@ def peak_gib(run: Callable[[], Any]) -> float:
     return torch.cuda.max_memory_allocated() / 2**30
 
 
+def peak_mib(asked: argparse.Namespace, side: str, cell: Cell) -> float:
+    """The peak memory of a side on a CPU, in a process of its own."""
+    command = [sys.executable, "-m", "bench.training", "--model", asked.model, "--dtype"]
+    options = [asked.dtype, "--side", side, "--cell", f"{cell.adapters},{cell.batch},{cell.length}"]
+    done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def one_side(load: Callable[[], BaseModel], side: str, cell: Cell) -> float:
+    """This process's peak memory in MiB while it trains with one of the SIDES; Linux only."""
+    base = load()
+    sides = Sides(lambda: base)  # the other side's copy is not there
+    jobs = sides.jobs(cell)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak, which loading has
+    getattr(sides, side)(jobs)
+    [peak] = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) / 1024
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="all cells")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--shape", default="nano", choices=["nano", "llama-1b"])
+    parser.add_argument("--model", help="a base model to take instead, such as a folder")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processor-time", action="store_true", help="not wall time; one thread")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of timings")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    load = loader(asked.shape, asked.dtype, asked.device)
+    load = loader(asked.shape, asked.dtype, asked.device, asked.model or "nano")
+    if asked.side:
+        print(one_side(load, asked.side, Cell(*map(int, asked.cell.split(",")))))
+        return
+    clock = time.process_time if asked.processor_time else time.perf_counter
     off = disagreement(load)
     sides = Sides(load)
     rows = []
-    for cell in FULL if asked.full else SMALL:
-        peft, floor = compare(sides, cell, repeats=3)
+    for cell in MODEL if asked.model else FULL if asked.full else SMALL:
+        peft, floor = compare(sides, cell, asked.repeats, clock)
         row = {
             "K": cell.adapters,
             "batch": cell.batch,
@@ -191,13 +239,18 @@ def main() -> None:
             jobs = sides.jobs(cell)
             row["peak GiB"] = peak_gib(lambda jobs=jobs: sides.ours(jobs))  # type: ignore[misc]
             row["baseline GiB"] = peak_gib(lambda jobs=jobs: sides.theirs(jobs))  # type: ignore[misc]
+        elif asked.model:
+            row["peak MiB"], row["baseline MiB"] = (peak_mib(asked, one, cell) for one in SIDES)
         rows.append(row)
     notes = [
-        f"{asked.shape}, {asked.dtype}, {STEPS} steps a job; ratio: PEFT's time over the bank's.",
+        f"{asked.model or asked.shape}, {asked.dtype}, {STEPS} steps a job",
+        "seconds: of the processor." if asked.processor_time else "seconds: of wall time.",
+        "ratio: PEFT's time over the bank's.",
         "of the floor: time of the base model alone over the bank's time.",
         f"largest relative difference of the two sides' losses without dropout: {off:.1e}",
     ]
-    name = "training" if asked.shape == "nano" else f"training_{asked.shape}"
+    shape = Path(asked.model).name if asked.model else asked.shape
+    name = "training" if shape == "nano" else f"training_{shape}"
     publish(f"{name}_{asked.dtype}", "Training K adapters: the bank against PEFT", rows, notes)
 
 

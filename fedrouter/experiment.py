@@ -114,6 +114,7 @@ class Experiment:
             clients,
             transport=self.config.federation.transport,
             fuse=self.config.engine.fuse,
+            checkpointing=self.config.engine.gradient_checkpointing,
             progress=self.progress,
         )
         return self._serve(folder, engine)

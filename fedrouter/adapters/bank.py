@@ -8,7 +8,7 @@ tree and state dict do not change. Its outputs change only within `AdapterBank.a
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,8 @@ class AdapterBank:
         self._passes = threading.local()  # a thread's pass, so that threads do not mix adapters
         self._layout = adapter_layout(model, spec)
         self._layers = [
-            _Layer(target, spec, size, trained, self._device) for target in self._layout.targets
+            _Layer(target, spec, size, trained, index=index, device=self._device)
+            for index, target in enumerate(self._layout.targets)
         ]
         self._hooks = [
             model.get_submodule(layer.target.name).register_forward_hook(self._hook(layer))
@@ -107,7 +108,7 @@ class AdapterBank:
         slots: Tensor,
         weights: Tensor | None = None,
         lengths: Tensor | None = None,
-        dropout: Sequence[torch.Generator] | None = None,
+        dropout: Sequence[int] | None = None,
     ) -> Iterator[None]:
         """Within the block, row i of every batch that the model sees uses adapter slots[i].
 
@@ -121,10 +122,9 @@ class AdapterBank:
             weights: float32, of the same shape; None: 1 each.
             lengths: int64, shape (rows,): number of tokens of each right-padded row; required with
                 `dropout`.
-            dropout: one CPU generator for each row, to train with dropout; None: no dropout. A
-                row's masks depend on its own generator and length alone, not on the rows that
-                share the pass. Every forward pass draws new masks, including one that gradient
-                checkpointing repeats: do not use the two together.
+            dropout: a seed for each row, to train with dropout; None: no dropout. A row's mask in
+                a module depends on its own seed and length and on the module alone, not on the
+                rows that share the pass; a forward pass that is repeated has the same masks.
 
         Raises:
             AdapterError: a slot is not in the bank; or, from the model, a target module sees
@@ -134,8 +134,24 @@ class AdapterBank:
         self._check(slots, weights, lengths, dropout)
         slots = _columns(slots.to(self._device))
         weights = None if weights is None else _columns(weights.to(self._device))
+        with self._using(_Pass(slots, weights, self._masks(slots, lengths, dropout))):
+            yield
+
+    def checkpoint_contexts(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """The `context_fn` of torch's `checkpoint`, for a forward pass within `active`.
+
+        The pass is repeated by the backward pass: after the block, and on a GPU in a thread of its
+        own. It uses the same adapters there.
+        """
+        return nullcontext(), self._using(self._current)
+
+    @contextmanager
+    def _using(self, current: "_Pass | None") -> Iterator[None]:
+        """Within the block, `current` is this thread's pass."""
         outer = self._current
-        self._passes.current = _Pass(slots, weights, self._masks(slots, lengths, dropout))
+        self._passes.current = current
         try:
             yield
         finally:
@@ -152,7 +168,7 @@ class AdapterBank:
         slots: Tensor,
         weights: Tensor | None,
         lengths: Tensor | None,
-        dropout: Sequence[torch.Generator] | None,
+        dropout: Sequence[int] | None,
     ) -> None:
         """Refuse arguments that `active` cannot use; it documents the errors."""
         if slots.numel() and not NO_ADAPTER <= int(slots.min()) <= int(slots.max()) < self.size:
@@ -163,13 +179,13 @@ class AdapterBank:
             raise ValueError("dropout masks need the rows' lengths")
 
     def _masks(
-        self, slots: Tensor, lengths: Tensor | None, dropout: Sequence[torch.Generator] | None
+        self, slots: Tensor, lengths: Tensor | None, dropout: Sequence[int] | None
     ) -> "_Dropout | None":
         """The dropout masks of the rows that use an adapter; None without dropout."""
         if dropout is None or lengths is None or self._spec.dropout <= 0:
             return None
         rows = zip(slots.amax(1).tolist(), dropout, lengths.tolist(), strict=True)
-        adapted = tuple((draws, length) for slot, draws, length in rows if slot >= 0)
+        adapted = tuple((seed, length) for slot, seed, length in rows if slot >= 0)
         return _Dropout(self._spec.dropout, adapted)
 
     @torch.no_grad()
@@ -201,11 +217,19 @@ def _columns(values: Tensor) -> Tensor:
 
 
 class _Layer:
-    """The stacked weights of one target module."""
+    """The stacked weights of one target module, the `index`-th of the bank."""
 
     def __init__(
-        self, target: Target, spec: LoraSpec, size: int, trained: LoraMatrices, device: torch.device
+        self,
+        target: Target,
+        spec: LoraSpec,
+        size: int,
+        trained: LoraMatrices,
+        *,
+        index: int,
+        device: torch.device,
     ) -> None:
+        self.index = index
         self.target = target
         self.scale = spec.scale
         shape_a, shape_b = target.shapes(spec.rank).values()
@@ -266,7 +290,7 @@ class _Pass:
     def _added(self, layer: _Layer, x: Tensor, output: Tensor) -> Tensor:
         x, scale = x.float(), layer.scale
         if self.masks is not None:
-            x = self.masks.drop(x)
+            x = self.masks.drop(x, layer.index)
             scale /= 1 - self.masks.probability  # here, not on x: half the cost of dropout
         total = output
         for column in self.columns:
@@ -312,25 +336,28 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Dropout:
-    """Dropout in which each row has its own random generator.
+    """Dropout in which each row has its own seed.
 
     Attributes:
         probability: the probability that an element is dropped.
-        rows: (generator, number of tokens) of each row that uses an adapter.
+        rows: (seed, number of tokens) of each row that uses an adapter.
     """
 
     probability: float
-    rows: tuple[tuple[torch.Generator, int], ...]
+    rows: tuple[tuple[int, int], ...]
 
-    def drop(self, x: Tensor) -> Tensor:
-        """x, shape (rows, tokens, features), with dropped elements set to zero.
+    def drop(self, x: Tensor, index: int) -> Tensor:
+        """x, shape (rows, tokens, features), with dropped elements set to zero. The masks of
+        different modules differ by `index`.
 
         The caller scales the other elements up. Tokens beyond a row's length are padding, and are
         dropped.
         """
         keep = torch.zeros(x.shape, dtype=torch.bool)
-        for row, (generator, length) in enumerate(self.rows):
-            keep[row, :length] = _draw((length, x.shape[2]), self.probability, generator)
+        draws = torch.Generator()
+        for row, (seed, length) in enumerate(self.rows):
+            draws.manual_seed(seed + index)
+            keep[row, :length] = _draw((length, x.shape[2]), self.probability, draws)
         return x * keep.to(x.device)
 
 

@@ -14,7 +14,7 @@ from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, compr
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
 from fedrouter.serialization import ArrayTable, serialize
 from fedrouter.server.engine import Traffic
-from fedrouter.training.trainer import TrainJob, TrainProgress, train
+from fedrouter.training.trainer import Checkpointing, TrainJob, TrainProgress, train
 
 
 class InProcessEngine:
@@ -30,6 +30,7 @@ class InProcessEngine:
         clients: the clients by id.
         transport: the dtype in which adapters travel.
         fuse: number of adapters trained in one pass.
+        checkpointing: gradient checkpointing, as for `train`.
         progress: receives the progress in requests, and the loss, after every step of training.
     """
 
@@ -41,6 +42,7 @@ class InProcessEngine:
         *,
         transport: TransportDtype,
         fuse: int,
+        checkpointing: Checkpointing = False,
         progress: Progress | None = None,
     ) -> None:
         self.base = base
@@ -48,6 +50,7 @@ class InProcessEngine:
         self.clients = clients
         self.transport = transport
         self.fuse = fuse
+        self.checkpointing = checkpointing
         self.progress = progress or Progress()
         self.traffic = Traffic()
 
@@ -64,8 +67,10 @@ class InProcessEngine:
         encoder = WeightsEncoder()
         under_way, ahead = tee(self._prepare(request, encoder) for request in requests)
         shares: list[float] = []  # of each job drawn so far, in its request
-        jobs = self._jobs(ahead, shares)
-        results = train(self.base, self.spec, jobs, self.fuse, partial(self._report, shares))
+        jobs, report = self._jobs(ahead, shares), partial(self._report, shares)
+        results = train(
+            self.base, self.spec, jobs, self.fuse, report, checkpointing=self.checkpointing
+        )
         for prepared in under_way:
             client = self.clients[prepared.request.client]
             reply = client.finish(prepared, list(islice(results, len(prepared.jobs))))

@@ -17,12 +17,12 @@ from fedrouter.errors import AdapterError
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import BATCH_ROWS, length_batches
 from fedrouter.model.losses import Batch, row_losses
+from fedrouter.model.memory import generation_tokens, scoring_tokens
 from fedrouter.model.prompt_format import Conversation
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.types import AdapterWeights
 
 GENERATE_ROWS = 64  # rows in a batch; the batch ends with its longest response
-GENERATE_TOKENS = 16_384  # padded prompt tokens in a batch
 
 
 class MultiAdapterModel:
@@ -88,7 +88,7 @@ class MultiAdapterModel:
         texts = [""] * len(ids)
         lengths = [len(one) for one in ids]
         rows = GENERATE_ROWS if self.base.masks_padding else 1
-        for batch in length_batches(lengths, GENERATE_TOKENS, rows):
+        for batch in length_batches(lengths, generation_tokens(self.base.model), rows):
             with self._bank.active(slots[batch], weights[batch]):
                 answers = self.base.generate([ids[i] for i in batch], max_new_tokens)
             for i, text in zip(batch, answers, strict=True):
@@ -124,7 +124,8 @@ class MultiAdapterModel:
         examples = self.base.prompts.examples(rows)
         losses = np.zeros(len(rows))
         lengths = [len(example.input_ids) for example in examples]
-        for batch in length_batches(lengths, batch_rows=1 if alone else BATCH_ROWS):
+        limit = scoring_tokens(self.base.model)
+        for batch in length_batches(lengths, limit, 1 if alone else BATCH_ROWS):
             padded = Batch.of(self.base, [examples[i] for i in batch])
             with self._bank.active(slots[batch], weights[batch]):
                 losses[batch] = row_losses(self.base, padded).cpu().numpy()

@@ -152,7 +152,7 @@ class DecodingBatch:
             last[:, -1] = True
             with self._model.active([sequence.mixture]):
                 logits.append(self._base.response_logits(tokens, torch.ones_like(tokens), last))
-        return torch.cat(logits)
+        return torch.cat(logits).float()
 
     def _draw(self, sequences: Sequence[GeneratedSequence], logits: Tensor) -> None:
         greedy = logits.argmax(dim=1).tolist()

@@ -24,11 +24,13 @@ from transformers.cache_utils import Cache
 from fedrouter.config import ModelConfig
 from fedrouter.data.rows import Row
 from fedrouter.errors import ConfigError, ModelError
+from fedrouter.model.attention import use_float32_attention
 from fedrouter.model.batching import fixed_batches, length_batches, pad
 from fedrouter.model.checks import check_causal, check_finite, check_weights, masks_padding
 from fedrouter.model.embedding import PAPER_EMBEDDING, EmbeddingSpec, pool
 from fedrouter.model.hidden_states import HiddenStates
 from fedrouter.model.loading import load_pretrained, resolve_device
+from fedrouter.model.memory import scoring_tokens
 from fedrouter.model.onednn import FEW_ROWS, use_onednn
 from fedrouter.model.prompt_format import PromptFormat
 from fedrouter.types import FloatArray
@@ -58,6 +60,7 @@ class BaseModel:
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         use_onednn(model)
+        use_float32_attention(model)
         self.name = config.name
         ends = _end_tokens(model)
         model.generation_config = GenerationConfig()  # greedy means greedy: no penalties of its own
@@ -212,12 +215,11 @@ class BaseModel:
             keep: bool, same shape; m true entries.
 
         Returns:
-            float32, shape (m, vocabulary), in row-major order of `keep`.
+            Shape (m, vocabulary), in row-major order of `keep`, in the base model's dtype.
         """
-
         with self._keeping(keep):
             output = self.model(input_ids=tokens, attention_mask=mask, use_cache=False)
-        logits: Tensor = output.logits[0].float()
+        logits: Tensor = output.logits[0]
         return logits
 
     def next_logits(self, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
@@ -262,9 +264,11 @@ class BaseModel:
             ModelError: logits are NaN or infinite.
         """
         ids = [example.input_ids for example in self.prompts.examples(rows)]
-        tokens, mask = pad(ids, self.prompts.pad_id, side="right", device=self.device)
-        logits = self.response_logits(tokens, mask, mask.bool())
-        check_finite(logits, "in its logits", self.model.dtype)
+        for batch in length_batches([len(one) for one in ids], scoring_tokens(self.model)):
+            rows_ids = [ids[i] for i in batch]
+            tokens, mask = pad(rows_ids, self.prompts.pad_id, side="right", device=self.device)
+            logits = self.response_logits(tokens, mask, mask.bool())
+            check_finite(logits, "in its logits", self.model.dtype)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:

@@ -36,7 +36,7 @@ def load_pretrained(
 
     Args:
         config: the `[model]` section.
-        device: where the model will be, on which its dtype and attention kernel depend.
+        device: where the model will be, on which its dtype depends.
 
     Raises:
         ModelError: there is no such model, weights are missing, or it has no tokenizer.
@@ -45,7 +45,7 @@ def load_pretrained(
     with _quiet():
         source = find_source(config.name)
         try:
-            tokenizer, (model, info) = _from_pretrained(source, dtype, device)
+            tokenizer, (model, info) = _from_pretrained(source, dtype)
         except Exception as error:  # whatever the folder's files, the hub or a library may raise
             raise _unusable(config.name, error) from error
     _check_tokenizer(config.name, tokenizer)
@@ -95,7 +95,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _from_pretrained(source: Source, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+def _from_pretrained(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer, and the model with the report of its loading. No code of theirs is run.
 
     Models of texts with images that have no class for texts alone are loaded whole: given no
@@ -110,22 +110,12 @@ def _from_pretrained(source: Source, dtype: torch.dtype, device: torch.device) -
     loaded = auto.from_pretrained(
         source.name,
         dtype=dtype,
-        attn_implementation=_attention(device, dtype),
         use_safetensors=source.safetensors,
         ignore_mismatched_sizes=True,  # so that they are reported
         output_loading_info=True,
         **where,
     )
     return tokenizer, loaded
-
-
-def _attention(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The attention kernel to ask for; None leaves it to transformers.
-
-    On a CPU torch's fused kernel is slow in bfloat16: nano trains 8 adapters on 80 tokens 1.25 to
-    1.55 times as fast with plain matrix products (in float32 both take the same time).
-    """
-    return "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
 
 
 def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:

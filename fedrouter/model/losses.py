@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import pad
+from fedrouter.model.cross_entropy import cross_entropy
 from fedrouter.model.prompt_format import Example
 
 
@@ -46,7 +46,7 @@ def token_losses(base: BaseModel, batch: Batch) -> tuple[Tensor, Tensor]:
     keep = torch.zeros_like(batch.response)
     keep[:, :-1] = response  # the logits at a position predict the next token
     logits = base.response_logits(batch.tokens, batch.mask, keep)
-    losses = cross_entropy(logits, batch.tokens[:, 1:][response], reduction="none")
+    losses = cross_entropy(logits, batch.tokens[:, 1:][response])
     return losses, keep.nonzero()[:, 0]
 
 

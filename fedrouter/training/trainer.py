@@ -8,8 +8,10 @@ which keeps padding small, and the gradients of the passes are summed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, groupby, islice
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,12 +21,14 @@ from fedrouter.adapters.lora import LoraSpec
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import length_batches
 from fedrouter.model.losses import Batch, token_losses
+from fedrouter.model.memory import release_memory, training_tokens
 from fedrouter.model.prompt_format import Example
 from fedrouter.seeding import derive_seed, generator
+from fedrouter.training.checkpointing import checkpointed, uses_checkpointing
 from fedrouter.training.proximal import ProximalTerms
 from fedrouter.types import AdapterWeights, LoraMatrices
 
-PASS_TOKENS = 4096  # padded tokens in one forward/backward; bounds the activations' memory
+Checkpointing = bool | Literal["auto"]  # see `checkpointing.uses_checkpointing`
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def train(
     jobs: Iterable[TrainJob],
     fuse: int,
     report: Callable[[TrainProgress], None] | None = None,
+    *,
+    checkpointing: Checkpointing = False,
 ) -> Iterator[TrainResult]:
     """Train adapters, up to `fuse` of them in one pass.
 
@@ -112,18 +118,25 @@ def train(
         jobs: the adapters to train. They are drawn as they are needed.
         fuse: the largest number of adapters in one pass, at least 1.
         report: called after every step.
+        checkpointing: whether the backward pass computes activations again (see
+            `uses_checkpointing`), which takes less memory and does not change the results.
 
     Yields:
         The results, in the order of `jobs`.
 
     Raises:
         AdapterError: weights do not fit the base model.
+        ConfigError: checkpointing is asked for, and the base model does not support it.
     """
+    recompute = uses_checkpointing(base, checkpointing)
     first = 0
     for _, fusible in groupby(jobs, key=_fusion_key):
         while together := list(islice(fusible, fuse)):
             numbers = range(first, first := first + len(together))
-            yield from _train_together(base, spec, together, _reporter(report, numbers, together))
+            after_step = _reporter(report, numbers, together)
+            results = _train_together(base, spec, together, after_step, recompute)
+            release_memory()
+            yield from results
 
 
 def _reporter(
@@ -213,11 +226,18 @@ def _train_together(
     spec: LoraSpec,
     jobs: Sequence[TrainJob],
     after_step: Callable[[Tensor], None],
+    recompute: bool,
 ) -> list[TrainResult]:
     """Train jobs that can be fused, all of them in every step."""
     first, banked = jobs[0], _assign_slots(jobs)
     companions = [job.companion for job in jobs if job.companion is not None]
-    with AdapterBank(base.model, spec, len(jobs) + len(companions), first.parts) as bank:
+    limit = training_tokens(base.model, checkpointing=recompute)
+    with ExitStack() as stack:
+        bank = stack.enter_context(
+            AdapterBank(base.model, spec, len(jobs) + len(companions), first.parts)
+        )
+        if recompute:
+            stack.enter_context(checkpointed(base.model, bank))
         proximal = ProximalTerms(bank, _anchors(jobs))  # leaves the anchors in the bank
         for slot, weights in enumerate([*(job.weights for job in jobs), *companions]):
             bank.load(slot, weights)
@@ -227,7 +247,7 @@ def _train_together(
         for step in range(first.steps):
             optimizer.zero_grad()
             rows = [row for one in banked for row in one.rows(step)]
-            losses += _accumulate_gradients(base, bank, rows)
+            losses += _accumulate_gradients(base, bank, rows, limit)
             proximal.accumulate_gradients()
             bank.clip_gradients(first.max_grad_norm)
             optimizer.step()
@@ -259,8 +279,16 @@ def _anchors(jobs: Sequence[TrainJob]) -> dict[int, tuple[float, AdapterWeights]
     }
 
 
-def _accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[_TrainRow]) -> Tensor:
+def _accumulate_gradients(
+    base: BaseModel, bank: AdapterBank, rows: Sequence[_TrainRow], limit: int
+) -> Tensor:
     """Add to each adapter's gradient that of its mean loss over the response tokens of its rows.
+
+    Args:
+        base: the base model.
+        bank: the adapters.
+        rows: the rows of a step.
+        limit: padded tokens of a pass, if it has several rows.
 
     Returns:
         The mean losses, shape (bank.size,).
@@ -271,11 +299,10 @@ def _accumulate_gradients(base: BaseModel, bank: AdapterBank, rows: Sequence[_Tr
         counts[row.owner.slot] += row.response_tokens
     counts = counts.clamp(min=1).to(base.device)
     totals = torch.zeros(bank.size, device=base.device)
-    for chosen in length_batches([len(row.example.input_ids) for row in rows], PASS_TOKENS):
+    for chosen in length_batches([len(row.example.input_ids) for row in rows], limit):
         slots, weights = _slots_and_weights([rows[i] for i in chosen])
         batch = Batch.of(base, [rows[i].example for i in chosen])
-        masks = [torch.Generator().manual_seed(rows[i].seed) for i in chosen]
-        with bank.active(slots, weights, batch.lengths, masks):
+        with bank.active(slots, weights, batch.lengths, [rows[i].seed for i in chosen]):
             losses, row_indices = token_losses(base, batch)
         sums = torch.zeros_like(totals).index_add(0, owners[chosen][row_indices], losses)
         pass_losses = sums / counts

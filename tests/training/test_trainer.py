@@ -256,7 +256,7 @@ def test_splitting_a_step_into_passes_changes_nothing(
 ) -> None:
     jobs = [job(tiny_base, examples, 1), job(tiny_base, examples[:5], 2)]
     whole = list(train(tiny_base, SPEC, jobs, 2))
-    monkeypatch.setattr("fedrouter.training.trainer.PASS_TOKENS", 40)
+    monkeypatch.setattr("fedrouter.training.trainer.training_tokens", lambda *_, **__: 40)
     for one, split in zip(whole, train(tiny_base, SPEC, jobs, 2), strict=True):
         assert_same(one, split, atol=ATOL)
 

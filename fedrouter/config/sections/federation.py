@@ -81,6 +81,12 @@ class EngineConfig(Section):
         default="auto",
         description="adapters trained in one pass; a run stores the number that auto stands for",
     )
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        default="auto",
+        description="true: training keeps only the inputs of layers and computes the rest again in "
+        "the backward pass, with the same results; auto: if the activations of one row of "
+        "model.max_length tokens exceed 1 GiB on a CPU, or a quarter of the memory of a GPU",
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description='"cpu", "cuda", "cuda:N", "mps"; auto: a GPU where there is one'
     )

@@ -89,7 +89,16 @@ def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDic
     spec = LoraSpec.from_config(config.adapter).resolved(shared_model.base.model)
     client = _client(config, texts, node, shared_model, spec)
     work = client.prepare(unpack_request(texts["task"], arrays))
-    results = list(train(shared_model.base, spec, work.jobs, config.engine.fuse))
+    engine = config.engine
+    results = list(
+        train(
+            shared_model.base,
+            spec,
+            work.jobs,
+            engine.fuse,
+            checkpointing=engine.gradient_checkpointing,
+        )
+    )
     header, out = pack_reply(client.finish(work, results), config.federation.transport)
     return to_records({"reply": header, "base": shared_model.base.fingerprint}, out)
 
