@@ -2,8 +2,14 @@
 
 from fedrouter.config.load import dump_config, load_config, load_resolved, override, parse_resolved
 from fedrouter.config.registry import register_strategy, registered, strategy_names
-from fedrouter.config.resolve import ResolvedConfig, ResolvedDataConfig, ResolvedRouterConfig
+from fedrouter.config.resolve import (
+    ResolvedAggregationConfig,
+    ResolvedConfig,
+    ResolvedDataConfig,
+    ResolvedRouterConfig,
+)
 from fedrouter.config.schema import Config
+from fedrouter.config.sections.aggregation import AggregationConfig
 from fedrouter.config.sections.base import Section
 from fedrouter.config.sections.data import Columns, DataConfig, Source, scenario_names
 from fedrouter.config.sections.evaluation import CompareConfig, EvaluationConfig
@@ -14,6 +20,7 @@ from fedrouter.config.sections.routing import AUTO, ClusteringConfig, RouterConf
 __all__ = [
     "AUTO",
     "AdapterConfig",
+    "AggregationConfig",
     "ClusteringConfig",
     "Columns",
     "CompareConfig",
@@ -23,6 +30,7 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "ModelConfig",
+    "ResolvedAggregationConfig",
     "ResolvedConfig",
     "ResolvedDataConfig",
     "ResolvedRouterConfig",

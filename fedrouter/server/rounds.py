@@ -21,6 +21,11 @@ from fedrouter.seeding import generator
 from fedrouter.server.engine import Engine, Traffic
 from fedrouter.strategies import ServerState, Strategy
 
+EXCLUDED = (
+    "its updates point against those of the other clients and were left out; if its data are "
+    "sound, set aggregation.agreement = false"
+)
+
 
 @dataclass
 class RoundRecord:
@@ -98,6 +103,9 @@ def rounds(
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
         replies = CheckedReplies(engine, tasks, expected)
         state = strategy.aggregate(state, round, replies)
+        failures += [
+            Failure(client, round, EXCLUDED) for client in chosen if client in state.excluded
+        ]
         took = time.perf_counter() - began - refined
         record = RoundRecord(
             round=round,

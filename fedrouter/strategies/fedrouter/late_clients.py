@@ -14,6 +14,7 @@ class LateClients(Strategy[TaskState]):
     """A method with tasks that profiles clients without a profile (beyond the paper)."""
 
     state_type = TaskState
+    by_task = True
 
     def late_join_order(self, state: TaskState) -> ProfileOrder:
         """The order by which a client that joins late computes its local tasks."""
