@@ -99,7 +99,7 @@ def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
         clustering = _paper_clustering(config.clustering, scenario, number)
     else:
         clustering = _auto_clustering(config.clustering)
-    robust = config.aggregation.robust or ("none" if config.mode == "paper" else "clip")
+    robust = config.aggregation.robust or ("none" if config.mode == "paper" else "trimmed_mean")
     fallback = config.router.fallback or ("nearest" if config.mode == "paper" else "base")
     fuse = FUSE_AUTO if config.engine.fuse == AUTO else config.engine.fuse
     return ResolvedConfig(

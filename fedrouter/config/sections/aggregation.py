@@ -18,7 +18,7 @@ class AggregationConfig(Section):
         "norms and weights are bounded by those of the other clients; the rest, after "
         '"clip", for adapters that five or more clients trained: "median" and "trimmed_mean" of '
         'each number, "geometric_median", or "krum" (Multi-Krum: the mean of the updates that lie '
-        'closest together); unset: "clip", in mode "paper" "none"',
+        'closest together); unset: "trimmed_mean", in mode "paper" "none"',
     )
     hostile: float = Field(
         default=0.25,
