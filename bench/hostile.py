@@ -24,8 +24,8 @@ from fedrouter.server.engine import Engine, Traffic
 from fedrouter.types import AdapterWeights
 
 Arrays = dict[str, NDArray[np.float32]]
-INVENTED = 100  # local tasks of one client
-MANY = 10**9  # samples of a local task, in a lie
+INVENTED = 8  # local tasks of one client, the most that task discovery accepts
+MANY = 10**8  # samples of a local task, in a lie that is within the limits of a message
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ def _own(now: Moment, name: str) -> NDArray[np.float32]:
 
 
 def _mean(now: Moment, name: str) -> NDArray[np.float32]:
-    return np.mean([one[name] for one in now.honest], axis=0)
+    mean: NDArray[np.float32] = np.mean([one[name] for one in now.honest], axis=0)
+    return mean
 
 
 def _deviation(now: Moment, name: str) -> NDArray[np.float32]:
-    return np.std([one[name] for one in now.everyone], axis=0)
+    deviation: NDArray[np.float32] = np.std([one[name] for one in now.everyone], axis=0)
+    return deviation
 
 
 # "A little is enough" (Baruch et al., 2019) with z = 1.5, inner-product manipulation (Xie et al.,
@@ -225,7 +227,7 @@ class Hostile:
     ) -> TaskProfile:
         number = len(profile.counts)
         if self._attack == "false counts":
-            return replace(profile, counts=(MANY,) * number)
+            return _consistent(replace(profile, counts=(MANY,) * number), profile)
         if self._attack == "placed centroids":
             places = np.concatenate([other.centroids for other in others])
             draws = generator(self._seed, "places", task.round, task.client)
@@ -260,10 +262,21 @@ class Hostile:
         spread = float(np.mean(profile.second_moments)) ** 0.5
         shift = draws.normal(0, spread / near.shape[1] ** 0.5 * 3, near.shape)
         self._invented[task.client] = [*range(number), *[None] * (INVENTED - number)]
-        return replace(
+        imagined = replace(
             profile,
             centroids=np.concatenate([profile.centroids, near + shift]).astype(np.float32),
             counts=(MANY,) * INVENTED,
             second_moments=(float(np.mean(profile.second_moments)),) * INVENTED,
             fourth_moments=(float(np.mean(profile.fourth_moments)),) * INVENTED,
         )
+        return _consistent(imagined, profile)
+
+
+def _consistent(lie: TaskProfile, truth: TaskProfile) -> TaskProfile:
+    """The lie with a scatter whose trace is that of its counts and moments, which are compared."""
+    if truth.scatter is None or lie.tasks:
+        return lie
+    factor = np.dot(lie.counts, lie.second_moments) / np.dot(truth.counts, truth.second_moments)
+    products = (truth.scatter.products * factor).astype(np.float32)
+    fourth = float(truth.scatter.fourth * factor)
+    return replace(lie, scatter=replace(truth.scatter, products=products, fourth=fourth))
