@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedrouter.protocol.messages import (
     ClientReply,
     ClientRequest,
+    ClusterPrompts,
     ComparedLosses,
     Failure,
     OrderWithGeometry,
@@ -25,7 +26,7 @@ from fedrouter.types import AdapterWeights
 
 Arrays = dict[str, NDArray[np.float32]]
 INVENTED = 8  # local tasks of one client, the most that task discovery accepts
-MANY = 10**8  # samples of a local task, in a lie that is within the limits of a message
+MANY = 10**8  # samples of a client, in a lie that is within the limits of a message
 
 
 @dataclass(frozen=True)
@@ -227,14 +228,14 @@ class Hostile:
     ) -> TaskProfile:
         number = len(profile.counts)
         if self._attack == "false counts":
-            return _consistent(replace(profile, counts=(MANY,) * number), profile)
+            return replace(profile, counts=(MANY // number,) * number)
         if self._attack == "placed centroids":
             places = np.concatenate([other.centroids for other in others])
             draws = generator(self._seed, "places", task.round, task.client)
             return replace(profile, centroids=places[draws.permutation(len(places))[:number]])
         if isinstance(task.profile, OrderWithGeometry):
             return self._everything(task.profile, task.client, profile)
-        if self._attack == "invented tasks":
+        if self._attack == "invented tasks" and isinstance(task.profile, ClusterPrompts):
             return self._imagined(task, profile)
         return profile
 
@@ -255,28 +256,17 @@ class Hostile:
         )
 
     def _imagined(self, task: ClientRequest, profile: TaskProfile) -> TaskProfile:
-        """A hundred local tasks at random places around the real ones."""
+        """More local tasks than the client has, at random places around the real ones."""
         number = len(profile.counts)
         draws = generator(self._seed, "imagined", task.client)
         near = profile.centroids[draws.integers(number, size=INVENTED - number)]
         spread = float(np.mean(profile.second_moments)) ** 0.5
         shift = draws.normal(0, spread / near.shape[1] ** 0.5 * 3, near.shape)
         self._invented[task.client] = [*range(number), *[None] * (INVENTED - number)]
-        imagined = replace(
+        return replace(
             profile,
             centroids=np.concatenate([profile.centroids, near + shift]).astype(np.float32),
-            counts=(MANY,) * INVENTED,
+            counts=(MANY // INVENTED,) * INVENTED,
             second_moments=(float(np.mean(profile.second_moments)),) * INVENTED,
             fourth_moments=(float(np.mean(profile.fourth_moments)),) * INVENTED,
         )
-        return _consistent(imagined, profile)
-
-
-def _consistent(lie: TaskProfile, truth: TaskProfile) -> TaskProfile:
-    """The lie with a scatter whose trace is that of its counts and moments, which are compared."""
-    if truth.scatter is None or lie.tasks:
-        return lie
-    factor = np.dot(lie.counts, lie.second_moments) / np.dot(truth.counts, truth.second_moments)
-    products = (truth.scatter.products * factor).astype(np.float32)
-    fourth = float(truth.scatter.fourth * factor)
-    return replace(lie, scatter=replace(truth.scatter, products=products, fourth=fourth))
