@@ -19,7 +19,7 @@ from fedrouter.strategies.aggregation.movements import Movement
 
 LEAST_CLIENTS = 4  # a hostile one leaves a majority of three
 BOUND = 0.25  # cosines are bounded by this quantile of their absolute values
-EVIDENCE = 0.01  # mean cosine, on either side of zero, from which on it is not chance
+EVIDENCE = 0.015  # mean cosine, on either side of zero, from which on it is not chance
 
 
 def clients_against(
