@@ -15,7 +15,10 @@ from fedrouter.strategies import TaskState, make_strategy
 A = "m.lora_A.weight"
 INITIAL = {A: np.zeros((1, 300), np.float32)}
 CONFIG = resolved(
-    "federation.rounds=2", "clustering.n_global=2", "clustering.n_local=2", "aggregation.robust=clip"
+    "federation.rounds=2",
+    "clustering.n_global=2",
+    "clustering.n_local=2",
+    "aggregation.robust=clip",
 )
 
 
