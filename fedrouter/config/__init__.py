@@ -9,8 +9,14 @@ from fedrouter.config.load import (
     parse_resolved,
 )
 from fedrouter.config.registry import register_strategy, registered, strategy_names
-from fedrouter.config.resolve import ResolvedConfig, ResolvedDataConfig, ResolvedRouterConfig
+from fedrouter.config.resolve import (
+    ResolvedAggregationConfig,
+    ResolvedConfig,
+    ResolvedDataConfig,
+    ResolvedRouterConfig,
+)
 from fedrouter.config.schema import Config
+from fedrouter.config.sections.aggregation import AggregationConfig
 from fedrouter.config.sections.base import Section
 from fedrouter.config.sections.data import Columns, DataConfig, Source, scenario_names
 from fedrouter.config.sections.evaluation import CompareConfig, EvaluationConfig
@@ -21,6 +27,7 @@ from fedrouter.config.sections.routing import AUTO, ClusteringConfig, RouterConf
 __all__ = [
     "AUTO",
     "AdapterConfig",
+    "AggregationConfig",
     "ClusteringConfig",
     "Columns",
     "CompareConfig",
@@ -30,6 +37,7 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "ModelConfig",
+    "ResolvedAggregationConfig",
     "ResolvedConfig",
     "ResolvedDataConfig",
     "ResolvedRouterConfig",

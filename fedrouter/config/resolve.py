@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedrouter.config.schema import Config
+from fedrouter.config.sections.aggregation import AggregationConfig, RobustName
 from fedrouter.config.sections.base import Count
 from fedrouter.config.sections.data import DataConfig, ScenarioName
 from fedrouter.config.sections.federation import EngineConfig
@@ -28,6 +29,12 @@ class ResolvedModelConfig(ModelConfig):
 
     embedding_layer: Layer
     embedding_pooling: Pooling
+
+
+class ResolvedAggregationConfig(AggregationConfig):
+    """`[aggregation]` with a rule."""
+
+    robust: RobustName
 
 
 class ResolvedDataConfig(DataConfig):
@@ -63,6 +70,7 @@ class ResolvedConfig(Config):
 
     model: ResolvedModelConfig
     data: ResolvedDataConfig
+    aggregation: ResolvedAggregationConfig
     clustering: ResolvedClusteringConfig
     router: ResolvedRouterConfig
     engine: ResolvedEngineConfig
@@ -73,8 +81,8 @@ def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
 
     The scenario is `dual` where rows name their task, else `all`; the number of global tasks is
     that of the distinct names, else 4; the number of local tasks is what the scenario gives every
-    client, and stays open where that differs from client to client; space and fallback are those
-    of the mode.
+    client, and stays open where that differs from client to client; space, fallback and aggregation
+    are those of the mode.
     Paths of files and of the base model become absolute, so that a run can be resumed from any
     folder.
 
@@ -91,6 +99,7 @@ def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
         clustering = _paper_clustering(config.clustering, scenario, number)
     else:
         clustering = _auto_clustering(config.clustering)
+    robust = config.aggregation.robust or ("none" if config.mode == "paper" else "trimmed_mean")
     fallback = config.router.fallback or ("nearest" if config.mode == "paper" else "base")
     fuse = FUSE_AUTO if config.engine.fuse == AUTO else config.engine.fuse
     return ResolvedConfig(
@@ -98,6 +107,9 @@ def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
             **dict(config),
             "model": _model(config.model, config.mode),
             "data": ResolvedDataConfig(**{**dict(config.data), "scenario": scenario}),
+            "aggregation": ResolvedAggregationConfig(
+                **{**dict(config.aggregation), "robust": robust}
+            ),
             "clustering": clustering,
             "router": ResolvedRouterConfig(**{**dict(config.router), "fallback": fallback}),
             "engine": ResolvedEngineConfig(**{**dict(config.engine), "fuse": fuse}),

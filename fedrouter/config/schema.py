@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
 
 from fedrouter.config.registry import registered
+from fedrouter.config.sections.aggregation import AggregationConfig
 from fedrouter.config.sections.base import Section
 from fedrouter.config.sections.data import DataConfig
 from fedrouter.config.sections.evaluation import CompareConfig, EvaluationConfig, StrategyName
@@ -53,6 +54,7 @@ class Config(Section):
     federation: FederationConfig = FederationConfig()
     clustering: ClusteringConfig = ClusteringConfig()
     training: TrainingConfig = TrainingConfig()
+    aggregation: AggregationConfig = AggregationConfig()
     strategies: Annotated[
         Mapping[str, SerializeAsAny[Section]], BeforeValidator(_strategy_sections)
     ] = {}

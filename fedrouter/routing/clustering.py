@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from fedrouter.routing.types import TaskProfile
+from fedrouter.routing.bounds import joining_weights
+from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.seeding import generator
 from fedrouter.types import FloatArray
 
@@ -59,7 +60,12 @@ class GlobalTasks:
     assignment: Mapping[int, tuple[int, ...]]
 
 
-def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
+def cluster(
+    points: NDArray[np.floating[Any]],
+    k: int,
+    seed: int,
+    weights: NDArray[np.float64] | None = None,
+) -> Clusters:
     """K-means of `points` into `k` clusters; fewer if there are fewer distinct points.
 
     Of more than 20,000 points, a random sample of 20,000 selects the initialization, from which
@@ -70,6 +76,7 @@ def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
         points: shape (n, d), finite; n at least 1.
         k: number of clusters, at least 1.
         seed: seed of the initializations.
+        weights: of the points in the objective, shape (n,); None: all 1.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -82,9 +89,10 @@ def cluster(points: NDArray[np.floating[Any]], k: int, seed: int) -> Clusters:
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters found: handled below
         if len(exact) > SAMPLE:
             some = generator(seed, "sample").choice(len(exact), SAMPLE, replace=False)
-            starts = kmeans.fit(exact[some]).cluster_centers_
+            some_weights = None if weights is None else weights[some]
+            starts = kmeans.fit(exact[some], sample_weight=some_weights).cluster_centers_
             kmeans = KMeans(k, init=starts, n_init=1)
-        labels = _by_appearance(kmeans.fit_predict(exact))
+        labels = _by_appearance(kmeans.fit_predict(exact, sample_weight=weights))
     return group(exact, labels)
 
 
@@ -124,8 +132,11 @@ def group(
     return Clusters(labels, centroids.astype(np.float32), counts, second_moments, fourth_moments)
 
 
-def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTasks:
-    """K-means of all clients' local centroids into global tasks; every centroid has weight 1.
+def join(
+    profiles: Sequence[TaskProfile], n_global: int, seed: int, bounded: bool = False
+) -> GlobalTasks:
+    """K-means of all clients' local centroids into global tasks; every centroid has weight 1, or is
+    bounded in its weight (`bounds.joining_weights`).
 
     The result does not depend on the order of `profiles`. If there are fewer than `n_global`
     distinct centroids, there are fewer global tasks.
@@ -134,10 +145,12 @@ def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTas
         profiles: at least one, of different clients.
         n_global: number of global tasks, at least 1.
         seed: seed of the initializations of K-means.
+        bounded: whether to bound the weights.
     """
     ordered = sorted(profiles, key=lambda profile: profile.client)
     local = np.concatenate([profile.centroids for profile in ordered])
-    centroids = cluster(local, n_global, seed).centroids
+    weights = joining_weights(ordered) if bounded else np.ones(len(local))
+    centroids = _weighted_centroids(local[weights > 0], weights[weights > 0], n_global, seed)
     nearest = squared_distances(local, centroids).argmin(axis=1)
     first_seen = list(dict.fromkeys(nearest.tolist()))
     assigned = iter(_by_appearance(nearest).tolist())
@@ -147,6 +160,24 @@ def join(profiles: Sequence[TaskProfile], n_global: int, seed: int) -> GlobalTas
             profile.client: tuple(next(assigned) for _ in profile.counts) for profile in ordered
         },
     )
+
+
+def _weighted_centroids(
+    points: FloatArray, weights: NDArray[np.float64], k: int, seed: int
+) -> FloatArray:
+    """The weighted means of the clusters that K-means finds with weights."""
+    if (weights == 1).all():
+        return cluster(points, k, seed).centroids
+    labels = cluster(points, k, seed, weights).labels
+    own = [labels == j for j in range(labels.max() + 1)]
+    means = [np.average(points[which], axis=0, weights=weights[which]) for which in own]
+    return np.stack(means).astype(np.float32)
+
+
+def nearest_tasks(geometry: TaskGeometry, points: NDArray[np.floating[Any]]) -> tuple[int, ...]:
+    """The index of the nearest task of each point; points have shape (n, d)."""
+    distances = squared_distances(points, geometry.centroids, geometry.space)
+    return tuple(distances.argmin(axis=1).tolist())
 
 
 def squared_distances(

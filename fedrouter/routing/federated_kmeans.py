@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrouter.routing.bounds import joining_weights
 from fedrouter.routing.types import Standardization, TaskProfile
 from fedrouter.seeding import derive_seed
 from fedrouter.types import FloatArray
@@ -22,17 +23,26 @@ NO_DEVIATION = 1e-30  # smaller deviations, times SMALLEST, are zero in float32
 SMALLEST = 1e-3  # least deviation that a dimension is divided by, relative to the largest
 
 
-def standardization(profiles: Sequence[TaskProfile]) -> Standardization:
+def standardization(profiles: Sequence[TaskProfile], robust: bool = False) -> Standardization:
     """The mean and standard deviation of each dimension over all clients' samples.
 
     Args:
         profiles: the answers to `DescribeEmbeddings`; at least one.
+        robust: take the medians over clients of their means and of their mean squared distances to
+            it, instead of means weighted by samples.
     """
     counts = np.array([profile.counts[0] for profile in profiles], np.float64)
     means = np.concatenate([profile.centroids for profile in profiles]).astype(np.float64)
-    variances = np.stack([p.variances for p in profiles if p.variances is not None])
-    mean = np.average(means, axis=0, weights=counts)
-    variance = np.average(variances + np.square(means - mean), axis=0, weights=counts)
+    given = [profile.variances for profile in profiles if profile.variances is not None]
+    variances = np.stack(given).astype(np.float64)
+
+    def over_clients(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        if robust:
+            return np.asarray(np.median(values, axis=0))
+        return np.asarray(np.average(values, axis=0, weights=counts))
+
+    mean = over_clients(means)
+    variance = over_clients(variances + np.square(means - mean))
     deviation = np.sqrt(variance)
     largest = deviation.max() if deviation.max() > NO_DEVIATION else 1.0
     return Standardization(
@@ -41,7 +51,7 @@ def standardization(profiles: Sequence[TaskProfile]) -> Standardization:
 
 
 def initial_centroids(
-    profiles: Sequence[TaskProfile], number: int, seed: int
+    profiles: Sequence[TaskProfile], number: int, seed: int, bounded: bool = False
 ) -> tuple[FloatArray, ...]:
     """Different starts: K-means of all clients' local centroids, weighted by samples.
 
@@ -49,12 +59,16 @@ def initial_centroids(
         profiles: at least one; their order does not matter.
         number: clusters of each start; fewer if there are fewer distinct centroids.
         seed: seed of the initializations.
+        bounded: bound the weights of a client's centroids (`bounds.joining_weights`).
     """
     from sklearn.cluster import KMeans
 
     ordered = sorted(profiles, key=lambda profile: profile.client)
     local = np.concatenate([profile.centroids for profile in ordered]).astype(np.float64)
-    counts = np.concatenate([profile.counts for profile in ordered])
+    counts = np.concatenate([profile.counts for profile in ordered]).astype(np.float64)
+    if bounded:
+        counts *= joining_weights(ordered)
+        local, counts = local[counts > 0], counts[counts > 0]
     number = min(number, len(np.unique(local, axis=0)))
     starts: dict[bytes, FloatArray] = {}
     for start in range(STARTS):

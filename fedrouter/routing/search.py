@@ -22,7 +22,8 @@ class TaskSearch:
 
         neighbors: the nearest tasks that each task is compared with.
         comparison_samples: samples of a local task on which adapters are compared.
-        merge_threshold: relative regret (`task_discovery.relative_regret`) up to which another
+        compared_clients: clients that are asked about a task; the median of three outvotes one.
+        merge_threshold: relative regret (`comparing.relative_regret`) up to which another
             task's adapter counts as interchangeable with the task's own.
         memorizable: a task with fewer samples can be overfitted, so that its adapter serves no
             other task even where the task is not one of its own.
@@ -34,6 +35,7 @@ class TaskSearch:
         reassign_candidates: the nearest tasks whose adapters are tried on each of them.
 
         min_new_samples: samples of a cluster that can become a new task.
+        max_new_tasks: new tasks that a client can have to itself.
     """
 
     refinements: int = 4
@@ -46,6 +48,7 @@ class TaskSearch:
 
     neighbors: int = 3
     comparison_samples: int = 32
+    compared_clients: int = 3
     merge_threshold: float = 0.25
     memorizable: int = 100
     settled_round: int = 4
@@ -55,6 +58,7 @@ class TaskSearch:
     reassign_candidates: int = 3
 
     min_new_samples: int = 8
+    max_new_tasks: int = 4
 
 
 SEARCH = TaskSearch()

@@ -23,6 +23,11 @@ from fedrouter.strategies import ServerState, Strategy, TaskState
 
 MAX_REASON = 300  # characters of the reason of a failure
 
+EXCLUDED = (
+    "its updates point against those of the other clients and were left out; if its data are "
+    "sound, set aggregation.agreement = false"
+)
+
 
 @dataclass
 class RoundRecord:
@@ -100,6 +105,9 @@ def rounds(
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
         replies = CheckedReplies(engine, tasks, expected, sample_counts(state))
         state = strategy.aggregate(state, round, replies)
+        failures += [
+            Failure(client, round, EXCLUDED) for client in chosen if client in state.excluded
+        ]
         took = time.perf_counter() - began - refined
         record = RoundRecord(
             round=round,

@@ -13,7 +13,7 @@ from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.serialization import ArrayTable, deserialize, serialize
-from fedrouter.strategies.aggregation import WeightedMean
+from fedrouter.strategies.aggregation import aggregate
 from fedrouter.types import AdapterWeights
 
 SHARED = "global"  # the name of the one adapter that all clients share
@@ -30,6 +30,8 @@ class ServerState:
         adapters: name -> shared adapter (or its shared matrices).
         pending: auxiliary exchanges to run before the next round, under names that the method
             defines (see `Strategy.auxiliary_requests`).
+        excluded: the clients whose updates are left out, since they point against those of the
+            others.
 
     >>> import numpy as np
     >>> from fedrouter import ServerState
@@ -44,6 +46,7 @@ class ServerState:
     base: str
     adapters: Mapping[str, AdapterWeights]
     pending: tuple[str, ...] = ()
+    excluded: tuple[int, ...] = ()
 
     def pack(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Convert the state to named arrays and JSON, for a checkpoint."""
@@ -76,6 +79,7 @@ class Strategy(Generic[State]):
         reference: whether the method uses information that a federation does not have (true tasks,
             all data in one place). References are listed apart and not ranked.
         pooled: whether client 0 receives the training rows of all clients.
+        by_task: whether each shared adapter stands for a task.
         state_type: the class of the method's state.
         settings: the strategy's own section, `[strategies.NAME]`; a subclass that registers a
             schema for it annotates this attribute with that schema.
@@ -95,6 +99,7 @@ class Strategy(Generic[State]):
     personalized: ClassVar[bool] = False
     reference: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
+    by_task: ClassVar[bool] = False
     state_type: ClassVar[type[ServerState]] = ServerState
     settings: Section
 
@@ -161,22 +166,27 @@ class Strategy(Generic[State]):
         return [self._task(state, round, client) for client in clients]
 
     def aggregate(self, state: State, round: int, replies: Iterable[ClientReply]) -> State:
-        """The state after a round: each adapter is the mean of the updates that were trained from
-        it, weighted by samples. An adapter without updates is unchanged.
+        """The state after a round: each adapter is the mean, by the rule in `[aggregation]`, of the
+        updates that were trained from it. An adapter without updates is unchanged.
 
         Args:
             state: the state before the round.
             round: the round, from 1.
             replies: the clients' checked replies, in any order; consumed one at a time.
         """
-        means: dict[str, WeightedMean] = {}
-        for reply in replies:
-            for update in reply.updates:
-                if update.adapter is not None and update.weights:
-                    mean = means.setdefault(update.adapter, WeightedMean())
-                    mean.add(update.weights, update.samples)
-        averaged = {name: mean.result() for name, mean in means.items()}
-        return replace(state, round=round, adapters={**state.adapters, **averaged})
+        after = aggregate(
+            self.config.aggregation,
+            state.adapters,
+            replies,
+            excluded=state.excluded,
+            by_task=self.by_task,
+        )
+        return replace(
+            state,
+            round=round,
+            adapters={**state.adapters, **after.adapters},
+            excluded=after.excluded,
+        )
 
     def learning_rate(self, round: int) -> float:
         """The learning rate of a round: a cosine from `lr` in the first to `lr_min` in the last."""

@@ -41,6 +41,7 @@ def test_what_a_resolved_configuration_lacks_is_named() -> None:
         "data.scenario is missing",
         "clustering.n_global is missing",
         "clustering.space is missing",
+        "aggregation is missing",
         "router.fallback is missing",
     ]
 

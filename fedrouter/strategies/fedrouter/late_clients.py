@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fedrouter.protocol.messages import ClientReply, ClientRequest, ProfileOrder
-from fedrouter.routing.clustering import squared_distances
+from fedrouter.routing.clustering import nearest_tasks
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import Strategy, noting
 from fedrouter.strategies.fedrouter.state import TaskState
@@ -14,6 +14,7 @@ class LateClients(Strategy[TaskState]):
     """A method with tasks that profiles clients without a profile (beyond the paper)."""
 
     state_type = TaskState
+    by_task = True
 
     def late_join_order(self, state: TaskState) -> ProfileOrder:
         """The order by which a client that joins late computes its local tasks."""
@@ -48,8 +49,7 @@ class LateClients(Strategy[TaskState]):
         """The state with one more client. Its local tasks are assigned to the tasks that the
         profile names or, if it names none, to the nearest ones."""
         geometry = state.geometry
-        distances = squared_distances(profile.centroids, geometry.centroids, geometry.space)
-        nearest = profile.tasks or distances.argmin(axis=1)
+        nearest = profile.tasks or nearest_tasks(geometry, profile.centroids)
         tasks = tuple(geometry.tasks[t] for t in nearest)
         return replace(
             state,

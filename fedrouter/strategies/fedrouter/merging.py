@@ -23,7 +23,7 @@ def merge_groups(regret: NDArray[np.float64]) -> list[list[int]]:
     merged only if they were compared and each adapter serves the other task.
 
     Args:
-        regret: R, shape (T, T), as from `task_discovery.relative_regret`.
+        regret: R, shape (T, T), as from `comparing.relative_regret`.
     """
     from sklearn.cluster import AgglomerativeClustering
 
@@ -54,7 +54,7 @@ def merge_small(
 
     Args:
         groups: the result of `merge_groups`.
-        regret: R, shape (T, T), as from `task_discovery.relative_regret`.
+        regret: R, shape (T, T), as from `comparing.relative_regret`.
         sizes: the number of samples of each of the T tasks.
     """
 

@@ -15,6 +15,7 @@ from fedrouter.protocol.messages import (
     Serving,
     TrainOrder,
 )
+from fedrouter.routing.bounds import bounded_profile, largest_total
 from fedrouter.routing.clustering import GlobalTasks, join
 from fedrouter.routing.router import Router, policy
 from fedrouter.routing.types import TaskProfile
@@ -41,7 +42,18 @@ class FedRouter(LateClients):
         assignment(i, j) = argmin_t ||c_ij - g_t||."""
         number = self.config.clustering.n_global
         assert isinstance(number, int), 'n_global = "auto" is for TaskDiscovery'
-        return join(profiles, number, derive_seed(self.config.seed, "join"))
+        seed = derive_seed(self.config.seed, "join")
+        return join(profiles, number, seed, bounded=self.bounded)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether each client's part in the joining of tasks and in sums over clients is bounded
+        (beyond the paper)."""
+        return self.config.aggregation.robust != "none"
+
+    def sample_bound(self, profiles: Sequence[TaskProfile]) -> int | None:
+        """The number of samples for which a client counts at most, given the first profiles."""
+        return largest_total(profiles) if self.bounded and profiles else None
 
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
@@ -49,7 +61,9 @@ class FedRouter(LateClients):
         """Step 0, on the server: every global task gets an adapter, which starts as `initial`."""
         profiles = list(profiles)
         joined = self.join(profiles)
-        geometry = initial_geometry(joined, profiles)
+        most = self.sample_bound(profiles)
+        counted = profiles if most is None else [bounded_profile(p, most, False) for p in profiles]
+        geometry = initial_geometry(joined, counted)
         return self._first_state(
             dict.fromkeys(geometry.tasks, initial),
             base_fingerprint,
@@ -59,6 +73,7 @@ class FedRouter(LateClients):
                 for client, tasks in joined.assignment.items()
             },
             counts={profile.client: profile.counts for profile in profiles},
+            sample_bound=most,
         )
 
     def orders(self, state: TaskState, round: int, client: int) -> tuple[TrainOrder, ...]:

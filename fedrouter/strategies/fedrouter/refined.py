@@ -27,6 +27,7 @@ from fedrouter.protocol.messages import (
     DescribeEmbeddings,
     ProfileOrder,
 )
+from fedrouter.routing.bounds import bounded_moments
 from fedrouter.routing.federated_kmeans import (
     ITERATIONS,
     initial_centroids,
@@ -66,20 +67,17 @@ class RefinedFedRouter(FedRouter):
     ) -> TaskState:
         """The standardization, and a single task until the exchanges that follow find more."""
         profiles = list(profiles)
-        mean = np.average(
-            np.concatenate([profile.centroids for profile in profiles]),
-            axis=0,
-            weights=[profile.counts[0] for profile in profiles],
-        )[None].astype(np.float32)
+        standard = standardization(profiles, robust=self.bounded)
+        mean = standard.mean[None]
         geometry = TaskGeometry(task_names(1), mean, mean=0.0, deviation=0.0, variance=0.0)
         if self.standardized:
             centers = np.zeros_like(mean)  # where the mean is after standardization
-            standard = standardization(profiles)
             geometry = replace(geometry, centroids=centers, standardization=standard)
         return self._first_state(
             dict.fromkeys(geometry.tasks, initial),
             base_fingerprint,
             router=Router(geometry, base_fingerprint),
+            sample_bound=self.sample_bound(profiles),
             pending=(CLUSTER, *(LLOYD,) * ITERATIONS, *(ASSIGN,) * self.refinements),
         )
 
@@ -125,12 +123,14 @@ class RefinedFedRouter(FedRouter):
         if not profiles:
             return replace(state, pending=())
         seed = derive_seed(self.config.seed, "join")
-        starts = initial_centroids(profiles, self.number_of_tasks(profiles), seed)
+        number, counted = self.number_of_tasks(profiles), [state.bounded(p) for p in profiles]
+        starts = initial_centroids(counted, number, seed, bounded=self.bounded)
         return replace(state, starts=starts)
 
     def _iterate(self, state: TaskState, profiles: Iterable[TaskProfile]) -> TaskState:
         """One iteration of K-means; after the last, the best start's clusters become the tasks."""
-        starts = lloyd_step(state.starts, profiles)
+        parts = len(state.starts)  # each counts all samples
+        starts = lloyd_step(state.starts, (state.bounded(p, parts) for p in profiles))
         if LLOYD in state.pending:
             return replace(state, starts=starts)
         return self._with_tasks(replace(state, starts=()), starts[0])
@@ -145,12 +145,18 @@ class RefinedFedRouter(FedRouter):
     def _assign(self, state: TaskState, profiles: Iterable[TaskProfile]) -> TaskState:
         """Re-estimate the geometry. A client that did not answer is profiled again when it next
         takes part."""
-        kept, scatters = sum_scatters(profiles)
+        counts: dict[int, tuple[int, ...]] = {}
+
+        def counted(profile: TaskProfile) -> TaskProfile:
+            counts[profile.client] = profile.counts
+            return state.bounded(profile)
+
+        kept, scatters = sum_scatters(map(counted, profiles))
         if not kept:
             return replace(state, pending=())
         state = replace(state, assignment={}, counts={})
         for profile in kept:
-            state = self.add_client(state, profile)
+            state = self.add_client(state, replace(profile, counts=counts[profile.client]))
         return self._refit(state, kept, scatters)
 
     def _refit(
@@ -160,6 +166,7 @@ class RefinedFedRouter(FedRouter):
         geometry = state.geometry
         number = {task: t for t, task in enumerate(geometry.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
+        profiles = bounded_moments(profiles) if self.bounded else profiles
         projected = projection(geometry.centroids.shape[1], self.config.seed)
         return state.with_geometry(
             fit_geometry(profiles, scatters, assigned, before=geometry, projected=projected)

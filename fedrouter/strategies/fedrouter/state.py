@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from fedrouter.routing.bounds import bounded_counts, bounded_profile
 from fedrouter.routing.clustering import GlobalTasks
 from fedrouter.routing.history import Event
 from fedrouter.routing.router import Router
@@ -26,6 +27,8 @@ class TaskState(ServerState):
         labels: true task -> global task; empty except for the oracle.
         history: the tasks that were created, merged and removed, in order.
         starts: the centroids of each start of K-means over all clients, while it runs.
+        sample_bound: the number of samples for which a client counts at most in sums over clients;
+            None: unbounded.
     """
 
     router: Router
@@ -34,6 +37,7 @@ class TaskState(ServerState):
     labels: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Event, ...] = ()
     starts: tuple[FloatArray, ...] = ()
+    sample_bound: int | None = None
 
     @property
     def geometry(self) -> TaskGeometry:
@@ -45,12 +49,28 @@ class TaskState(ServerState):
         return tuple(sorted(set(self.assignment.get(client, ()))))
 
     def sizes(self) -> Counter[str]:
-        """The number of training samples of each task."""
+        """The number of training samples of each task, of which each client counts for at most
+        `sample_bound`."""
         sizes: Counter[str] = Counter()
         for client, tasks in self.assignment.items():
-            for task, count in zip(tasks, self.counts[client], strict=True):
+            counts = self.counts[client]
+            if self.sample_bound is not None:
+                counts = bounded_counts(counts, self.sample_bound)
+            for task, count in zip(tasks, counts, strict=True):
                 sizes[task] += count
         return sizes
+
+    def bounded(self, profile: TaskProfile, parts: int = 1) -> TaskProfile:
+        """The profile with a bounded part in sums over clients (`bounds.bounded_profile`).
+
+        Args:
+            profile: as a client sent it.
+            parts: how often its local tasks count each sample.
+        """
+        if self.sample_bound is None:
+            return profile
+        unit = self.geometry.standardization is not None
+        return bounded_profile(profile, parts * self.sample_bound, unit)
 
     def with_geometry(self, geometry: TaskGeometry) -> "TaskState":
         """The state with another geometry."""

@@ -15,27 +15,23 @@ A client that joins late, or whose data changed, may have samples outside all ta
 tasks, which are compared in the same way after their first round.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fedrouter.protocol.messages import (
     AssignToNearest,
     ClientReply,
     ClientRequest,
-    Comparison,
     DetectNewTasks,
     ProfileOrder,
     ReassignByLoss,
     TrainOrder,
 )
-from fedrouter.routing.clustering import squared_distances
+from fedrouter.routing.clustering import nearest_tasks
 from fedrouter.routing.search import SEARCH
 from fedrouter.routing.types import TaskProfile
+from fedrouter.strategies.fedrouter.comparing import compare_requests, relative_regret
 from fedrouter.strategies.fedrouter.merging import (
     create_task,
     drop_empty,
@@ -87,9 +83,14 @@ class TaskDiscovery(RefinedFedRouter):
         return DetectNewTasks(state.geometry)
 
     def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
-        """The state with one more client and the new tasks that its profile reports."""
+        """The state with one more client and the new tasks that its profile reports, as long as the
+        client has no more than `TaskSearch.max_new_tasks` to itself; other local tasks are assigned
+        to the nearest tasks."""
         new = [j for j, task in enumerate(profile.tasks) if task < 0]
-        known = tuple(max(task, 0) for task in profile.tasks)
+        new = new[: max(0, SEARCH.max_new_tasks - _unshared_births(state, profile.client))]
+        nearest = nearest_tasks(state.geometry, profile.centroids)
+        pairs = zip(profile.tasks, nearest, strict=False)  # a profile may name no tasks
+        known = tuple(near if task < 0 else task for task, near in pairs)
         state = super().add_client(state, replace(profile, tasks=known))
         for local_task in new:
             state = create_task(state, profile.client, local_task, profile.centroids[local_task])
@@ -145,70 +146,14 @@ class TaskDiscovery(RefinedFedRouter):
         return ClientRequest(client, state.round, profile=order, adapters=adapters)
 
 
-def compare_requests(state: TaskState, clients: Sequence[int]) -> list[ClientRequest]:
-    """Ask for every task's losses with its own adapter and those of its neighbors, on samples of
-    the client that has most of the task."""
-    comparisons: defaultdict[int, list[Comparison]] = defaultdict(list)
-    for task, others in neighbors(state).items():
-        holders = [client for client in clients if task in state.assignment[client]]
-        count = {c: state.counts[c][state.assignment[c].index(task)] for c in holders}
-        if holders:
-            client = min(holders, key=lambda c: (-count[c], c))
-            local_task = state.assignment[client].index(task)
-            comparisons[client].append(Comparison(local_task, (task, *others)))
-    return [
-        ClientRequest(
-            client,
-            state.round,
-            compare=tuple(orders),
-            adapters={
-                task: state.adapters[task]
-                for task in sorted({name for order in orders for name in order.adapters})
-            },
-        )
-        for client, orders in sorted(comparisons.items())
-    ]
-
-
-def neighbors(state: TaskState) -> dict[str, list[str]]:
-    """For each task, its nearest tasks and the tasks that have it among their nearest."""
-    geometry = state.geometry
-    distances = squared_distances(geometry.centroids, geometry.centroids, geometry.space)
-    np.fill_diagonal(distances, np.inf)
-    number = min(SEARCH.neighbors, len(distances) - 1)
-    near = np.zeros(distances.shape, bool)
-    np.put_along_axis(near, distances.argsort(axis=1)[:, :number], True, axis=1)
-    return {
-        task: [geometry.tasks[u] for u in np.flatnonzero(row)]
-        for task, row in zip(geometry.tasks, near | near.T, strict=True)
-    }
-
-
-def relative_regret(state: TaskState, replies: Iterable[ClientReply]) -> NDArray[np.float64]:
-    """R[t, u]: the increase of task t's loss under adapter u, relative to the improvement of its
-    own adapter over the base model; shape (T, T).
-
-    R[t, u] = sum (L_u - L_t) / sum max(0, L - L_t) over the samples of t that clients reported on,
-    with L_u the loss with the adapter of u and L that of the base model; at least 0, and infinity
-    if no client reported.
-    """
-    names = state.geometry.tasks
-    gains = np.zeros(len(names))
-    increases, reported = np.zeros((2, len(names), len(names)))
-    for reply in replies:
-        for one in reply.losses:
-            task = state.assignment[reply.client][one.local_task]
-            t, own = names.index(task), one.adapters[task]
-            gains[t] += one.samples * max(0.0, one.base - own)
-            for other, loss in one.adapters.items():
-                increases[t, names.index(other)] += one.samples * (loss - own)
-                reported[t, names.index(other)] = 1
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(increases <= 0, 0.0, increases / gains[:, None])
-    return np.where(reported > 0, relative, np.inf)
-
-
 def _has_new_tasks(state: TaskState) -> bool:
     """Whether a task has just been trained for its first round."""
     created = (event for event in state.history if event.kind == "created")
     return any(event.round == state.round - 1 for event in created)
+
+
+def _unshared_births(state: TaskState, client: int) -> int:
+    """The number of tasks created in the run that no other client has."""
+    created = {event.task for event in state.history if event.kind == "created"}
+    others = {task for c, own in state.assignment.items() if c != client for task in own}
+    return len((created & state.adapters.keys()) - others)

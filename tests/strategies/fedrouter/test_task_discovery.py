@@ -10,7 +10,7 @@ from fedrouter.protocol.messages import ClientReply, ComparedLosses, DetectNewTa
 from fedrouter.routing.history import Event
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
-from fedrouter.strategies.fedrouter.task_discovery import neighbors, relative_regret
+from fedrouter.strategies.fedrouter.comparing import neighbors, relative_regret
 
 
 def test_costs_are_shares_of_what_the_own_adapter_gives() -> None:
@@ -19,14 +19,55 @@ def test_costs_are_shares_of_what_the_own_adapter_gives() -> None:
         [
             # The own adapter of task-00 takes 4 off the base model's loss; task-01's takes 3.
             reply(0, ComparedLosses(0, 10, 5.0, {"task-00": 1.0, "task-01": 2.0})),
-            # On task-01 two clients tell, with 10 and 30 samples.
+            # On task-01 two clients report; the upper one of two counts, whatever their samples.
             reply(1, ComparedLosses(0, 30, 3.0, {"task-01": 1.0, "task-00": 2.0, "task-02": 0.5})),
             reply(0, ComparedLosses(1, 10, 3.0, {"task-01": 1.0, "task-00": 4.0})),
         ],
     )
     assert found[0].tolist() == [0, 0.25, np.inf]
-    assert found[1].tolist() == [(30 * 1 + 10 * 3) / (40 * 2), 0, 0]  # task-02's is even better
+    # For task-02 there is the word of one of two clients only.
+    assert found[1].tolist() == [max(1 / 2, 3 / 2), 0, np.inf]
     assert found[2].tolist() == [np.inf] * 3
+
+
+def test_the_median_of_three_clients_outvotes_one() -> None:
+    """Three clients have task-00; one says that task-01's adapter serves it as well, two that it
+    costs 0.5 and 0.75 of what the own adapter gives."""
+    everyone = dict.fromkeys((0, 1, 2), ("task-00",))
+    three = replace(state(), assignment=everyone, counts=dict.fromkeys(everyone, (9,)))
+    replies = [
+        reply(client, ComparedLosses(0, 9, 5.0, {"task-00": 1.0, "task-01": loss}))
+        for client, loss in ((0, 1.0), (1, 3.0), (2, 4.0))
+    ]
+    assert relative_regret(three, replies)[0, 1] == 0.5
+
+
+def test_one_client_alone_merges_no_tasks_that_others_have() -> None:
+    """Client 0 says that it has all tasks and that all adapters are alike; client 1, which has
+    task-01 and task-02, says nothing, or the truth."""
+    liar = replace(state(), assignment={0: NAMES, 1: NAMES[1:]}, counts={0: (500,) * 3, 1: (5, 20)})
+    alike = dict.fromkeys(NAMES, 1.0)
+    lies = reply(0, *(ComparedLosses(j, 32, 5.0, alike) for j in range(3)))
+    truth = reply(
+        1,
+        ComparedLosses(0, 5, 5.0, {"task-01": 1.0, "task-00": 4.0, "task-02": 4.0}),
+        ComparedLosses(1, 20, 5.0, {"task-02": 1.0, "task-00": 4.0, "task-01": 4.0}),
+    )
+    for replies in ([lies], [lies, truth]):
+        assert list(method().apply_auxiliary(liar, replies).adapters) == list(NAMES)
+
+
+def test_a_client_has_a_bounded_number_of_new_tasks_to_itself() -> None:
+    """Of six new local tasks, four become tasks; the others are assigned to the nearest task."""
+    centroids = np.array([[40 * j, 0] for j in range(1, 7)], np.float32)
+    profile = TaskProfile(2, centroids, (9,) * 6, (1.0,) * 6, (1.0,) * 6, tasks=(-1,) * 6)
+    before = replace(state(), pending=())
+    after = method().aggregate(before, 2, [ClientReply(2, 2, profile=profile)])
+    assert len(after.adapters) == 3 + 4
+    assert after.assignment[2][4:] == ("task-02", "task-02")
+    again = method().aggregate(after, 3, [ClientReply(2, 3, changed=True)])
+    again = method().aggregate(again, 4, [ClientReply(2, 4, profile=profile)])
+    assert len(again.adapters) == 3 + 4
 
 
 def test_an_adapter_that_gives_nothing_is_replaced_by_a_better_one_only() -> None:
@@ -83,22 +124,30 @@ def test_neighbors_are_mutual() -> None:
     assert near["t6"] == ["t3", "t4", "t5"]
 
 
-def test_a_group_is_compared_where_most_of_its_samples_are() -> None:
+def test_a_task_is_compared_on_clients_that_have_most_of_it() -> None:
     tasks = method().auxiliary_requests(replace(state(), counts={0: (30, 5), 1: (6, 20)}), [0, 1])
     assert [task.client for task in tasks] == [0, 1]
     asked = {(task.client, one.adapters[0]): one for task in tasks for one in task.compare}
-    assert asked.keys() == {(0, "task-00"), (1, "task-01"), (1, "task-02")}
+    assert asked.keys() == {(0, "task-00"), (0, "task-01"), (1, "task-01"), (1, "task-02")}
     assert asked[1, "task-02"].local_task == 1
     assert {*asked[1, "task-02"].adapters} == {*NAMES}
     assert all(task.adapters.keys() == {*NAMES} for task in tasks)
     assert method().auxiliary_requests(state(), [1])[0].client == 1
+    five = dict.fromkeys(range(5), ("task-00",))
+    counts = {0: (4,), 1: (9,), 2: (5,), 3: (9,), 4: (8,)}
+    tasks = method().auxiliary_requests(replace(state(), assignment=five, counts=counts), range(5))
+    assert [task.client for task in tasks] == [1, 3, 4]
 
 
 def test_a_comparison_leads_to_merges_and_to_new_groups() -> None:
     same = {"task-00": 1.0, "task-01": 1.0, "task-02": 9.0}
     replies = [
         reply(0, ComparedLosses(0, 9, 5.0, same), ComparedLosses(1, 9, 5.0, same)),
-        reply(1, ComparedLosses(1, 9, 5.0, {"task-02": 1.0, "task-00": 9.0, "task-01": 9.0})),
+        reply(
+            1,
+            ComparedLosses(0, 9, 5.0, same),
+            ComparedLosses(1, 9, 5.0, {"task-02": 1.0, "task-00": 9.0, "task-01": 9.0}),
+        ),
     ]
     after = method().apply_auxiliary(state(), replies)
     assert list(after.adapters) == ["task-00", "task-02"]
@@ -127,7 +176,11 @@ def test_later_the_places_follow_a_merge_only(
 ) -> None:
     loss = 1.0 if merges else 9.0
     replies = [
-        reply(0, ComparedLosses(0, 9, 5.0, {"task-00": 1.0, "task-01": loss})),
+        reply(
+            0,
+            ComparedLosses(0, 9, 5.0, {"task-00": 1.0, "task-01": loss}),
+            ComparedLosses(1, 9, 5.0, {"task-01": 1.0, "task-00": loss}),
+        ),
         reply(1, ComparedLosses(0, 9, 5.0, {"task-01": 1.0, "task-00": loss})),
     ]
     assert method().apply_auxiliary(state(round), replies).pending == pending

@@ -1,0 +1,6 @@
+"""Aggregation of trained adapters: the weighted mean of the paper, and robust rules."""
+
+from fedrouter.strategies.aggregation.mean import WeightedMean
+from fedrouter.strategies.aggregation.robust import Aggregate, aggregate
+
+__all__ = ["Aggregate", "WeightedMean", "aggregate"]
