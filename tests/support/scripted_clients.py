@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedrouter.adapters.lora import LoraSpec
+from fedrouter.client.profiling import kept_tasks
 from fedrouter.config import ResolvedConfig
 from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_reply, unpack_reply
@@ -61,8 +62,9 @@ Change = Callable[[ClientRequest, Wire], Wire]
 class ScriptedClient:
     """A client with 24 points around two of four places."""
 
-    def __init__(self, id: int) -> None:
+    def __init__(self, id: int, n_local: int | None) -> None:
         self.id = id
+        self.n_local = n_local
         draws = np.random.default_rng(id)
         self.names = [str(id % 4), str((id + 1) % 4)]
         places = 9 * np.eye(DIMENSION)[[id % 4, (id + 1) % 4]].repeat(12, axis=0)
@@ -120,9 +122,13 @@ class ScriptedClient:
             geometry = order.geometry
             points = np.asarray(geometry.standardized(points), np.float32)
             distances = squared_distances(points, geometry.centroids, geometry.space)
+            own = list(range(len(geometry.tasks)))
             if isinstance(order, ReassignByLoss):
-                offered = [geometry.tasks.index(name) for name in order.adapters]
-                distances[:, [t for t in range(len(geometry.tasks)) if t not in offered]] = np.inf
+                own = [geometry.tasks.index(name) for name in order.adapters]
+            if isinstance(order, AssignToNearest):
+                counts = np.bincount(distances.argmin(axis=1), minlength=len(own))
+                own = kept_tasks(counts, order.min_samples, self.n_local).tolist()
+            distances[:, [t for t in range(len(geometry.tasks)) if t not in own]] = np.inf
             found, labels = np.unique(distances.argmin(axis=1), return_inverse=True)
             tasks, squared = tuple(found.tolist()), distances.min(axis=1)
         else:
@@ -162,9 +168,11 @@ class ScriptedEngine:
 
     def __init__(self, config: ResolvedConfig, change: Change) -> None:
         self.traffic = Traffic()
-        self.clients = {id: ScriptedClient(id) for id in range(config.federation.clients)}
+        n_local = config.clustering.n_local
+        number = n_local if isinstance(n_local, int) else None
+        self.clients = {id: ScriptedClient(id, number) for id in range(config.federation.clients)}
         self.change = change
-        self.expected = ExpectedArrays(SHAPES, DIMENSION, config.clustering.n_local)
+        self.expected = ExpectedArrays(SHAPES, DIMENSION, n_local)
 
     def online(self) -> Sequence[int]:
         return sorted(self.clients)
