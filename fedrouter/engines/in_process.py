@@ -9,6 +9,7 @@ from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.client import Client, PreparedRequest
 from fedrouter.errors import MessageError
 from fedrouter.model.base_model import BaseModel
+from fedrouter.model.memory import release_memory
 from fedrouter.progress import Progress
 from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, compression_for
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
@@ -77,6 +78,7 @@ class InProcessEngine:
             if not prepared.jobs:
                 self.progress.advance(1)
             yield self._receive(prepared.request, reply)
+        release_memory()
 
     def _jobs(self, requests: Iterable[PreparedRequest], shares: list[float]) -> Iterator[TrainJob]:
         """The train jobs of requests; adds the share of each in its request to `shares`."""

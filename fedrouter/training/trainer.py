@@ -21,7 +21,7 @@ from fedrouter.adapters.lora import LoraSpec
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.batching import length_batches
 from fedrouter.model.losses import Batch, token_losses
-from fedrouter.model.memory import release_memory, training_tokens
+from fedrouter.model.memory import training_tokens
 from fedrouter.model.prompt_format import Example
 from fedrouter.seeding import derive_seed, generator
 from fedrouter.training.checkpointing import checkpointed, uses_checkpointing
@@ -134,9 +134,7 @@ def train(
         while together := list(islice(fusible, fuse)):
             numbers = range(first, first := first + len(together))
             after_step = _reporter(report, numbers, together)
-            results = _train_together(base, spec, together, after_step, recompute)
-            release_memory()
-            yield from results
+            yield from _train_together(base, spec, together, after_step, recompute)
 
 
 def _reporter(

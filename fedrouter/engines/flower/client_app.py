@@ -32,6 +32,7 @@ from fedrouter.engines.flower.node_config import NodeConfig, client_id, node_con
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import ConfigError, DataError, FedRouterError, MessageError, ModelError
 from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.model.memory import release_memory
 from fedrouter.protocol.codec import pack_reply, unpack_request
 from fedrouter.strategies import strategy_class
 from fedrouter.training.trainer import train
@@ -99,6 +100,7 @@ def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDic
             checkpointing=engine.gradient_checkpointing,
         )
     )
+    release_memory()
     header, out = pack_reply(client.finish(work, results), config.federation.transport)
     return to_records({"reply": header, "base": shared_model.base.fingerprint}, out)
 
