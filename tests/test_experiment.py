@@ -97,11 +97,20 @@ def test_bytes_are_those_of_the_adapters(finished: tuple[Path, Config]) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     sent = 3 * 3 * 2 * numbers * 2  # rounds, clients, tasks of each, float16
     third = 3 * numbers * 2  # round 3 also evaluates, with the task that a client does not hold
-    geometry = 3 * (3 * 32 + 32 * 33 // 2) * 4  # to three clients: three centroids, half a space
-    exchanges, evaluation = 3, 1
-    assert summary["bytes"]["down"] == sent + third + (exchanges + evaluation) * geometry
-    profiles = 3 * (2 * 32 + 32 * 33 // 2) * 4  # of three clients: two centroids and a scatter
-    assert summary["bytes"]["up"] == sent + (1 + exchanges) * profiles
+    # In float32, to each of three clients: the standardization, the three centroids of the only
+    # start of K-means, then the geometry, which has half a symmetric space from the second
+    # assignment on.
+    standardization, centroids, space, scatter = 2 * 32, 3 * 32, 32 * 33 // 2, 32 * 33 // 2
+    start, lloyd = standardization, 6 * (standardization + centroids)
+    assignments, evaluation = 4, 1
+    geometries = (assignments + evaluation) * (standardization + centroids + space) - space
+    down = 3 * 4 * (start + lloyd + geometries)
+    assert summary["bytes"]["down"] == sent + third + down
+    # From each: mean and variances, two centroids of its own, those nearest to its samples, and
+    # with each assignment two centroids and a scatter.
+    moments, start, lloyd = 2 * 32, 2 * 32, 6 * 2 * 32
+    up = 3 * 4 * (moments + start + lloyd + assignments * (2 * 32 + scatter))
+    assert summary["bytes"]["up"] == sent + up
 
 
 def test_metrics_have_a_line_for_each_round(finished: tuple[Path, Config]) -> None:
@@ -340,7 +349,7 @@ def test_another_space_from_profile_to_prompt(
     summary = run(config, whole)
     assert summary["routing"]["accuracy"] == 1.0
     assert summary["routing"]["ari"] > 0.9
-    assert "space" in load_file(whole / "router.safetensors")
+    assert ("space" in load_file(whole / "router.safetensors")) == (space == "whitened")
     with pytest.raises(Killed):
         run(config, killed, KillAfter("train", 4))
     resume(killed)
@@ -350,7 +359,6 @@ def test_another_space_from_profile_to_prompt(
         task["id"]: max(task["true_tasks"], key=task["true_tasks"].get) for task in summary["tasks"]
     }
     assert [names[route.task] for route in routes] == ["strip", "colour"]
-    # Two centroids and a scatter of 32 dimensions before round 1.
-    profile = 3 * (2 * 32 + 32 * 33 // 2) * 4
+    profile = 3 * 2 * 32 * 4  # mean and variances of 32 dimensions before round 1
     lines = (whole / "metrics.jsonl").read_text().splitlines()
     assert summary["bytes"]["up"] - sum(json.loads(x)["bytes_up"] for x in lines) == profile

@@ -144,7 +144,8 @@ class RefinedFedRouter(FedRouter):
 
     def _assign(self, state: TaskState, profiles: Iterable[TaskProfile]) -> TaskState:
         """Re-estimate the geometry. A client that did not answer is profiled again when it next
-        takes part."""
+        takes part: its local tasks may be those of an exchange that the server knows only half of.
+        """
         counts: dict[int, tuple[int, ...]] = {}
 
         def counted(profile: TaskProfile) -> TaskProfile:
@@ -152,9 +153,9 @@ class RefinedFedRouter(FedRouter):
             return state.bounded(profile)
 
         kept, scatters = sum_scatters(map(counted, profiles))
+        state = replace(state, assignment={}, counts={})
         if not kept:
             return replace(state, pending=())
-        state = replace(state, assignment={}, counts={})
         for profile in kept:
             state = self.add_client(state, replace(profile, counts=counts[profile.client]))
         return self._refit(state, kept, scatters)
