@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedrouter.routing.types import TaskProfile
 from fedrouter.serialization import symmetric_matrix
+from fedrouter.types import FloatArray
 
 LARGEST_SHARE = 2  # of a client in samples or local tasks, as a multiple of the median
 FARTHEST = 5  # largest distance to the middle, as a multiple of the median of clients' largest
@@ -58,6 +59,34 @@ def bounded_profile(profile: TaskProfile, most: int, unit: bool) -> TaskProfile:
         products = (scatter.products * np.float32(factor)).astype(np.float32)
         scatter = replace(scatter, products=products, fourth=scatter.fourth * factor)
     return replace(profile, counts=bounded, centroids=centroids, scatter=scatter)
+
+
+def bounded_shifts(
+    profiles: Sequence[TaskProfile], assigned: Sequence[Sequence[int]], centroids: FloatArray
+) -> list[TaskProfile]:
+    """The profiles with local centroids no farther from their global task than a multiple of the
+    median over clients; those beyond are moved towards it.
+
+    Args:
+        profiles: at least one.
+        assigned: for each profile, the index of the global task of each local task.
+        centroids: of the global tasks that clients assigned their samples to, shape (T, d).
+    """
+    exact = centroids.astype(np.float64)
+    shifts = [p.centroids - exact[list(own)] for p, own in zip(profiles, assigned, strict=True)]
+    lengths = [np.linalg.norm(shift, axis=1) for shift in shifts]
+    most = LARGEST_SHARE * lower_median(float(own.mean()) for own in lengths)
+    return [
+        replace(
+            profile,
+            centroids=np.where(
+                long[:, None] > most,
+                exact[list(own)] + shift * (most / np.maximum(long, most or 1.0))[:, None],
+                profile.centroids,
+            ).astype(np.float32),
+        )
+        for profile, own, shift, long in zip(profiles, assigned, shifts, lengths, strict=True)
+    ]
 
 
 def bounded_moments(profiles: Sequence[TaskProfile]) -> list[TaskProfile]:

@@ -11,6 +11,7 @@ from fedrouter.routing.bounds import (
     bounded_counts,
     bounded_moments,
     bounded_profile,
+    bounded_shifts,
     joining_weights,
     largest_total,
     lower_median,
@@ -81,6 +82,16 @@ def test_moments_are_bounded_by_those_of_the_other_clients() -> None:
     assert found[0].second_moments == (1, 5)
     assert found[0].fourth_moments == (1, 25)
     assert found[1:] == profiles
+
+
+def test_a_local_centroid_stays_near_its_task() -> None:
+    """Distances to the tasks at 0 and 10: means 1, 1 and 45 over clients; at most 2 * 1."""
+    honest = [profile(0, [1, 9]), profile(1, [-1, 11])]
+    tasks, near = [(0, 1)] * 3, np.array([[0, 0], [10, 0]], np.float32)
+    found = bounded_shifts([*honest, profile(2, [90, 10])], tasks, near)
+    assert [one.centroids[:, 0].tolist() for one in found] == [[1, 9], [-1, 11], [2, 10]]
+    still = [profile(client, [0, 10]) for client in range(3)]
+    assert bounded_shifts(still, tasks, near)[2].centroids[:, 0].tolist() == [0, 10]
 
 
 def test_a_robust_standardization_does_not_follow_one_client() -> None:

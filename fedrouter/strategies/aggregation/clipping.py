@@ -16,7 +16,7 @@ from fedrouter.strategies.aggregation.movements import Movement
 
 ENOUGH_CLIENTS = 5  # that trained an adapter: from here on it has statistics of its own
 LARGEST_NORM = 1.5  # of a movement, as a multiple of the median
-LARGEST_WEIGHT = 2.0  # of a client in a mean, as a multiple of the median number of samples
+LARGEST_WEIGHT = 1.5  # of a client in a mean, as a multiple of the median number of samples
 
 
 def norm_factors(movements: Sequence[Movement], norms: NDArray[np.float64]) -> NDArray[np.float64]:

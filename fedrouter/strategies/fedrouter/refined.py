@@ -27,7 +27,7 @@ from fedrouter.protocol.messages import (
     DescribeEmbeddings,
     ProfileOrder,
 )
-from fedrouter.routing.bounds import bounded_moments
+from fedrouter.routing.bounds import bounded_moments, bounded_shifts
 from fedrouter.routing.federated_kmeans import (
     ITERATIONS,
     initial_centroids,
@@ -167,7 +167,8 @@ class RefinedFedRouter(FedRouter):
         geometry = state.geometry
         number = {task: t for t, task in enumerate(geometry.tasks)}
         assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
-        profiles = bounded_moments(profiles) if self.bounded else profiles
+        if self.bounded:
+            profiles = bounded_moments(bounded_shifts(profiles, assigned, geometry.centroids))
         projected = projection(geometry.centroids.shape[1], self.config.seed)
         return state.with_geometry(
             fit_geometry(profiles, scatters, assigned, before=geometry, projected=projected)
