@@ -18,7 +18,8 @@ from fedrouter.seeding import derive_seed
 from fedrouter.types import FloatArray
 
 STARTS = 16  # of which half is dropped after each iteration
-ITERATIONS = 6
+ITERATIONS = 6  # at most
+SETTLED = 1e-4  # largest change of a coordinate that counts as none; vectors have length 1
 NO_DEVIATION = 1e-30  # smaller deviations, times SMALLEST, are zero in float32
 SMALLEST = 1e-3  # least deviation that a dimension is divided by, relative to the largest
 
@@ -105,3 +106,8 @@ def lloyd_step(
     totals: NDArray[np.float64] = np.array([part.sum() for part in np.split(inertia, ends)])
     best = np.argsort(totals, kind="stable")[: (len(starts) + 1) // 2]
     return tuple(moved[start] for start in best)
+
+
+def is_settled(before: Sequence[FloatArray], after: Sequence[FloatArray]) -> bool:
+    """Whether there is one start, and an iteration has not moved its centroids."""
+    return len(before) == 1 and bool(np.abs(after[0] - before[0]).max() <= SETTLED)

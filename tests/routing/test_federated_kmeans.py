@@ -12,6 +12,7 @@ from fedrouter.routing.clustering import cluster
 from fedrouter.routing.federated_kmeans import (
     STARTS,
     initial_centroids,
+    is_settled,
     lloyd_step,
     standardization,
 )
@@ -98,3 +99,10 @@ def test_fewer_distinct_centroids_than_tasks_are_one_start() -> None:
     profiles = [clustered(0, np.array([[0.0], [5], [5]]), 4)]
     [start] = initial_centroids(profiles, 4, seed=0)
     assert sorted(start.ravel().tolist()) == [0, 5]
+
+
+def test_one_start_that_does_not_move_is_settled() -> None:
+    start = np.array([[0.6, 0.8], [1, 0]], np.float32)
+    assert is_settled((start,), (start + np.float32(5e-5),))
+    assert not is_settled((start,), (start + np.float32(5e-4),))
+    assert not is_settled((start, start), (start,))

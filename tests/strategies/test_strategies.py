@@ -626,12 +626,12 @@ def test_fedrouter_finds_its_tasks_over_all_clients(toys: list[Toy]) -> None:
     state = method.apply_auxiliary(state, replies)
     assert sorted(state.starts[0][:, 0].tolist()) == [0, 10, 20]
     assert same(state, TaskState.unpack(*state.pack()))
-    for _ in range(6):
-        [asked, _] = method.auxiliary_requests(state, [0, 1])
-        assert asked.profile.starts is state.starts
-        answers = [assigned(toy.id, points(toy), state.starts) for toy in toys]
-        replies = [ClientReply(one.client, 0, profile=one) for one in answers]
-        state = method.apply_auxiliary(state, replies)
+    # One iteration moves nothing; the others are left out.
+    [asked, _] = method.auxiliary_requests(state, [0, 1])
+    assert asked.profile.starts is state.starts
+    answers = [assigned(toy.id, points(toy), state.starts) for toy in toys]
+    replies = [ClientReply(one.client, 0, profile=one) for one in answers]
+    state = method.apply_auxiliary(state, replies)
     assert state.starts == ()
     assert sorted(state.geometry.centroids[:, 0].tolist()) == [0, 10, 20]
     assert list(state.adapters) == ["task-00", "task-01", "task-02"]

@@ -31,6 +31,7 @@ from fedrouter.routing.bounds import bounded_moments, bounded_shifts
 from fedrouter.routing.federated_kmeans import (
     ITERATIONS,
     initial_centroids,
+    is_settled,
     lloyd_step,
     standardization,
 )
@@ -128,9 +129,13 @@ class RefinedFedRouter(FedRouter):
         return replace(state, starts=starts)
 
     def _iterate(self, state: TaskState, profiles: Iterable[TaskProfile]) -> TaskState:
-        """One iteration of K-means; after the last, the best start's clusters become the tasks."""
+        """One iteration of K-means; after the last, or when nothing moves any more, the best
+        start's clusters become the tasks."""
         parts = len(state.starts)  # each counts all samples
         starts = lloyd_step(state.starts, (state.bounded(p, parts) for p in profiles))
+        if is_settled(state.starts, starts):
+            later = tuple(exchange for exchange in state.pending if exchange != LLOYD)
+            state = replace(state, pending=later)
         if LLOYD in state.pending:
             return replace(state, starts=starts)
         return self._with_tasks(replace(state, starts=()), starts[0])
