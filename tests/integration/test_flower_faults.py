@@ -24,6 +24,8 @@ REFUSALS = (
     "Invalid JSON",
 )
 
+ROUND_S = 480  # seconds that the exchanges before round 1, each with processes of its own, may take
+
 
 class Federation:
     """Nodes of clients 0, 1, ... around one SuperLink, and a run on them."""
@@ -59,7 +61,7 @@ class Federation:
 
     def wait_for_rounds(self, number: int) -> None:
         self.deployment.wait_for(
-            lambda: len(self.records()) >= number, f"{number} rounds to end", 240
+            lambda: len(self.records()) >= number, f"{number} rounds to end", ROUND_S
         )
 
     def new_process(self, name: str, word: str) -> int:
