@@ -124,6 +124,10 @@ class Hostile:
         """All clients."""
         return self._engine.online()
 
+    def rank(self, client: int) -> int | None:
+        """As the engine."""
+        return self._engine.rank(client)
+
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         """The replies, those of hostile clients changed."""
         answers = list(self._engine.run([self._real(task) for task in tasks]))

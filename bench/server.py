@@ -49,6 +49,10 @@ class MadeUp:
         """All clients."""
         return range(self.clients)
 
+    def rank(self, client: int) -> int | None:  # noqa: ARG002
+        """The run's."""
+        return None
+
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply]:
         """One reply for each request, created when it is consumed."""
         for task in tasks:

@@ -105,6 +105,7 @@ class Experiment:
                 spec=self._spec,
                 config=self.config,
                 folder=folder.path / "clients",
+                rank=self.config.federation.rank(id),
             )
             for id, rows in enumerate(self._dealt)
         }

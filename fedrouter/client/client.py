@@ -20,9 +20,10 @@ from fedrouter.config import ResolvedConfig
 from fedrouter.data.client_data import ClientData
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update
+from fedrouter.protocol.ranks import truncate
 from fedrouter.seeding import derive_seed
 from fedrouter.training.trainer import TrainJob, TrainResult
-from fedrouter.types import select_matrices
+from fedrouter.types import AdapterWeights, select_matrices
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Client:
         spec: the adapters' shape.
         config: the run's configuration.
         folder: the folder of all clients, for what must outlive the process.
+        rank: the rank of its adapters, at most the run's; None: the run's. It works with the first
+            components of adapters (`protocol.ranks`).
     """
 
     def __init__(
@@ -63,9 +66,11 @@ class Client:
         spec: LoraSpec,
         config: ResolvedConfig,
         folder: Path,
+        rank: int | None = None,
     ) -> None:
         self.id = id
         self.data = data
+        self.rank = rank
         self.store = ClientStore(folder, id, data.train)
         self._shared_model = shared_model
         self._spec = spec
@@ -80,6 +85,7 @@ class Client:
             shared_model=self._shared_model,
             spec=self._spec,
             config=self._config,
+            rank=self.rank,
         )
 
     def prepare(self, request: ClientRequest) -> PreparedRequest:
@@ -92,6 +98,7 @@ class Client:
             DataError: the request is about local tasks, and the client has never been profiled.
         """
         context = self.context(request)
+        request = context.request
         if _needs_local_tasks(request) and self.store.profiled and context.valid_labels is None:
             return PreparedRequest(request, ClientReply(self.id, request.round, changed=True))
         reply = ClientReply(
@@ -128,13 +135,18 @@ class Client:
                 Update(
                     slot=slot,
                     adapter=adapter,
-                    weights=select_matrices(result.weights, order.send),
+                    weights=self._sent(result.weights, order),
                     samples=len(job.examples),
                     loss=result.loss,
                     tokens=result.tokens,
                 )
             )
         return replace(prepared.reply, updates=tuple(updates))
+
+    def _sent(self, weights: AdapterWeights, order: TrainOrder) -> AdapterWeights:
+        """The part of a trained adapter that is sent: matrices and components."""
+        matrices = select_matrices(weights, order.send)
+        return matrices if self.rank is None else truncate(matrices, self.rank)
 
     def _train_job(
         self, order: TrainOrder, adapter: str | None, context: RequestContext

@@ -1,6 +1,7 @@
 """The context of one request: data, store, base model and adapters."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.protocol.messages import ClientRequest
+from fedrouter.protocol.ranks import pad, truncate
 from fedrouter.routing.types import AdapterMixture, Standardization
 from fedrouter.seeding import generator
 from fedrouter.types import AdapterWeights, FloatArray
@@ -34,6 +36,8 @@ class RequestContext:
         shared_model: the base model, shared with other clients of this process.
         spec: the adapters' shape.
         config: the run's configuration.
+        rank: the rank of the client's adapters; None: that of `spec`. All adapters of the context
+            have the rank of `spec`, with zeros for the components that the client lacks.
     """
 
     def __init__(
@@ -45,12 +49,15 @@ class RequestContext:
         shared_model: SharedModel,
         spec: LoraSpec,
         config: ResolvedConfig,
+        rank: int | None = None,
     ) -> None:
-        self.request = request
         self.data = data
         self.store = store
         self.shared_model = shared_model
         self.spec = spec
+        self.rank = spec.rank if rank is None else min(rank, spec.rank)
+        adapters = {name: self._limited(one) for name, one in request.adapters.items()}
+        self.request = replace(request, adapters=adapters)
         self.config = config
         self._labels: NDArray[np.int64] | None = None
         self._lowest: dict[tuple[str, ...], str] = {}
@@ -120,7 +127,12 @@ class RequestContext:
         tensor by tensor."""
         received = {} if adapter is None else self.request.adapters[adapter]
         kept = self.store.kept(keep, self.request.round)
-        return {**self.shared_model.initial(self.spec, self.config.seed), **received, **kept}
+        initial = self._limited(self.shared_model.initial(self.spec, self.config.seed))
+        return {**initial, **received, **kept}
+
+    def _limited(self, weights: AdapterWeights) -> AdapterWeights:
+        """An adapter with zeros for the components that the client lacks."""
+        return pad(truncate(weights, self.rank), self.spec.rank)
 
     def lowest_loss(self, adapters: tuple[str, ...]) -> str | None:
         """The received adapter with the lowest loss on (at most 64 of) the training rows; None if

@@ -5,9 +5,9 @@ docs/configuration.md is generated from them.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
+from pydantic import BeforeValidator, Field, SerializeAsAny, create_model, model_validator
 
 from fedrouter.config.registry import registered
 from fedrouter.config.sections.aggregation import AggregationConfig
@@ -62,6 +62,15 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
     compare: CompareConfig = CompareConfig()
+
+    @model_validator(mode="after")
+    def _possible_ranks(self) -> Self:
+        ranks, most = self.federation.ranks or (), self.adapter.rank
+        if max(ranks, default=1) > most:
+            raise ValueError(
+                f"federation.ranks = {list(ranks)} should be at most adapter.rank = {most}"
+            )
+        return self
 
     @property
     def strategy_settings(self) -> Section:

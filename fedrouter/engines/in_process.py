@@ -59,6 +59,10 @@ class InProcessEngine:
         """All clients."""
         return sorted(self.clients)
 
+    def rank(self, client: int) -> int | None:
+        """The rank of a client's adapters; None: that of the run."""
+        return self.clients[client].rank
+
     def run(self, requests: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         """The replies in the order of the requests; the train jobs of all of them are fused.
 

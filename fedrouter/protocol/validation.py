@@ -7,7 +7,7 @@ Reasons quote no text from the reply except names.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -19,6 +19,7 @@ from fedrouter.protocol.evaluation_validation import check_evaluation
 from fedrouter.protocol.limits import MAX_COUNT, check_count, check_loss
 from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update
 from fedrouter.protocol.profile_validation import check_profile, largest_number
+from fedrouter.protocol.ranks import truncated_shapes
 from fedrouter.routing.search import SEARCH
 from fedrouter.routing.whitening import LARGEST
 from fedrouter.types import select_matrices
@@ -37,6 +38,10 @@ class ExpectedArrays:
     shapes: Mapping[str, tuple[int, ...]]
     dimension: int
     n_local: int | Literal["auto"] | None = None
+
+    def of_rank(self, rank: int | None) -> "ExpectedArrays":
+        """The same for a client whose adapters have another rank; None: that of the run."""
+        return self if rank is None else replace(self, shapes=truncated_shapes(self.shapes, rank))
 
     def largest_reply(self, request: ClientRequest) -> int:
         """The most bytes that the arrays of a reply take as float32."""

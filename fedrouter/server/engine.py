@@ -27,5 +27,8 @@ class Engine(Protocol):
     def online(self) -> Sequence[int]:
         """The ids of the clients that are online, in ascending order; may wait for clients."""
 
+    def rank(self, client: int) -> int | None:
+        """The rank of a client's adapters; None: that of the run."""
+
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         """Yield a reply or a `Failure` for each request, in the order of `tasks`."""

@@ -16,10 +16,12 @@ from fedrouter.protocol.messages import (
     Failure,
     Scope,
 )
+from fedrouter.protocol.ranks import truncate
 from fedrouter.protocol.validation import ExpectedArrays, check_reply
 from fedrouter.seeding import generator
 from fedrouter.server.engine import Engine, Traffic
 from fedrouter.strategies import ServerState, Strategy, TaskState
+from fedrouter.types import AdapterWeights
 
 MAX_REASON = 300  # characters of the reason of a failure
 
@@ -192,6 +194,23 @@ def sample_counts(state: ServerState) -> Mapping[int, Sequence[int]]:
     return state.counts if isinstance(state, TaskState) else {}
 
 
+def limit_ranks(
+    tasks: Sequence[ClientRequest], ranks: Mapping[int, int | None]
+) -> Sequence[ClientRequest]:
+    """The requests with no more components of an adapter than the client's rank."""
+    limited: dict[tuple[int, int], AdapterWeights] = {}  # one array for all clients of a rank
+
+    def limit(weights: AdapterWeights, rank: int) -> AdapterWeights:
+        return limited.setdefault((id(weights), rank), truncate(weights, rank))
+
+    return [
+        task
+        if (rank := ranks[task.client]) is None
+        else replace(task, adapters={name: limit(one, rank) for name, one in task.adapters.items()})
+        for task in tasks
+    ]
+
+
 class CheckedReplies:
     """Iterates over an engine's replies to some requests, and checks each one.
 
@@ -223,8 +242,9 @@ class CheckedReplies:
         self.failures: list[Failure] = []
         self.evaluation: dict[int, EvaluationReport] = {}
         self._losses: list[tuple[float, int]] = []
-        self._answers = engine.run(tasks)
-        self._tasks = tasks
+        self._ranks = {task.client: engine.rank(task.client) for task in tasks}
+        self._tasks = limit_ranks(tasks, self._ranks)
+        self._answers = engine.run(self._tasks)
         self._expected = expected
         self._counts = counts
 
@@ -253,7 +273,8 @@ class CheckedReplies:
         if isinstance(answer, Failure):
             return answer.reason
         try:
-            check_reply(task, answer, self._expected, self._counts.get(task.client))
+            expected = self._expected.of_rank(self._ranks[task.client])
+            check_reply(task, answer, expected, self._counts.get(task.client))
         except MessageError as error:
             return str(error)
         except Exception as error:  # no fault of one reply may end the run

@@ -18,6 +18,7 @@ from fedrouter.config import ResolvedConfig, Section, register_strategy
 from fedrouter.config.sections.base import Count
 from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import ClientReply, Serving, SingleAdapter, TrainOrder
+from fedrouter.protocol.ranks import pad, rank_of
 from fedrouter.strategies.base import SHARED, ServerState, Strategy, cluster_names, noting
 from fedrouter.types import AdapterWeights, FloatArray, select_matrices
 
@@ -90,12 +91,13 @@ class Clustered(Strategy[ClusteredState]):
         """The weighted means; updates are stored up to round t0, and clustered in round t0."""
         if SHARED not in state.adapters:
             return super().aggregate(state, round, replies)
-        before = last_layer(state.adapters[SHARED])
+        shared = state.adapters[SHARED]
+        before = last_layer(shared)
         deltas = dict(state.deltas)
 
         def note(reply: ClientReply) -> None:
             for update in reply.updates:
-                deltas[reply.client] = last_layer(update.weights) - before
+                deltas[reply.client] = last_layer(pad(update.weights, rank_of(shared))) - before
 
         state = super().aggregate(state, round, noting(replies, note))
         if round < self.clustering_round or not deltas:

@@ -30,6 +30,9 @@ class Federation:
     def online(self) -> Sequence[int]:
         return range(6)
 
+    def rank(self, client: int) -> int | None:
+        return None
+
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply]:
         for task in tasks:
             draws = np.random.default_rng([task.client, task.round])

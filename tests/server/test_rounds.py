@@ -28,6 +28,9 @@ class Scripted:
     def online(self) -> Sequence[int]:
         return [0, 1, 2]
 
+    def rank(self, client: int) -> int | None:
+        return None
+
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         for task in tasks:
             if task.profile is not None:

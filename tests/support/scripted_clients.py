@@ -177,6 +177,9 @@ class ScriptedEngine:
     def online(self) -> Sequence[int]:
         return sorted(self.clients)
 
+    def rank(self, client: int) -> int | None:
+        return None
+
     def run(self, requests: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         for request in requests:
             wire = pack_reply(self.clients[request.client].answer(request), "float32")

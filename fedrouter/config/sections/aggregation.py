@@ -1,8 +1,8 @@
 """The section `[aggregation]`."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedrouter.config.sections.base import Section
 
@@ -18,7 +18,14 @@ class AggregationConfig(Section):
         "norms and weights are bounded by those of the other clients; the rest, after "
         '"clip", for adapters that five or more clients trained: "median" and "trimmed_mean" of '
         'each number, "geometric_median", or "krum" (Multi-Krum: the mean of the updates that lie '
-        'closest together); unset: "trimmed_mean", in mode "paper" "none"',
+        'closest together); unset: "trimmed_mean", in mode "paper" and with ranks = "svd" "none"',
+    )
+    ranks: Literal["partition", "zero_padding", "svd"] = Field(
+        default="partition",
+        description="how adapters of different ranks are averaged (federation.ranks): "
+        '"partition": each component over the clients that have it; "zero_padding": missing '
+        'components count as zeros; "svd": the mean of the products B A, decomposed '
+        'into adapter.rank components again (with robust = "none")',
     )
     hostile: float = Field(
         default=0.25,
@@ -32,3 +39,12 @@ class AggregationConfig(Section):
         description="leave out clients whose updates point against those of the other clients, "
         'compared over the adapters of tasks (from four clients on; not where robust is "none")',
     )
+
+    @model_validator(mode="after")
+    def _products_have_no_rule(self) -> Self:
+        if self.ranks == "svd" and self.robust not in (None, "none"):
+            raise ValueError(
+                f"aggregation.robust = {self.robust!r} works on components; set it to 'none', or "
+                "aggregation.ranks to 'partition'"
+            )
+        return self

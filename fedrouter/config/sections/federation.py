@@ -37,6 +37,17 @@ class FederationConfig(Section):
         "and clients; adapters sent only for comparison always use int8",
     )
 
+    ranks: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="ranks of the clients' adapters, at most adapter.rank: client k has the rank "
+        "k modulo the length of this list; a node's own --node-config may say another; unset: "
+        "adapter.rank for all",
+    )
+
+    def rank(self, client: int) -> int | None:
+        """The rank of a client's adapters; None: that of the run."""
+        return None if self.ranks is None else self.ranks[client % len(self.ranks)]
+
     @model_validator(mode="after")
     def _enough_clients(self) -> Self:
         if self.min_clients > self.clients:

@@ -8,6 +8,7 @@ A node's configuration says what is the node's own business:
 * ``data``: its own file of rows; "run": it may read the files that the run's configuration names.
 * ``state-dir``: where it keeps its local tasks and its own adapters.
 * ``model``: the base model's folder or name on this machine.
+* ``rank``: the rank of its adapters, at most the run's.
 
 A server may choose none of these: ``data`` and ``state-dir`` must be given. What it may choose is
 listed in `node_config.SET_BY_RUN`. Only in a simulation, in which server and clients are one
@@ -28,7 +29,12 @@ from fedrouter.client.client import Client
 from fedrouter.config import ResolvedConfig, parse_resolved
 from fedrouter.data.client_data import ClientData, deal, sample_test
 from fedrouter.data.loading import load_splits
-from fedrouter.engines.flower.node_config import NodeConfig, client_id, node_config
+from fedrouter.engines.flower.node_config import (
+    NodeConfig,
+    client_id,
+    client_rank,
+    node_config,
+)
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import ConfigError, DataError, FedRouterError, MessageError, ModelError
 from fedrouter.evaluation.shared_model import SharedModel
@@ -56,7 +62,7 @@ def make_client_app(*, simulated: bool = False) -> ClientApp:
     @app.query()
     def hello(message: Message, context: Context) -> Message:
         """Say which client this is."""
-        texts = {"client": str(client_id(context.node_config))}
+        texts = _introduction(message, context.node_config)
         return Message(to_records(texts, {}), reply_to=message)
 
     @app.train()
@@ -69,6 +75,20 @@ def make_client_app(*, simulated: bool = False) -> ClientApp:
         return Message(answer, reply_to=message)
 
     return app
+
+
+def _introduction(message: Message, node: NodeConfig) -> dict[str, str]:
+    """Who this is: the client's id and, if it is not the run's, the rank of its adapters.
+
+    A rank that is not possible is refused with the first task, whose reply can say why.
+    """
+    texts = {"client": str(client_id(node))}
+    try:
+        config = parse_resolved(from_records(message.content)[0]["config"])
+        rank = client_rank(config, node)
+    except FedRouterError:
+        return texts
+    return texts if rank is None else {**texts, "rank": str(rank)}
 
 
 def _reason(error: Exception) -> str:
@@ -122,6 +142,7 @@ def _client(
         spec=spec,
         config=config,
         folder=folder,
+        rank=client_rank(config, node),
     )
 
 

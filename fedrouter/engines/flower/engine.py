@@ -78,6 +78,7 @@ class FlowerEngine:
         self._fingerprint = fingerprint
         self._progress = progress
         self._clients: dict[int, int] = {}  # node -> client, or REFUSED
+        self._ranks: dict[int, int] = {}  # client -> the rank of its adapters, if not the run's
         self._greeted: dict[str, int] = {}  # greeting without an answer -> node
         self._wanted = config.federation.clients  # all of them, once; then the minimum
 
@@ -97,6 +98,10 @@ class FlowerEngine:
                 self._wanted = self._config.federation.min_clients
                 return sorted(here)
             time.sleep(POLL_S)
+
+    def rank(self, client: int) -> int | None:
+        """The rank of a client's adapters, as its node says; None: that of the run."""
+        return self._ranks.get(client)
 
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         """The replies in the order of the tasks, each as soon as those before it are there."""
@@ -130,9 +135,9 @@ class FlowerEngine:
                 reply = self._pull(id)
                 if reply is None:
                     continue
-                client = _hello(reply)
+                client, rank = _hello(reply)
             except MessageError:
-                client = REFUSED
+                client, rank = REFUSED, None
             del self._greeted[id]
             before = [n for n, c in self._clients.items() if c == client]
             for old in set(before) - nodes:  # the client is back on another node
@@ -140,6 +145,10 @@ class FlowerEngine:
             known = client < self._config.federation.clients
             fit = known and not nodes.intersection(before)
             self._clients[node] = client if fit else REFUSED
+            if fit:
+                self._ranks.pop(client, None)
+                if rank is not None:
+                    self._ranks[client] = rank
 
     def _message(self, content: RecordDict, kind: str, node: int, round: int) -> Message:
         return Message(content, node, kind, group_id=str(round))
@@ -206,12 +215,19 @@ class FlowerEngine:
         return reply
 
 
-def _hello(message: Message) -> int:
-    """The client's id in its answer to a greeting; REFUSED where there is none."""
+def _hello(message: Message) -> tuple[int, int | None]:
+    """The client's id and the rank of its adapters in its answer to a greeting; REFUSED and None
+    where there are none."""
     if message.has_error():
-        return REFUSED
+        return REFUSED, None
     try:
         texts, _ = from_records(message.content)
-        return int(texts["client"]) if texts.get("client", "").isdecimal() else REFUSED
+        client, rank = _number(texts.get("client")), _number(texts.get("rank"))
+        return REFUSED if client is None else client, rank or None
     except UNREADABLE:
-        return REFUSED
+        return REFUSED, None
+
+
+def _number(text: str | None) -> int | None:
+    """A decimal number of up to ten digits; None if the text is none."""
+    return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None

@@ -33,6 +33,7 @@ SET_BY_RUN = (
     "adapter.targets",
     "data.test_fraction",
     "federation.clients",
+    "federation.ranks",
     "federation.transport",
     "clustering.n_local",
     "training.batch_size",
@@ -46,6 +47,24 @@ SET_BY_RUN = (
 def client_id(node: NodeConfig) -> int:
     """The id of the client on a node."""
     return int(str(node.get("client-id", node.get("partition-id", -1))))
+
+
+def client_rank(config: ResolvedConfig, node: NodeConfig) -> int | None:
+    """The rank of the adapters on a node: its own, or what the run gives the client; None: that of
+    the run.
+
+    Raises:
+        ConfigError: the node's own is not a number from 1 to the run's.
+    """
+    own, most = node.get("rank"), config.adapter.rank
+    if own is None:
+        return config.federation.rank(client_id(node))
+    if not str(own).isdecimal() or not 1 <= int(str(own)) <= most:
+        raise ConfigError(
+            f"this node's --node-config: rank = {own} should be a number from 1 to the run's "
+            f"adapter.rank = {most}"
+        )
+    return int(str(own))
 
 
 def node_config(config: ResolvedConfig, node: NodeConfig, *, simulated: bool) -> ResolvedConfig:

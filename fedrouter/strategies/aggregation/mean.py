@@ -17,7 +17,7 @@ class WeightedMean:
 
     def __init__(self) -> None:
         self._sums: dict[str, NDArray[np.float64]] = {}
-        self._total = 0.0
+        self.total = 0.0  # the sum of the weights
 
     def add(self, weights: AdapterWeights, weight: float) -> None:
         """Add one adapter.
@@ -37,7 +37,7 @@ class WeightedMean:
         for name, array in weights.items():
             self._sums.setdefault(name, np.zeros(array.shape))
             self._sums[name] += array * np.float64(weight)
-        self._total += weight
+        self.total += weight
 
     def result(self) -> dict[str, NDArray[np.float32]]:
         """The mean of the added adapters, as float32.
@@ -47,6 +47,4 @@ class WeightedMean:
         """
         if not self._sums:
             raise ValueError("the mean of no adapters does not exist")
-        return {
-            name: (total / self._total).astype(np.float32) for name, total in self._sums.items()
-        }
+        return {name: (total / self.total).astype(np.float32) for name, total in self._sums.items()}

@@ -1,13 +1,16 @@
 """Movements: the difference between an adapter that a client trained and the one it received."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.protocol.messages import ClientReply
+from fedrouter.protocol.messages import ClientReply, Update
+from fedrouter.protocol.ranks import component_axis, pad, rank_of, truncate
 from fedrouter.types import AdapterWeights
 
 BLOCK = 65_536  # numbers of each movement that are converted to float64 at a time
@@ -21,13 +24,16 @@ class Movement:
         client: the client's id.
         adapter: the adapter's name.
         samples: number of training samples.
-        vector: float32, shape (d,): trained minus received numbers, tensors in order of name.
+        vector: float32, shape (d,): trained minus received numbers, tensors in order of name; zero
+            for components that the client does not have.
+        rank: the number of components that it has.
     """
 
     client: int
     adapter: str
     samples: int
     vector: NDArray[np.float32]
+    rank: int
 
 
 def collect(
@@ -48,16 +54,22 @@ def collect(
         parts: defaultdict[str, list[Movement]] = defaultdict(list)
         for update in reply.updates:
             if update.adapter is not None and update.weights:
-                vector = _flat(update.weights)
-                vector -= _flat(adapters[update.adapter])
                 parts[update.adapter].append(
-                    Movement(reply.client, update.adapter, update.samples, vector)
+                    _movement(reply.client, update, adapters[update.adapter])
                 )
         found += [_pooled(own) for own in parts.values()]
     return sorted(found, key=lambda movement: (movement.client, movement.adapter))
 
 
-def _flat(weights: AdapterWeights) -> NDArray[np.float32]:
+def _movement(client: int, update: Update, start: AdapterWeights) -> Movement:
+    assert update.adapter is not None
+    rank, whole = rank_of(update.weights), rank_of(start)
+    vector = _flat(pad(update.weights, whole))
+    vector -= _flat(start if rank == whole else pad(truncate(start, rank), whole))
+    return Movement(client, update.adapter, update.samples, vector, rank)
+
+
+def _flat(weights: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate([weights[name].ravel() for name in sorted(weights)])
 
 
@@ -69,7 +81,35 @@ def _pooled(parts: Sequence[Movement]) -> Movement:
     total = np.zeros(len(parts[0].vector))
     for part in parts:
         total += part.vector * np.float64(part.samples / samples)
-    return Movement(parts[0].client, parts[0].adapter, samples, total.astype(np.float32))
+    return replace(parts[0], samples=samples, vector=total.astype(np.float32))
+
+
+def partitions(
+    start: AdapterWeights, ranks: Sequence[int]
+) -> Iterator[tuple[NDArray[np.bool_] | slice, int]]:
+    """The parts of a movement that the same clients have (rank partitions, raFLoRA).
+
+    Args:
+        start: the adapter with all components.
+        ranks: those of the movements.
+
+    Yields:
+        The numbers of a part, as an index into a vector of shape (d,), and the least rank that has
+        them.
+    """
+    whole = rank_of(start)
+    if min(ranks) == whole:
+        yield slice(None), whole
+        return
+    index = {name: np.arange(array.shape[component_axis(name)]) for name, array in start.items()}
+    component = _flat(
+        {
+            name: np.broadcast_to(one[:, None] if component_axis(name) == 0 else one, array.shape)
+            for (name, one), array in zip(index.items(), start.values(), strict=True)
+        }
+    )
+    for begin, end in pairwise(sorted({0, *ranks})):
+        yield (component >= begin) & (component < end), end
 
 
 def moved(start: AdapterWeights, movement: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:

@@ -9,13 +9,19 @@ from numpy.typing import NDArray
 from fedrouter.config import AggregationConfig
 from fedrouter.protocol.messages import ClientReply
 from fedrouter.strategies.aggregation.agreement import clients_against
+from fedrouter.strategies.aggregation.by_rank import PartitionMean, ProductMean, zero_padded
 from fedrouter.strategies.aggregation.clipping import (
     ENOUGH_CLIENTS,
     bounded_weights,
     norm_factors,
 )
-from fedrouter.strategies.aggregation.mean import WeightedMean
-from fedrouter.strategies.aggregation.movements import Movement, collect, inner_products, moved
+from fedrouter.strategies.aggregation.movements import (
+    Movement,
+    collect,
+    inner_products,
+    moved,
+    partitions,
+)
 from fedrouter.strategies.aggregation.rules import (
     coordinate_mean,
     geometric_median_weights,
@@ -58,8 +64,10 @@ def aggregate(
         excluded: the clients whose updates were left out before.
         by_task: whether each adapter stands for a task, so that clients are compared over tasks.
     """
+    if settings.ranks == "zero_padding":
+        replies = zero_padded(adapters, replies)
     if settings.robust == "none":
-        return Aggregate(_means(replies), ())
+        return Aggregate(_means(settings, adapters, replies), ())
     movements = collect(adapters, replies)
     if not movements:
         return Aggregate({}, tuple(sorted(excluded)))
@@ -73,14 +81,20 @@ def aggregate(
     return Aggregate(combined, excluded)
 
 
-def _means(replies: Iterable[ClientReply]) -> dict[str, AdapterWeights]:
+def _means(
+    settings: AggregationConfig,
+    adapters: Mapping[str, AdapterWeights],
+    replies: Iterable[ClientReply],
+) -> dict[str, AdapterWeights]:
     """Step 2 of the paper: the means weighted by samples."""
-    means: dict[str, WeightedMean] = {}
+    mean = ProductMean if settings.ranks == "svd" else PartitionMean
+    means: dict[str, ProductMean | PartitionMean] = {}
     for reply in replies:
         for update in reply.updates:
             if update.adapter is not None and update.weights:
-                mean = means.setdefault(update.adapter, WeightedMean())
-                mean.add(update.weights, update.samples)
+                if update.adapter not in means:
+                    means[update.adapter] = mean(adapters[update.adapter])
+                means[update.adapter].add(update.weights, update.samples)
     return {name: mean.result() for name, mean in means.items()}
 
 
@@ -97,14 +111,17 @@ def _combine(
     result: dict[str, AdapterWeights] = {}
     for name in dict.fromkeys(one.adapter for one in movements):
         own = [i for i, one in enumerate(movements) if one.adapter == name]
-        mean = _robust_mean(
-            settings,
-            [movements[i].vector for i in own],
-            factors[own],
-            weights[own],
-            bounded[np.ix_(own, own)],
-        )
-        result[name] = moved(adapters[name], mean)
+        total = np.zeros(len(movements[own[0]].vector))
+        for numbers, rank in partitions(adapters[name], [movements[i].rank for i in own]):
+            holders = [i for i in own if movements[i].rank >= rank]
+            total[numbers] = _robust_mean(
+                settings,
+                [movements[i].vector[numbers] for i in holders],
+                factors[holders],
+                weights[holders],
+                bounded[np.ix_(holders, holders)],
+            )
+        result[name] = moved(adapters[name], total)
     return result
 
 

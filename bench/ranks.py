@@ -1,0 +1,103 @@
+"""Clients of different ranks: loss and bytes, by the mean that joins their adapters.
+
+Eight clients, two built-in tasks each, their numbers given; client k has the rank k modulo 4 of
+2, 4, 8, 16. The references are runs in which all clients have rank 2 or rank 16. Every cell is a
+run of some rounds with the adapters' scale alpha / rank equal. Finished cells are appended to a
+file and not run again.
+
+``python -m bench.ranks --out FILE [--seeds 1,2,3] [--strategies fedrouter,fedavg]``
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from bench.output import publish
+from fedrouter.config import load_config
+from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.experiment import Experiment
+
+MIXED = "federation.ranks=[2, 4, 8, 16]"
+CASES: Mapping[str, tuple[str, ...]] = {
+    "all 2": ("federation.ranks=[2]",),
+    "all 16": (),
+    "zero_padding": (MIXED, "aggregation.ranks=zero_padding"),
+    "partition": (MIXED, "aggregation.ranks=partition"),
+    "svd": (MIXED, "aggregation.ranks=svd"),
+}
+SETTINGS = (
+    "aggregation.robust=none",
+    "adapter.rank=16",
+    "adapter.alpha=32",
+    "clustering.n_local=2",
+    "clustering.n_global=8",
+    "data.scenario=dual",
+    "data.builtin_train=80",
+    "data.builtin_test=15",
+    r'model.template="{instruction}\n"',
+    "federation.rounds=5",
+    "training.steps=5",
+    "training.batch_size=4",
+    "training.lr=0.008",
+    "evaluation.max_new_tokens=24",
+)
+
+
+def measured(strategy: str, case: str, seed: int, shared_model: SharedModel) -> dict[str, Any]:
+    """The result of one run."""
+    sets = [*SETTINGS, *CASES[case], f"strategy={strategy}", f"seed={seed}"]
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = Experiment(load_config(None, sets), shared_model=shared_model)
+        summary = experiment.run(Path(folder) / "run")
+    return {
+        "strategy": strategy,
+        "ranks": case,
+        "seed": seed,
+        "loss": summary["metrics"]["global"]["loss"],
+        "rouge1": summary["metrics"]["global"]["rouge1"],
+        "mb": sum(summary["bytes"].values()) / 1e6,
+    }
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The cells that are in the file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    """Run the cells that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--strategies", default="fedrouter")
+    asked = parser.parse_args()
+    found = read(asked.out)
+    shared_model = SharedModel.load(load_config(None, [*SETTINGS]).model)
+    done = {(one["strategy"], one["ranks"], one["seed"]) for one in found}
+    for seed in map(int, asked.seeds.split(",")):
+        for strategy in asked.strategies.split(","):
+            for case in CASES:
+                if (strategy, case, seed) not in done:
+                    found.append(measured(strategy, case, seed, shared_model))
+                    with asked.out.open("a") as file:
+                        file.write(json.dumps(found[-1]) + "\n")
+                    print(json.dumps(found[-1]), flush=True)
+    rows = []
+    for strategy, case in dict.fromkeys((one["strategy"], one["ranks"]) for one in found):
+        own = [one for one in found if (one["strategy"], one["ranks"]) == (strategy, case)]
+        row: dict[str, Any] = {"strategy": strategy, "ranks": case, "seeds": len(own)}
+        for score in ("loss", "rouge1", "mb"):
+            values = [one[score] for one in own]
+            row[score] = mean(values)
+            if len(values) > 1 and score != "mb":
+                row[f"{score} deviation"] = stdev(values)
+        rows.append(row)
+    publish("ranks", "Clients of different ranks", rows, ["nano, float32, built-in tasks."])
+
+
+if __name__ == "__main__":
+    main()
