@@ -1,6 +1,6 @@
 """A base model's files as a transformers model and tokenizer, refused where they do not fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from fedrouter.config import ModelConfig
 from fedrouter.errors import OUT_OF_MEMORY, ConfigError, ModelError, is_out_of_memory
 from fedrouter.model.checks import check_complete
+from fedrouter.model.quantization import quantization_options
 from fedrouter.model.source import Source, find_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,12 +41,15 @@ def load_pretrained(
 
     Raises:
         ModelError: there is no such model, weights are missing, or it has no tokenizer.
+        MissingExtraError: it is to be quantized, and bitsandbytes is not installed.
+        ConfigError: it cannot be quantized on this machine.
     """
     dtype = DTYPES.get(config.dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    options = quantization_options(config.quantization, dtype, device)
     with _quiet():
         source = find_source(config.name)
         try:
-            tokenizer, (model, info) = _from_pretrained(source, dtype)
+            tokenizer, (model, info) = _from_pretrained(source, dtype, options)
         except Exception as error:  # whatever the folder's files, the hub or a library may raise
             raise _unusable(config.name, error) from error
     _check_tokenizer(config.name, tokenizer)
@@ -95,7 +99,9 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _from_pretrained(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_pretrained(
+    source: Source, dtype: torch.dtype, options: Mapping[str, Any]
+) -> tuple[Any, Any]:
     """The tokenizer, and the model with the report of its loading. No code of theirs is run.
 
     Models of texts with images that have no class for texts alone are loaded whole: given no
@@ -114,6 +120,7 @@ def _from_pretrained(source: Source, dtype: torch.dtype) -> tuple[Any, Any]:
         ignore_mismatched_sizes=True,  # so that they are reported
         output_loading_info=True,
         **where,
+        **options,
     )
     return tokenizer, loaded
 

@@ -32,6 +32,12 @@ class ModelConfig(Section):
         default="auto",
         description='"float32", "bfloat16", "float16"; auto: float32 on a CPU, bfloat16 elsewhere',
     )
+    quantization: Literal["int8", "nf4"] | None = Field(
+        default=None,
+        description='weights of the linear layers in 8 bits ("int8") or 4 bits ("nf4"), by '
+        "bitsandbytes: less memory, more time; the same on every machine of a federation; unset: "
+        "as stored, in `dtype`",
+    )
     max_length: int = Field(
         default=512,
         ge=32,

@@ -8,6 +8,7 @@ A node's configuration says what is the node's own business:
 * ``data``: its own file of rows; "run": it may read the files that the run's configuration names.
 * ``state-dir``: where it keeps its local tasks and its own adapters.
 * ``model``: the base model's folder or name on this machine.
+* ``quantization``: as ``model.quantization``; the same as on the server.
 * ``rank``: the rank of its adapters, at most the run's.
 
 A server may choose none of these: ``data`` and ``state-dir`` must be given. What it may choose is

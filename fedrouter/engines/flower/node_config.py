@@ -99,6 +99,7 @@ def _own(config: ResolvedConfig, node: NodeConfig, device: str) -> ResolvedConfi
     sections = taken(config)
     sections["engine"]["device"] = device
     sections["model"]["name"] = str(node.get("model", "nano"))
+    sections["model"]["quantization"] = node.get("quantization")
     if node["data"] == "run":  # the owner lets runs name the files to read
         sections["data"] = dict(config.data)
     else:  # no scenario deals out rows that are all one client's
