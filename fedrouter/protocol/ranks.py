@@ -22,7 +22,7 @@ def component_axis(name: str) -> int:
 def rank_of(weights: AdapterWeights) -> int:
     """The rank of an adapter, or of one of its two matrices."""
     name, array = next(iter(weights.items()))
-    return array.shape[component_axis(name)]
+    return int(array.shape[component_axis(name)])
 
 
 def truncate(weights: AdapterWeights, rank: int) -> AdapterWeights:
