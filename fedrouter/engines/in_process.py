@@ -13,7 +13,7 @@ from fedrouter.model.memory import release_memory
 from fedrouter.progress import Progress
 from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, compression_for
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
-from fedrouter.serialization import ArrayTable, serialize
+from fedrouter.protocol.sizes import array_bytes
 from fedrouter.server.engine import Traffic
 from fedrouter.training.trainer import Checkpointing, TrainJob, TrainProgress, train
 
@@ -116,10 +116,3 @@ class InProcessEngine:
             return Failure(request.client, request.round, str(error))
         self.traffic.up += array_bytes(replace(reply, updates=()))
         return replace(reply, updates=tuple(updates))
-
-
-def array_bytes(message: ClientRequest | ClientReply) -> int:
-    """The bytes of a message's arrays, as they travel."""
-    table = ArrayTable()
-    serialize(message, table)
-    return sum(array.nbytes for array in table.arrays.values())

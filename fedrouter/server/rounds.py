@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedrouter.config import ResolvedConfig
-from fedrouter.errors import MessageError, printable
+from fedrouter.errors import ConfigError, MessageError, printable
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import (
     ClientReply,
@@ -19,6 +19,7 @@ from fedrouter.protocol.messages import (
 from fedrouter.protocol.ranks import truncate
 from fedrouter.protocol.validation import ExpectedArrays, check_reply
 from fedrouter.seeding import generator
+from fedrouter.server.budget import BudgetSpentError, check_budget
 from fedrouter.server.engine import Engine, Traffic
 from fedrouter.strategies import ServerState, Strategy, TaskState
 from fedrouter.types import AdapterWeights
@@ -83,7 +84,8 @@ def rounds(
     *,
     progress: Progress | None = None,
 ) -> Iterator[FinishedRound]:
-    """Run the rounds after `state`, up to the last; yields each finished round.
+    """Run the rounds after `state`, up to the last, or as many as the budget of bytes allows;
+    yields each finished round.
 
     Args:
         strategy: the method.
@@ -92,16 +94,26 @@ def rounds(
         config: the run's configuration.
         expected: names and shapes of arrays; a reply with others is refused.
         progress: receives progress callbacks.
+
+    Raises:
+        ConfigError: the budget of bytes does not suffice for one round.
     """
     progress = progress or Progress()
     for round in range(state.round + 1, config.federation.rounds + 1):
         began, sent = time.perf_counter(), Traffic(engine.traffic.up, engine.traffic.down)
-        state, failures = exchanges(strategy, engine, state, expected, progress)
-        refined = time.perf_counter() - began
+        try:
+            state, failures = exchanges(strategy, engine, state, expected, progress)
+            refined = time.perf_counter() - began
+            chosen = participants(config, round, engine.online())
+            tasks = strategy.plan(state, round, chosen)
+            check_budget(config.federation, engine.traffic, tasks, expected)
+        except BudgetSpentError as spent:
+            if round == 1:
+                raise ConfigError(f"no round fits: {spent}; raise federation.budget_mb") from None
+            progress.message(f"the run ends before round {round}: {spent}")
+            return
         progress.round(round, config.federation.rounds)
         progress.phase("train", tasks_left(config, state))
-        chosen = participants(config, round, engine.online())
-        tasks = strategy.plan(state, round, chosen)
         if evaluation_is_due(config, state.round):
             scopes: tuple[Scope, ...] = ("local", "global")
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
@@ -139,10 +151,15 @@ def exchanges(
     expected: ExpectedArrays,
     progress: Progress,
 ) -> tuple[ServerState, list[Failure]]:
-    """Run all pending exchanges; returns the state after them and the clients that failed."""
+    """Run all pending exchanges; returns the state after them and the clients that failed.
+
+    Raises:
+        BudgetSpentError: an exchange does not fit the budget of bytes any more.
+    """
     failures: list[Failure] = []
     while state.pending:
         tasks = strategy.auxiliary_requests(state, engine.online())
+        check_budget(strategy.config.federation, engine.traffic, tasks, expected)
         progress.phase("refine", len(tasks))
         replies = CheckedReplies(engine, tasks, expected, sample_counts(state))
         state = strategy.apply_auxiliary(state, replies)

@@ -37,6 +37,12 @@ class FederationConfig(Section):
         "and clients; adapters sent only for comparison always use int8",
     )
 
+    budget_mb: Positive | None = Field(
+        default=None,
+        description="megabytes (10^6) that all rounds and profiles may send, in both directions "
+        "together: the run ends before a round that would exceed it; the final evaluation is not "
+        "counted; unset: no limit",
+    )
     ranks: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
         default=None,
         description="ranks of the clients' adapters, at most adapter.rank: client k has the rank "
