@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,8 +42,8 @@ NOT_RUN = {
     r"\.venv/bin/fedrouter run configs/smollm2": "a model of 270 MB; tests/integration/"
     "test_configs.py runs every configuration with stand-ins",
     r"sudo|scp|rm -r|chown|cp /opt|systemctl": "changes the machine; docs/deploy.md: untested",
-    r"server/|operator/|\./start\.sh|examples/two_hospitals": "servers for minutes: "
-    "tests/integration/test_deployment.py and tests/test_examples.py",
+    r"server/|operator/|\./start\.sh": "servers: tests/integration/test_deployment.py",
+    r"(python )?examples/": "tests/test_examples.py",
     r"vllm|llama-server|ollama|export VLLM|docker": "programs of others; the pages say what of it "
     "was tried",
     r"fedrouter serve \S+ --upstream": "needs such an engine: tests/serving/test_upstream.py",
@@ -52,7 +53,7 @@ NOT_RUN = {
     r"python scripts/(pretrain|evaluate)_nano": "hours: tests/scripts",
     r"python -m bench": "minutes to hours of measurements, most on data that is not shipped",
 }
-SLOW = r"fedrouter compare|.* --engine flower|fedrouter report|python examples/serve"
+SLOW = r"fedrouter compare|.* --engine flower"
 NOT_RUN_PYTHON = {"from langchain_openai": "the page marks it untested; not a dependency"}
 CHECKED_ONLY: dict[str, Callable[[str], object]] = {
     "json": json.loads,
@@ -64,8 +65,8 @@ CHECKED_ONLY: dict[str, Callable[[str], object]] = {
     "text": len,  # what a program prints, or a drawing
 }
 TINY = {
-    "federation.rounds": "1",
-    "training.steps": "1",
+    "federation.rounds": "2",
+    "training.steps": "2",
     "training.batch_size": "2",
     "evaluation.max_new_tokens": "2",
     "evaluation.samples": "1",
@@ -157,6 +158,12 @@ async def ended_at_once(server: uvicorn.Server) -> None:
     """Stands for the time in which a server answers."""
 
 
+def write_strategy() -> None:
+    """fedopt.py, the first program of docs/strategies.md."""
+    page = [block for block in ALL if block.page == "docs/strategies.md"]
+    Path("fedopt.py").write_text(next(b for b in page if b.language == "python").text)
+
+
 def run_fedrouter(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a fedrouter command in this process; a server ends when it would begin to answer."""
     arguments = shlex.split(command, comments=True)[1:]
@@ -192,6 +199,9 @@ def test_commands_run(
 ) -> None:
     if block.page == "docs/deploy.md":
         monkeypatch.chdir(place / "federation")
+    if "fedopt" in block.text:  # the page says how an installed package registers it
+        write_strategy()
+        import_module("fedopt")
     for written in block.commands():
         if not_run(written) is not None:
             continue
@@ -216,8 +226,7 @@ def test_python_runs(block: Block, place: Path, request: pytest.FixtureRequest) 
     if re.search(r"^run\(.*runs/mine", code, re.MULTILINE):
         shutil.rmtree("runs/mine")
     if "the file above" in code:
-        above = next(b for b in ALL if b.page == block.page and b.language == "python")
-        Path("fedopt.py").write_text(above.text)
+        write_strategy()
     exec(compile(code, block.name, "exec"), {"__name__": "snippet"})
 
 
