@@ -18,7 +18,9 @@ from fedrouter.cli.app import app
 from fedrouter.config import load_config, registered, registry
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]
+)
 EXAMPLE = "fedopt"  # a strategy that only docs/strategies.md registers; its own tests run it
 ARGS_FROM = 3  # number of parameters from which a docstring has a section Args
 
