@@ -2,7 +2,6 @@
 
 import doctest
 import inspect
-import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,7 +18,9 @@ from fedrouter.cli.app import app
 from fedrouter.config import load_config, registered, registry
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]
+)
 EXAMPLE = "fedopt"  # a strategy that only docs/strategies.md registers; its own tests run it
 ARGS_FROM = 3  # number of parameters from which a docstring has a section Args
 
@@ -123,22 +124,3 @@ def test_the_numbers_of_the_first_screen_are_those_of_the_results() -> None:
     numbers = re.findall(r"[-+]\d+(?:\.\d+)? %|\b0\.\d{3}\b", screen)
     assert numbers, "the first screen gives no results"
     assert [number for number in numbers if number not in main] == []
-
-
-def test_the_python_of_the_first_screen_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    screen = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
-    [code] = re.findall(r"```python\n(.*?)```", screen, re.DOTALL)
-    quick = [
-        "data.train=rows.jsonl",
-        "federation.clients=1",
-        "federation.rounds=1",
-        "training.steps=1",
-        "evaluation.max_new_tokens=2",
-    ]
-    rows = [{"instruction": f"Say {word}.", "response": word} for word in ("one", "two", "three")]
-    monkeypatch.chdir(tmp_path)
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    exec(code.replace(f"[{json.dumps(quick[0])}]", repr(quick)), {})
-    assert len(re.findall(r"^task-\d\d \d\.\d", capsys.readouterr().out, re.MULTILINE)) == 2

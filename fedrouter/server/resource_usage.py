@@ -1,9 +1,13 @@
-"""Wall time and tokens of a run."""
+"""Wall time, tokens and memory of a run."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+MIB = 2**20  # bytes
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss: getrusage(2)
 
 
 @dataclass
@@ -35,3 +39,12 @@ class ResourceUsage:
         """Add time to a phase and to the total."""
         self.seconds[phase] += seconds
         self.seconds["total"] += seconds
+
+
+def peak_rss_mb() -> float | None:
+    """The largest resident memory of this process in MiB; None without getrusage (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT / MIB

@@ -4,7 +4,6 @@ The server is the same for all engines. After a crash at any moment it continues
 finished round.
 """
 
-import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +18,7 @@ from fedrouter.routing.types import TaskProfile
 from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_meta
 from fedrouter.server.engine import Engine
 from fedrouter.server.expected import expected_arrays
-from fedrouter.server.resource_usage import ResourceUsage
+from fedrouter.server.resource_usage import ResourceUsage, peak_rss_mb
 from fedrouter.server.restore import restore_state
 from fedrouter.server.rounds import (
     CheckedReplies,
@@ -212,7 +211,7 @@ class Server:
             "bytes": traffic,
             "tokens": self._usage.tokens,
             "seconds": {name: round(value, 3) for name, value in self._usage.seconds.items()},
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_rss_mb": peak_rss_mb(),
         }
         folder.write_summary(summary)
         folder.remove_leftovers()
