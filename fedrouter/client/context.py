@@ -72,8 +72,10 @@ class RequestContext:
 
     @property
     def keeps_predictions(self) -> bool:
-        """Whether the answers of this request's evaluation are stored: it is the last one."""
-        return self._keep_predictions and self.request.round > self.config.federation.rounds
+        """Whether the answers of this request's evaluation are stored: it is the last one of the
+        run, which alone measures the base model. (A budget may end a run before its last round.)"""
+        order = self.request.evaluate
+        return self._keep_predictions and order is not None and "base" in order.scopes
 
     @property
     def labels(self) -> NDArray[np.int64]:

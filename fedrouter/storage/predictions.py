@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import file_digest
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -119,5 +118,5 @@ def _merged(files: Sequence[Path]) -> Iterator[bytes]:
         clients = [int(file.parent.name.removeprefix("client-")) for file in group]
         with group[0].open("rb") as opened:
             for line in opened:
-                one: dict[str, Any] = json.loads(line)
+                one: Prediction = json.loads(line)
                 yield from encode([CollectedPrediction(**one, clients=clients)])

@@ -37,5 +37,6 @@ def test_only_in_a_simulation_answers_are_stored_as_texts(
         return [path.name for path in tmp_path.rglob("predictions.jsonl")]
 
     assert files(last, simulated=False) == []
-    assert files(replace(last, round=2), simulated=True) == []  # not the last evaluation
+    between = EvaluateOrder(SingleAdapter("global"), ("local", "global"))
+    assert files(replace(last, evaluate=between), simulated=True) == []  # not the last one
     assert files(last, simulated=True) == ["predictions.jsonl"]
