@@ -13,6 +13,7 @@ from fedrouter.model.source import find_folder
 from fedrouter.progress import Progress
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import make_strategy, strategy_class
+from fedrouter.tracking import check_installed
 
 if TYPE_CHECKING:  # they import torch, which takes seconds: after what needs no model is checked
     from fedrouter.evaluation.shared_model import SharedModel
@@ -42,6 +43,7 @@ class Experiment:
     ) -> None:
         self.progress = progress or Progress()
         began = time.perf_counter()
+        check_installed(config.tracking)
         find_folder(config.model.name)
         splits = load_splits(config.data, config.seed)
         self._data = data_fingerprint(splits)
@@ -106,6 +108,7 @@ class Experiment:
                 config=self.config,
                 folder=folder.path / "clients",
                 rank=self.config.federation.rank(id),
+                keep_predictions=self.config.evaluation.predictions,
             )
             for id, rows in enumerate(self._dealt)
         }
@@ -217,4 +220,5 @@ def resume(path: Path, progress: Progress | None = None) -> dict[str, Any]:
     folder = RunFolder.open(path)
     if folder.finished:
         return folder.read_summary()
+    folder.check_local()
     return Experiment(load_resolved(folder.path / "config.toml"), progress).resume(folder)

@@ -32,6 +32,7 @@ ORDER = [
     "training",
     "evaluation",
     "client",
+    "tracking",
     "server",
     "inference",
     "export",

@@ -21,6 +21,7 @@ from fedrouter.experiment import resume, run
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.progress import Progress
 from fedrouter.server.rounds import participants
+from fedrouter.storage.predictions import read_predictions
 from fedrouter.storage.run_folder import RunFolder, is_run
 
 
@@ -362,3 +363,42 @@ def test_another_space_from_profile_to_prompt(
     profile = 3 * 2 * 32 * 4  # mean and variances of 32 dimensions before round 1
     lines = (whole / "metrics.jsonl").read_text().splitlines()
     assert summary["bytes"]["up"] - sum(json.loads(x)["bytes_up"] for x in lines) == profile
+
+
+def test_predictions_are_the_scored_answers_of_all_test_rows(
+    finished: tuple[Path, Config], toy_data: Path
+) -> None:
+    folder, _ = finished
+    lines = list(read_predictions(folder))
+    tests = [json.loads(line) for line in (toy_data / "test.jsonl").read_text().splitlines()]
+    assert [(one["prompt"], one["expected"], one["true_task"]) for one in lines] == [
+        (row["instruction"], row["response"], row["task"]) for row in tests
+    ]
+    assert all(one["clients"] == [0, 1, 2] for one in lines)
+    metrics = json.loads((folder / "summary.json").read_text())["metrics"]["global"]
+    for score, value in metrics.items():
+        assert np.mean([one["scores"][score] for one in lines]) == pytest.approx(value)
+    model = RoutedModel.load(folder)
+    for one, answer in zip(lines, model.generate([one["prompt"] for one in lines]), strict=True):
+        assert (one["answer"], one["task"]) == (answer.text, answer.task)
+        assert one["confidence"] == pytest.approx(answer.confidence)
+
+
+def test_clients_with_adapters_of_their_own_have_answers_of_their_own(
+    tiny_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    sets = ["strategy=local", "training.lr=0.02", "evaluation.samples=2"]
+    run(settings(tiny_folder, toy_data, *sets), tmp_path / "run")
+    lines = list(read_predictions(tmp_path / "run"))
+    given = sorted((one["prompt"], client) for one in lines for client in one["clients"])
+    assert len(given) == len(set(given)) == 6 * 3
+    assert len(lines) > 6
+    assert all(one["task"] is None and one["adapters"] is None for one in lines)
+
+
+def test_no_texts_are_stored_where_predictions_are_off(
+    tiny_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    sets = ["evaluation.predictions=false", "evaluation.samples=1"]
+    run(settings(tiny_folder, toy_data, *sets), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("predictions.jsonl"))

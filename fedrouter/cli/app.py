@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrouter.cli.compare_runs import compare_runs
+from fedrouter.cli.deploy import deploy
 from fedrouter.cli.encoding import replace_unprintable
 from fedrouter.cli.export import export
 from fedrouter.cli.inspection import SCOPES, evaluate, report, tasks
@@ -31,7 +33,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-deploy = typer.Typer(help="Set up a federation over several machines.", no_args_is_help=True)
 app.add_typer(deploy, name="deploy")
 
 
@@ -142,6 +143,7 @@ def resume(folder: RunDir, as_json: AsJson = False) -> None:
         summary = run_folder.read_summary()  # raises a RunError if it is damaged
         print(json.dumps(summary) if as_json else f"{folder} is finished; nothing to resume")
         return
+    run_folder.check_local()
     from fedrouter.experiment import resume as resume_experiment
 
     with _progress(f"fedrouter resume {folder}") as progress:
@@ -150,7 +152,7 @@ def resume(folder: RunDir, as_json: AsJson = False) -> None:
     _show_summary(folder, summary, as_json)
 
 
-for command in (evaluate, tasks, report, route, generate, serve, export):
+for command in (compare_runs, evaluate, tasks, report, route, generate, serve, export):
     app.command()(command)
 
 
@@ -173,31 +175,6 @@ def demo(
             progress.message(_announcement(config, path))
             Experiment(config, progress).run(path, label=DEMO_LABEL)
     show_story(output, averaged)
-
-
-@deploy.command("init")
-def deploy_init(  # noqa: PLR0917 - each is an option of the command
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of nodes.")],
-    host: Annotated[
-        str, typer.Option("--host", help="Name or IPv4 address under which nodes reach the server.")
-    ],
-    port: Annotated[int, typer.Option("--port", help="Port that the nodes connect to.")] = 8000,
-    direct: Annotated[
-        bool,
-        typer.Option("--direct", help="No gate (nginx): everyone on the port may start runs."),
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write the certificates, keys, settings and start commands of a federation with Flower."""
-    from fedrouter.deploy import init_deployment
-
-    init_deployment(folder, nodes=nodes, host=host, port=port, direct=direct)
-    guide = folder / "README.md"
-    if as_json:
-        print(json.dumps({"folder": str(folder), "guide": str(guide)}))
-    else:
-        print(f"which files go where, and what to do next: {guide}")
 
 
 @contextmanager

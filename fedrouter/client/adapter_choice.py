@@ -34,11 +34,13 @@ class RoutedRows:
         adapters: the adapters in use, by name.
         mixtures: for each row, the names of its adapters and their weights.
         tasks: for each row, the task it was routed to; empty if nothing is routed.
+        confidence: for each row, the probability of its task; empty if no distances were taken.
     """
 
     adapters: Mapping[str, AdapterWeights]
     mixtures: Sequence[AdapterMixture]
     tasks: Sequence[str] = ()
+    confidence: Sequence[float] = ()
 
 
 @singledispatch
@@ -73,7 +75,8 @@ def _by_task(
     routes = route(rule.geometry, context.embed(rows), allowed)
     chosen = mixtures(rule.geometry, routes, rule.policy, allowed)
     names = dict.fromkeys(name for mixture in chosen for name, _ in mixture)
-    return RoutedRows({name: context.assemble(name) for name in names}, chosen, routes.tasks)
+    adapters = {name: context.assemble(name) for name in names}
+    return RoutedRows(adapters, chosen, routes.tasks, routes.confidence.tolist())
 
 
 @choose.register

@@ -55,6 +55,7 @@ class Client:
         folder: the folder of all clients, for what must outlive the process.
         rank: the rank of its adapters, at most the run's; None: the run's. It works with the first
             components of adapters (`protocol.ranks`).
+        keep_predictions: whether the answers of the last evaluation are stored there as texts.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Client:
         config: ResolvedConfig,
         folder: Path,
         rank: int | None = None,
+        keep_predictions: bool = False,
     ) -> None:
         self.id = id
         self.data = data
@@ -75,6 +77,7 @@ class Client:
         self._shared_model = shared_model
         self._spec = spec
         self._config = config
+        self._keep_predictions = keep_predictions
 
     def context(self, request: ClientRequest) -> RequestContext:
         """What the client works with while it answers a request."""
@@ -86,6 +89,7 @@ class Client:
             spec=self._spec,
             config=self._config,
             rank=self.rank,
+            keep_predictions=self._keep_predictions,
         )
 
     def prepare(self, request: ClientRequest) -> PreparedRequest:

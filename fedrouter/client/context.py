@@ -38,6 +38,7 @@ class RequestContext:
         config: the run's configuration.
         rank: the rank of the client's adapters; None: that of `spec`. All adapters of the context
             have the rank of `spec`, with zeros for the components that the client lacks.
+        keep_predictions: whether the answers of the last evaluation are stored as texts.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class RequestContext:
         spec: LoraSpec,
         config: ResolvedConfig,
         rank: int | None = None,
+        keep_predictions: bool = False,
     ) -> None:
         self.data = data
         self.store = store
@@ -59,6 +61,7 @@ class RequestContext:
         adapters = {name: self._limited(one) for name, one in request.adapters.items()}
         self.request = replace(request, adapters=adapters)
         self.config = config
+        self._keep_predictions = keep_predictions
         self._labels: NDArray[np.int64] | None = None
         self._lowest: dict[tuple[str, ...], str] = {}
 
@@ -66,6 +69,13 @@ class RequestContext:
     def base(self) -> BaseModel:
         """The base model."""
         return self.shared_model.base
+
+    @property
+    def keeps_predictions(self) -> bool:
+        """Whether the answers of this request's evaluation are stored: it is the last one of the
+        run, which alone measures the base model. (A budget may end a run before its last round.)"""
+        order = self.request.evaluate
+        return self._keep_predictions and order is not None and "base" in order.scopes
 
     @property
     def labels(self) -> NDArray[np.int64]:

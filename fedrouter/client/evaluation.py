@@ -1,7 +1,7 @@
 """The client's part of evaluation: responses to its test rows, scores, losses of adapters."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from fedrouter.client.adapter_choice import RoutedRows, choose
 from fedrouter.client.context import RequestContext
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.metrics import contingency, scores_by_label
-from fedrouter.evaluation.scoring import EvalItem
+from fedrouter.evaluation.scoring import EvalItem, EvalResult
 from fedrouter.protocol.messages import (
     ComparedLosses,
     Comparison,
@@ -20,6 +20,7 @@ from fedrouter.protocol.messages import (
 )
 from fedrouter.routing.search import SEARCH
 from fedrouter.seeding import generator
+from fedrouter.storage.predictions import Prediction
 
 
 def evaluate(order: EvaluateOrder, context: RequestContext) -> EvaluationReport:
@@ -35,8 +36,12 @@ def evaluate(order: EvaluateOrder, context: RequestContext) -> EvaluationReport:
         scope: _choose(order, context, rows[scope], scope) for scope in order.scopes if rows[scope]
     }
     routed = chosen.get("global") or choose(order.serving, context, widest, "global")
+    results = {scope: _answers(which, context, rows[scope]) for scope, which in chosen.items()}
+    if context.keeps_predictions and "global" in results:
+        found = _predictions(widest, routed, results["global"])
+        context.store.write_predictions(found)
     return EvaluationReport(
-        scores={scope: _scores(which, context, rows[scope]) for scope, which in chosen.items()},
+        scores={scope: _scores(rows[scope], answers) for scope, answers in results.items()},
         routed=_count_routed(routed.tasks, widest),
         local_tasks=count_labels(context),
     )
@@ -51,13 +56,36 @@ def _choose(
     return choose(order.serving, context, rows, scope)
 
 
-def _scores(
-    chosen: RoutedRows, context: RequestContext, rows: Sequence[Row]
-) -> dict[str, LabelScores]:
+def _answers(chosen: RoutedRows, context: RequestContext, rows: Sequence[Row]) -> list[EvalResult]:
     items = [EvalItem(row, mixture) for row, mixture in zip(rows, chosen.mixtures, strict=True)]
     limit = context.config.evaluation.max_new_tokens
-    results = context.shared_model.answers(context.spec, chosen.adapters, items, limit)
-    return scores_by_label([row.task or "" for row in rows], [one.scores for one in results])
+    return context.shared_model.answers(context.spec, chosen.adapters, items, limit)
+
+
+def _scores(rows: Sequence[Row], answers: Sequence[EvalResult]) -> dict[str, LabelScores]:
+    return scores_by_label([row.task or "" for row in rows], [one.scores for one in answers])
+
+
+def _predictions(
+    rows: Sequence[Row], routed: RoutedRows, answers: Sequence[EvalResult]
+) -> Iterator[Prediction]:
+    """What is stored of each answer; nothing is routed in a method without a router."""
+    missing = [None] * len(rows)
+    routes = zip(routed.tasks or missing, routed.confidence or missing, strict=True)
+    for row, answer, mixture, (task, confidence) in zip(
+        rows, answers, routed.mixtures, routes, strict=True
+    ):
+        yield Prediction(
+            prompt=row.instruction,
+            context=[list(turn) for turn in row.context],
+            expected=row.response,
+            answer=answer.text,
+            true_task=row.task,
+            task=task,
+            confidence=confidence,
+            adapters=dict(mixture) if task else None,
+            scores=dict(answer.scores),
+        )
 
 
 def compare_adapters(order: Comparison, context: RequestContext) -> ComparedLosses:

@@ -4,13 +4,14 @@
 
     client-003/labels.safetensors               the local task of every training row, by round
     client-003/personal/round-0007.safetensors  an adapter that the client kept after a round
+    client-003/predictions.jsonl                until the run ends: its answers to the test rows
 
 A client reads what it kept before the current round, and the local tasks that hold in it, so that a
 round that is repeated after a crash of the server starts from the same as the first time.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,8 @@ from safetensors.numpy import load_file
 
 from fedrouter.data.rows import Row
 from fedrouter.errors import DataError
-from fedrouter.storage.atomic import write_tensors
+from fedrouter.storage.atomic import write_chunks, write_tensors
+from fedrouter.storage.predictions import PREDICTIONS, Prediction, encode
 from fedrouter.storage.run_folder import PRIVATE
 from fedrouter.types import AdapterWeights, FloatArray
 
@@ -125,6 +127,11 @@ class ClientStore:
                 f"{max(earlier)}: the adapter that client {self.id} kept is damaged; delete it to "
                 "go on from the one before"
             ) from error
+
+    def write_predictions(self, predictions: Iterable[Prediction]) -> None:
+        """Store the client's answers to the test rows, until the server collects them."""
+        self._make_private(self.path)
+        write_chunks(self.path / PREDICTIONS, encode(predictions))
 
     def _make_private(self, folder: Path) -> None:
         """Make a folder in that of the client, which only its owner may read."""

@@ -17,6 +17,7 @@ from fedrouter.config.sections.evaluation import CompareConfig, EvaluationConfig
 from fedrouter.config.sections.federation import EngineConfig, FederationConfig, TrainingConfig
 from fedrouter.config.sections.model import AdapterConfig, ModelConfig
 from fedrouter.config.sections.routing import ClusteringConfig, RouterConfig
+from fedrouter.config.sections.tracking import TrackerNames
 
 
 def _strategy_sections(value: Any) -> Any:
@@ -47,6 +48,11 @@ class Config(Section):
         default="auto",
         description='"paper": the paper\'s choices wherever nothing else is set; "auto": what '
         "measured best",
+    )
+    tracking: TrackerNames = Field(
+        default=(),
+        description='trackers of the metrics, all offline: a list of "tensorboard", "mlflow" and '
+        '"wandb", each an extra of its own (docs/tracking.md)',
     )
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()

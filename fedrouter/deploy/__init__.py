@@ -41,7 +41,7 @@ def init_deployment(
     except ModuleNotFoundError as error:
         raise MissingExtraError("writing certificates", "flower") from error
     folder = folder.absolute()
-    files = deployment(Plan(folder, host, port, nodes, direct))
+    files = list(deployment(Plan(folder, host, port, nodes, direct)))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with replace_folder(folder) as new:

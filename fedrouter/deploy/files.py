@@ -6,7 +6,7 @@ Their texts are in ``assets/deploy/``; ``%{name}`` in a text stands for a value 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from string import Template
 
@@ -17,8 +17,23 @@ from fedrouter.deploy.certificates import (
     make_node_key,
     make_server,
 )
+from fedrouter.errors import MissingExtraError
 
 PUBLIC, SECRET, SCRIPT = 0o644, 0o600, 0o755
+VERSIONS = "versions.json"  # of the packages with which a deployment was made
+PACKAGES = ("fedrouter", "flwr")
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that all machines of a federation have alike.
+
+    Raises:
+        MissingExtraError: one is not installed.
+    """
+    try:
+        return {package: metadata.version(package) for package in PACKAGES}
+    except metadata.PackageNotFoundError as error:
+        raise MissingExtraError("a federation over several machines", "flower") from error
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,12 @@ def deployment(plan: Plan) -> Iterator[File]:
     yield from _written("server", ["superlink.sh", "fedrouter-superlink.service", "run.toml"], plan)
     if not plan.direct:
         yield from _written("server", ["gate.conf", "gate.sh", "fedrouter-gate.service"], plan)
+    yield from _shared("server", plan)
+    compose = "compose-direct.yaml" if plan.direct else "compose.yaml"
+    yield _text(f"server/{compose}", "server/compose.yaml", plan)
     yield File("operator/ca.crt", authority_pem)
-    yield from _written("operator", ["config.toml", "flwr.sh", "register.sh", "run.sh"], plan)
+    scripts = ["flwr.sh", "register.sh", "run.sh"]
+    yield from _written("operator", ["config.toml", *scripts, "app/pyproject.toml"], plan)
     for client, node in enumerate(plan.names):
         key = make_node_key(f"fedrouter {node}")
         yield File(f"operator/keys/{node}.pub", key.public)
@@ -89,6 +108,15 @@ def deployment(plan: Plan) -> Iterator[File]:
         yield _text("node/fedrouter-node.service", f"{node}/fedrouter-{node}.service", plan, node)
         yield _text("node/start.sh", f"{node}/start.sh", plan, node)
         yield _text("node/node.toml", f"{node}/node.toml", plan, node, client)
+        yield _text("node/compose.yaml", f"{node}/compose.yaml", plan, node)
+        yield from _shared(node, plan)
+
+
+def _shared(folder: str, plan: Plan) -> Iterator[File]:
+    """Yield what every machine has: the versions, and the file of its container."""
+    yield File(f"{folder}/{VERSIONS}", json.dumps(versions(), indent=2).encode() + b"\n")
+    yield _text("Containerfile", f"{folder}/Containerfile", plan)
+    yield _text("dockerignore", f"{folder}/.dockerignore", plan)
 
 
 def _written(folder: str, names: list[str], plan: Plan) -> Iterator[File]:

@@ -27,7 +27,8 @@ def nearest_prompts(
 
     Args:
         model: the finished run; it has a router.
-        rows: the rows whose prompts these are, as by `run_splits`: a run folder holds none.
+        rows: the rows whose prompts these are, as by `run_splits`: a run folder has no training
+            rows.
         number: the number of prompts for each task.
         progress: receives the progress.
     """

@@ -40,7 +40,7 @@ def lines(series: Series, x: str, y: str) -> str:
     for (name, points), look in zip(series.items(), _looks(), strict=False):
         xs, ys = [x for x, _ in points], [y for _, y in points]
         axes.plot(xs, ys, label=name, marker="o", markersize=3, color=look[0], linestyle=look[2])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return _image(figure, axes, x, y, legend=len(series))
 
 
@@ -50,13 +50,15 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], x: str) -
     Args:
         groups: labels from top to bottom.
         series: name -> a value for each group.
-        x: what the values are.
+        x: what the values are; none is below 0.
     """
     figure, axes = _axes(legend=len(series), rows=len(groups) * (len(series) + 1))
     thickness = 0.85 / len(series)
     for i, ((name, values), look) in enumerate(zip(series.items(), _looks(), strict=False)):
         positions = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * thickness
         axes.barh(positions, values, thickness, label=name, color=look[0])
+    longest = max((value for values in series.values() for value in values), default=0)
+    axes.set_xlim(0, 1.05 * longest or 1)  # where nothing is above 0, as well
     axes.set_yticks(range(len(groups)), [_short(group) for group in groups])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

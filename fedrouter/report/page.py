@@ -19,6 +19,12 @@ th, td { padding: .25rem .7rem .25rem 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #e5e5e5; }
 th:first-child, td:first-child { text-align: left; }
 pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; }
+summary { cursor: pointer; font-weight: 600; padding: .25rem 0; }
+.example { border-left: 3px solid #ccc; margin: .6rem 0 1.2rem; padding-left: .8rem; }
+h3 { font-size: 1rem; margin: 0 0 .3rem; }
+dl { display: grid; grid-template-columns: minmax(4.5rem, max-content) minmax(0, 1fr);
+  gap: .25rem .8rem; margin: 0; font-size: .9rem; } dt { color: #555; } dd { margin: 0; }
+dd pre { margin: 0; padding: .3rem .5rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
@@ -64,6 +70,11 @@ def page(title: str, lead: str, sections: Sequence[Section], configuration: str)
 def figure(caption: str, image: str) -> str:
     """A captioned image."""
     return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
+
+
+def disclosure(summary: str, content: str) -> str:
+    """HTML that is shown when its summary is clicked."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:

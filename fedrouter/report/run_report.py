@@ -8,6 +8,7 @@ from fedrouter.errors import FedRouterError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
 from fedrouter.report.embedding_map import embedding_map, load_shared_model
+from fedrouter.report.examples import examples_section
 from fedrouter.report.page import Section, figure, page, table
 from fedrouter.routing.history import describe_event
 from fedrouter.server.summary import TASK_COLUMNS, task_rows
@@ -28,16 +29,18 @@ def run_report(run: RunFolder) -> str:
     lead = (
         f"strategy {summary['strategy']}, scenario {summary['scenario']}, seed {summary['seed']}, "
         f"{summary['clients']} clients, {summary['rounds']} rounds, "
-        f"{summary['tokens']:,} trained tokens, {summary['seconds']['total']:.0f} s"
+        f"{summary['tokens']:,} trained tokens, "
+        f"{summary['seconds']['total']:.0f}\N{NO-BREAK SPACE}s"
     )
     sections = [
         Section("Scores on the test rows", [_scores(summary["metrics"])]),
-        Section("Learning", _curves(records)),
+        Section("Learning", _curves(records, summary)),
         Section("By task", _by_task(summary["metrics"]["by_task"])),
         Section("Discovered tasks", _tasks(summary["tasks"])),
         Section("Tasks over time", _history(summary["history"], records)),
         map_section(run),
         Section("Routing", confusion(summary["routing"])),
+        examples_section(run, summary["tasks"]),
         Section("Bytes", [figure("Bytes per round", bytes_per_round({"run": records}))]),
         Section("Clients that failed", _failures(records)),
     ]
@@ -99,11 +102,17 @@ def _scores(metrics: Mapping[str, Any]) -> str:
     return table(["", *SCORES.values()], rows)
 
 
-def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _curves(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[str]:
     losses = [(r["round"], r["loss"]) for r in records if r["loss"] is not None]
     blocks = [figure("Training loss", figures.lines({"loss": losses}, "round", "nats per token"))]
+    by_task = _losses(records)
+    if len(by_task) > 1:
+        blocks.append(
+            figure("Training loss by task", figures.lines(by_task, "round", "nats per token"))
+        )
     measured = [r["evaluation"] for r in records if "evaluation" in r]
     if measured:
+        measured.append({"round": summary["rounds"], "metrics": summary["metrics"]})
         series = {
             scope: [(one["round"], one["metrics"][scope]["rouge1"]) for one in measured]
             for scope in ("local", "global")
@@ -113,14 +122,25 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return blocks
 
 
+def _losses(records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Adapter -> (round, loss); a run of before has none."""
+    names = sorted({name for record in records for name in record.get("losses", ())})
+    return {
+        name: [(r["round"], r["losses"][name]) for r in records if name in r.get("losses", ())]
+        for name in names
+    }
+
+
 def _by_task(by_task: Mapping[str, Any] | None) -> list[str]:
     if not by_task:
         return []
     blocks = []
+    measured = {scope for scores in by_task.values() for scope in scores}
     for score in ("rouge1", "exact_match"):
         series = {
             label: [scores.get(scope, {}).get(score, 0.0) for scores in by_task.values()]
             for scope, label in SCOPES.items()
+            if scope in measured  # a client of a deployment has no rows of others
         }
         blocks.append(figure(SCORES[score], figures.bars(list(by_task), series, SCORES[score])))
     return blocks

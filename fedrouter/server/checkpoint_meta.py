@@ -22,6 +22,7 @@ MAY_CHANGE = {
     "model.name",
     "data.train",
     "data.test",
+    "tracking",
     "engine.name",
     "engine.device",
     "engine.fuse",

@@ -41,6 +41,7 @@ class RoundRecord:
         clients: the ids of the clients that took part.
         lr: the learning rate.
         loss: mean training loss in nats per token, weighted by samples; None without updates.
+        losses: the same of each received adapter that was trained on; of a task, by its id.
         tokens: number of tokens trained on.
         tasks: number of shared adapters after the round.
         bytes_up, bytes_down: bytes of arrays from and to clients.
@@ -52,6 +53,7 @@ class RoundRecord:
     clients: list[int]
     lr: float
     loss: float | None
+    losses: dict[str, float]
     tokens: int
     tasks: int
     bytes_up: int
@@ -128,6 +130,7 @@ def rounds(
             clients=chosen,
             lr=strategy.learning_rate(round),
             loss=replies.mean_loss,
+            losses=replies.mean_losses,
             tokens=replies.tokens,
             tasks=len(state.adapters),
             bytes_up=engine.traffic.up - sent.up,
@@ -258,7 +261,7 @@ class CheckedReplies:
         self.tokens = 0
         self.failures: list[Failure] = []
         self.evaluation: dict[int, EvaluationReport] = {}
-        self._losses: list[tuple[float, int]] = []
+        self._losses: list[tuple[str | None, float, int]] = []
         self._ranks = {task.client: engine.rank(task.client) for task in tasks}
         self._tasks = limit_ranks(tasks, self._ranks)
         self._answers = engine.run(self._tasks)
@@ -303,10 +306,22 @@ class CheckedReplies:
             self.evaluation[reply.client] = reply.evaluation
         for update in reply.updates:
             self.tokens += update.tokens
-            self._losses.append((update.loss, update.samples))
+            self._losses.append((update.adapter, update.loss, update.samples))
 
     @property
     def mean_loss(self) -> float | None:
         """Mean training loss, weighted by samples; None without updates."""
-        samples = sum(count for _, count in self._losses)
-        return sum(loss * count for loss, count in self._losses) / samples if samples else None
+        return _mean(self._losses)
+
+    @property
+    def mean_losses(self) -> dict[str, float]:
+        """The same for each received adapter, by its name."""
+        names = sorted({name for name, *_ in self._losses if name is not None})
+        means = {name: _mean([one for one in self._losses if one[0] == name]) for name in names}
+        return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _mean(losses: Sequence[tuple[str | None, float, int]]) -> float | None:
+    """The mean of losses, weighted by samples; None if there are no samples."""
+    samples = sum(count for *_, count in losses)
+    return sum(loss * count for _, loss, count in losses) / samples if samples else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedrouter.adapters.lora import LoraSpec, write_adapter
 from fedrouter.config import ResolvedConfig, config_table
+from fedrouter.config.differences import leaves
 from fedrouter.errors import DataError, EngineError, TrainingError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
@@ -29,8 +30,10 @@ from fedrouter.server.rounds import (
     with_evaluation,
 )
 from fedrouter.server.summary import routing_table, score_table, task_table
+from fedrouter.storage.predictions import PREDICTIONS, collect
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.strategies import ServerState, Strategy, TaskState, make_strategy
+from fedrouter.tracking import Trackers
 
 
 class Server:
@@ -82,18 +85,26 @@ class Server:
         """
         with folder.locked():
             state = self._restore(folder) or self._start(folder)
-            for done in rounds(
-                self.strategy,
-                self.engine,
-                state,
-                self.config,
-                self._expected,
-                progress=self._progress,
-            ):
-                self._note(folder, done)
-                state = done.state
-            self._require_training(folder, state)
-            return self._finish(folder, state)
+            with self._trackers(folder, state.round) as trackers:
+                for done in rounds(
+                    self.strategy,
+                    self.engine,
+                    state,
+                    self.config,
+                    self._expected,
+                    progress=self._progress,
+                ):
+                    trackers.round(self._note(folder, done))
+                    state = done.state
+                self._require_training(folder, state)
+                summary = self._finish(folder, state)
+                trackers.finish(summary)
+            return summary
+
+    def _trackers(self, folder: RunFolder, round: int) -> Trackers:
+        config = dict(leaves(config_table(self.config)))
+        warn = self._progress.message
+        return Trackers(self.config.tracking, folder.path, config, round, warn)
 
     def _start(self, folder: RunFolder) -> ServerState:
         """Step 0 of the method: request profiles, and compute the state before the first round."""
@@ -146,8 +157,9 @@ class Server:
         self.engine.traffic = meta.traffic
         return state
 
-    def _note(self, folder: RunFolder, done: FinishedRound) -> None:
-        """Record a finished round in `metrics.jsonl` and write its checkpoint."""
+    def _note(self, folder: RunFolder, done: FinishedRound) -> dict[str, Any]:
+        """Write a finished round's record to `metrics.jsonl`, and its checkpoint; returns the
+        record."""
         for phase, seconds in done.record.seconds.items():
             self._usage.add(phase, seconds)
         self._usage.tokens += done.record.tokens
@@ -163,6 +175,7 @@ class Server:
             )
         folder.append_metrics(record)
         self._checkpoint(folder, done.state)
+        return record
 
     def _require_training(self, folder: RunFolder, state: ServerState) -> None:
         """Refuse to export adapters of a run in which no update was ever used.
@@ -196,6 +209,9 @@ class Server:
         history = state.history if isinstance(state, TaskState) else ()
         with self._usage.clock("evaluate"):
             evaluation = self._evaluate(state)
+        with folder.writing():
+            if left_out := collect(folder.path):
+                self._progress.message(f"{PREDICTIONS} is full; it lacks {left_out} answers")
         summary = {
             "strategy": self.config.strategy,
             "scenario": self.config.data.scenario,

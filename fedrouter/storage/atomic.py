@@ -8,7 +8,7 @@ kill may also leave a hidden ``.NAME.PID.tmp`` beside it, which nobody reads.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: it could not be written; the old file is untouched.
     """
+    write_chunks(path, [data])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write `chunks` one after another to `path`, replacing a file that is there.
+
+    Raises:
+        OSError: they could not be written; the old file is untouched.
+    """
     temporary = _sibling(path, "tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

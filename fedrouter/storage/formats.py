@@ -80,6 +80,7 @@ class MetricsRecord(TypedDict):
     clients: NotRequired[list[int]]
     lr: NotRequired[float]
     loss: NotRequired[float | None]
+    losses: NotRequired[dict[str, float]]
     tokens: NotRequired[int]
     tasks: NotRequired[int]
     bytes_up: NotRequired[int]

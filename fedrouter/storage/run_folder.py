@@ -31,6 +31,7 @@ from fedrouter.storage.inspection import check_folder
 from fedrouter.storage.lock import HOLDER, LOCK, locked
 
 MARKER = "# fedrouter run\n"
+DEPLOYED = "deployed"  # in the place of a label: the rows are with the nodes of a deployment
 PRIVATE = 0o700  # a folder that only its owner may read
 
 
@@ -44,7 +45,9 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config_toml: str, *, label: str | None = None) -> "RunFolder":
+    def create(
+        cls, path: Path, config_toml: str, *, label: str | None = None, deployed: bool = False
+    ) -> "RunFolder":
         """A new run in a new or empty folder; a new one is private to the user.
 
         Args:
@@ -52,12 +55,14 @@ class RunFolder:
             config_toml: the resolved configuration.
             label: a name for runs that replace each other: an earlier run of the same label is
                 removed first. Nothing else ever is.
+            deployed: the run's rows are with the nodes of a deployment.
 
         Raises:
             RunError: the folder is in use, or cannot be made.
         """
         cls.check_free(path, label)
-        mark = MARKER if label is None else f"{MARKER}# {label}\n"
+        name = DEPLOYED if deployed else label
+        mark = MARKER if name is None else f"{MARKER}# {name}\n"
         with write_errors(path, "free some space and start again"):
             if is_run(path):
                 with locked(path):
@@ -82,7 +87,7 @@ class RunFolder:
         if label is None or not is_run(path, label):
             raise RunError(
                 f"{path} holds a run already; choose another folder with -o, or go on with it: "
-                f"fedrouter resume {path}"
+                f"{RunFolder(path).continuation}"
             )
 
     @classmethod
@@ -104,7 +109,7 @@ class RunFolder:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Turn a full disk, or a folder that cannot be written, into a RunError with a remedy."""
-        with write_errors(self.path, f"free some space, then: fedrouter resume {self.path}"):
+        with write_errors(self.path, f"free some space, then: {self.continuation}"):
             yield
 
     @contextmanager
@@ -185,13 +190,36 @@ class RunFolder:
             return dict(parse_as(SummaryFile, self._summary.read_bytes()))
         except FileNotFoundError:
             raise RunError(
-                f"{self.path} is not finished; finish it with: fedrouter resume {self.path}"
+                f"{self.path} is not finished; finish it with: {self.continuation}"
             ) from None
         except ValueError as error:
             raise RunError(
-                f"{self._summary} is damaged ({error}); delete it, then: "
-                f"fedrouter resume {self.path}"
+                f"{self._summary} is damaged ({error}); delete it, then: {self.continuation}"
             ) from None
+
+    @property
+    def deployed(self) -> bool:
+        """Whether the run is that of a federation of several machines: this one has no rows."""
+        return is_run(self.path, DEPLOYED)
+
+    @property
+    def continuation(self) -> str:
+        """The command that goes on with the run, if it is not finished."""
+        if self.deployed:  # by the operator's files, beside server/, in which the run is
+            return f"operator/run.sh {self.path.resolve().name}"
+        return f"fedrouter resume {self.path}"
+
+    def check_local(self) -> None:
+        """Refuse a run that only a federation of several machines can go on with.
+
+        Raises:
+            RunError: it names the command that does.
+        """
+        if self.deployed:
+            raise RunError(
+                f"{self.path} is a run of a federation of several machines, whose rows are with "
+                f"its nodes; on the server, go on with it by: {self.continuation}"
+            )
 
     @property
     def finished(self) -> bool:

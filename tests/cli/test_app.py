@@ -382,3 +382,41 @@ def test_shell_completion(shell: str, tmp_path: Path) -> None:
     )
     assert "evaluate" in ran.stdout
     assert "generate" not in ran.stdout
+
+
+def test_runs_beside_one_another(cli, toy_run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(toy_run, tmp_path / "other"))
+    code, out, _ = cli("compare-runs", toy_run, other)
+    assert code == 0
+    assert "ROUGE-1, all tasks" in out
+    assert "trained tokens" in out
+    assert "Settings that differ" not in out
+    code, out, _ = cli("compare-runs", toy_run, other, "--json")
+    assert (code, [run["name"] for run in json.loads(out)["runs"]]) == (0, ["run", "other"])
+    code, _, err = cli("compare-runs", toy_run, tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is not a run folder" in err
+
+
+def test_an_unfinished_run_of_a_deployment_is_gone_on_with_by_the_operator(
+    cli, toy_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(toy_run, tmp_path / "first"))
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(
+        config.replace("# fedrouter run", "# fedrouter run\n# deployed")
+    )
+    assert cli("resume", run)[0] == 0  # it is finished
+    (run / "summary.json").unlink()
+    commands = [["resume", run], ["tasks", run], ["evaluate", run], ["report", run]]
+    for command in [*commands, ["generate", run, "x"]]:
+        code, _, err = cli(*command)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "operator/run.sh first" in err
+        assert "fedrouter resume" not in err
+
+
+def test_doctor_needs_a_folder_of_a_deployment(cli, tmp_path: Path) -> None:
+    code, _, err = cli("deploy", "doctor", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "fedrouter deploy init" in err

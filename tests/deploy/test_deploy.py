@@ -1,6 +1,7 @@
 """`fedrouter deploy init`: its files, their modes, certificates and keys."""
 
 import ipaddress
+import shutil
 import stat
 import subprocess
 import sys
@@ -29,10 +30,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_machine_gets_its_own_files(made: Path) -> None:
     files = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
-    node = ["ca.crt", "node.key", "node.toml", "start.sh"]
-    server = ["ca.crt", "server.crt", "server.key", "superlink.sh", "gate.sh", "gate.conf"]
+    shared = ["versions.json", "Containerfile", ".dockerignore", "compose.yaml"]
+    node = [*shared, "ca.crt", "node.key", "node.toml", "start.sh"]
+    server = [*shared, "ca.crt", "server.crt", "server.key", "superlink.sh", "gate.sh", "gate.conf"]
     units = ["fedrouter-superlink.service", "fedrouter-gate.service"]
-    operator = ["ca.crt", "config.toml", "flwr.sh", "register.sh", "run.sh"]
+    operator = ["ca.crt", "config.toml", "flwr.sh", "register.sh", "run.sh", "app/pyproject.toml"]
     assert files == {
         "README.md",
         "authority/ca.crt",
@@ -73,6 +75,68 @@ def test_scripts_name_this_federation(made: Path) -> None:
     assert "ExecStart=/opt/federation/node-2/start.sh\n" in unit
     for script in made.rglob("*.sh"):
         subprocess.run(["sh", "-n", str(script)], check=True)
+
+
+def test_the_flower_app_names_the_installed_apps(made: Path) -> None:
+    project = tomllib.loads((made / "operator/app/pyproject.toml").read_text())
+    apps = pytest.importorskip("fedrouter.engines.flower.apps")
+    components = project["tool"]["flwr"]["app"]["components"]
+    assert components == {f"{kind}app": f"{apps.__name__}:{kind}" for kind in ("server", "client")}
+    assert apps.server and apps.client
+    from flwr.supercore.object_ref import validate
+
+    for name in components.values():
+        assert validate(name, project_dir=made / "operator/app") == (True, None)
+
+
+def test_the_run_script_says_whether_the_run_is_finished(made: Path, tmp_path: Path) -> None:
+    """With a `flwr` that only prints its arguments, and ends well as the real one always does."""
+    fake = tmp_path / "flwr"
+    fake.write_text('#!/bin/sh\necho "$FLWR_HOME $*"\n')
+    fake.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(made / "operator/run.sh"), *arguments]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    stopped = call("first", "--verbose")
+    here = made / "operator"
+    settings = "config='run.toml' output='runs/first'"
+    asked = f"run {here / 'app'} fedrouter --stream --run-config {settings} --verbose"
+    assert stopped.stdout == f"{here} {asked}\n"
+    assert (stopped.returncode, "runs/first is not finished" in stopped.stderr) == (1, True)
+    (made / "server/runs/first").mkdir(parents=True)
+    (made / "server/runs/first/summary.json").write_text("{}")
+    assert call("first").returncode == 0
+    shutil.rmtree(made / "server/runs")
+    assert call().returncode == 2
+
+
+def test_containers_run_the_scripts_of_their_folders(made: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    init_deployment(tmp_path / "d", nodes=1, host="localhost", direct=True)
+    folders = [made / "server", made / "node-1", tmp_path / "d/server", tmp_path / "d/node-1"]
+    read = [yaml.safe_load((folder / "compose.yaml").read_text()) for folder in folders]
+    assert [list(one["services"]) for one in read] == [
+        ["superlink", "gate"],
+        ["node"],
+        ["superlink"],
+        ["node"],
+    ]
+    for folder, one in zip(folders, read, strict=True):
+        for service in one["services"].values():
+            assert (folder / service["command"][0]).exists()
+            assert service["volumes"] == [".:/federation"]
+        assert (folder / next(iter(one["services"].values()))["build"]["dockerfile"]).exists()
+        # No key, row or run can get into an image.
+        assert (folder / ".dockerignore").read_text().splitlines()[1:] == [
+            "*",
+            "!*.whl",
+            "!constraints.txt",
+        ]
 
 
 def test_settings_are_read_as_toml(made: Path) -> None:

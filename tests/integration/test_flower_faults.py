@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.flower_processes import Deployment, children
+from support.flower_processes import APP, Deployment, children
 from support.places import ROOT
 from support.toys import toy_settings
 
+OWN_APPS = "fedrouter.engines.flower.apps"  # in the app's pyproject.toml
 REFUSALS = (
     "is missing",
     "expected float32 of shape",
@@ -108,9 +109,11 @@ def federation(tiny_folder: Path, toy_data: Path, tmp_path: Path) -> Iterator[Fe
 @pytest.mark.slow
 def test_a_bad_day(federation: Federation) -> None:
     deployment = federation.deployment
-    shutil.copytree(ROOT / "flower_app", deployment.folder / "app")
-    app = deployment.folder / "app/fedrouter_app/apps.py"
+    app = deployment.folder / "app"
+    shutil.copytree(APP, app)
     shutil.copy(ROOT / "tests/support/garbage_app.py", app)
+    names = (app / "pyproject.toml").read_text()
+    (app / "pyproject.toml").write_text(names.replace(OWN_APPS, "garbage_app"))
     deployment.superlink()
     for client in (0, 1, 3):  # 2 is late, 3 sends garbage
         federation.node(client)

@@ -49,6 +49,7 @@ def test_a_run_report_has_all_its_parts_and_needs_nothing_else(run_copy: Path) -
     for title in (
         "Scores on the test rows",
         "Training loss",
+        "Training loss by task",
         "ROUGE-1 on test rows",
         "ROUGE-1",
         "Discovered tasks",
@@ -60,7 +61,7 @@ def test_a_run_report_has_all_its_parts_and_needs_nothing_else(run_copy: Path) -
     ):
         assert title in page.titles
     assert (page.outside, page.scripts) == ([], 0)
-    assert page.images == 8
+    assert page.images == 9
     assert 'name="viewport"' in path.read_text()
 
 
@@ -144,4 +145,25 @@ def test_in_a_browser_it_fits_the_screen(run_copy: Path, tmp_path: Path, width: 
     assert found, shown.stderr[-500:]
     scroll_width, images, loaded = json.loads(found[1])
     assert scroll_width <= width
-    assert images == loaded == 8
+    assert images == loaded == 9
+
+
+def test_the_run_of_a_deployment_is_drawn_without_what_only_its_nodes_have(
+    run_copy: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(run_copy, tmp_path / "run"))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["data"], summary["metrics"]["global"] = "", None
+    for scores in summary["metrics"]["by_task"].values():
+        del scores["global"]
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "predictions.jsonl").unlink()
+    path = write_report(run)
+    assert "Not drawn: the rows of this run are with its clients" in path.read_text()
+    assert "Examples" not in Page(path).titles
+    bars = [
+        base64.b64decode(one).decode() for one in re.findall(r'base64,([^"]+)"', path.read_text())
+    ]
+    legends = [svg for svg in bars if "own tasks (local)" in svg]
+    assert legends
+    assert not [svg for svg in legends if "all tasks (global)" in svg]

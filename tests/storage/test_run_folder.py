@@ -416,3 +416,16 @@ def test_other_write_errors_name_the_folder(run: RunFolder) -> None:
     (run.path / "summary.json").mkdir()
     with pytest.raises(RunError, match=f"{run.path} cannot be written: Is a directory"):
         run.write_summary({})
+
+
+def test_the_run_of_a_deployment_names_the_operators_command(tmp_path: Path) -> None:
+    path = tmp_path / "server" / "runs" / "first"
+    run = RunFolder.create(path, "", deployed=True)
+    assert (run.deployed, RunFolder.create(tmp_path / "own", "").deployed) == (True, False)
+    with pytest.raises(RunError, match=r"not finished; finish it with: operator/run\.sh first$"):
+        run.read_summary()
+    with pytest.raises(RunError, match=r"with its nodes; .*: operator/run\.sh first$"):
+        run.check_local()
+    with pytest.raises(RunError, match=r"holds a run already.*operator/run\.sh first$"):
+        RunFolder.create(path, "", deployed=True)  # never replaced
+    RunFolder(tmp_path / "own").check_local()

@@ -12,7 +12,7 @@ from pathlib import Path
 from support.places import ROOT
 
 BIN = Path(sys.executable).parent
-APP = ROOT / "flower_app"
+APP = ROOT / "fedrouter/assets/deploy/operator/app"
 
 
 def free_port() -> int:

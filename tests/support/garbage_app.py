@@ -1,6 +1,6 @@
 """A Flower app whose client 3 sends garbage, of another kind in every round.
 
-Copied over the thin app's `apps.py` in tests with real processes.
+Copied into the Flower app in tests with real processes.
 """
 
 from dataclasses import replace

@@ -42,6 +42,11 @@ class EvaluationConfig(Section):
     )
     samples: Count | None = Field(default=None, description="test rows per task; unset: all")
     max_new_tokens: Count = Field(default=64, description="longest answer, in tokens")
+    predictions: bool = Field(
+        default=True,
+        description="whether a run on one machine stores the answers to its test rows, with the "
+        "rows' texts, in predictions.jsonl; a deployed server has no rows and never does",
+    )
 
 
 class CompareConfig(Section):

@@ -109,7 +109,7 @@ def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDic
     config = node_config(parse_resolved(texts["config"]), node, simulated=simulated)
     shared_model = _shared_model(config.model.model_dump_json(), config.engine.device)
     spec = LoraSpec.from_config(config.adapter).resolved(shared_model.base.model)
-    client = _client(config, texts, node, shared_model, spec)
+    client = _client(config, texts, node, shared_model, spec, simulated=simulated)
     work = client.prepare(unpack_request(texts["task"], arrays))
     engine = config.engine
     results = list(
@@ -132,6 +132,8 @@ def _client(
     node: NodeConfig,
     shared_model: SharedModel,
     spec: LoraSpec,
+    *,
+    simulated: bool,
 ) -> Client:
     id = client_id(node)
     key = hashlib.sha256(texts["config"].encode()).hexdigest()[:16]
@@ -144,6 +146,8 @@ def _client(
         config=config,
         folder=folder,
         rank=client_rank(config, node),
+        # On a machine of its own, the rows are the node's; no run may have them stored as texts.
+        keep_predictions=simulated and config.evaluation.predictions,
     )
 
 

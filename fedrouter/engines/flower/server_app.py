@@ -13,7 +13,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrouter.adapters.lora import LoraSpec, adapter_layout
-from fedrouter.config import DataConfig, dump_config, load_config, load_resolved
+from fedrouter.config import (
+    DataConfig,
+    ResolvedConfig,
+    dump_config,
+    load_config,
+    load_resolved,
+)
 from fedrouter.config.resolve import resolve
 from fedrouter.data.loading import load_splits
 from fedrouter.data.rows import Row
@@ -25,6 +31,7 @@ from fedrouter.server.expected import expected_arrays
 from fedrouter.server.resource_usage import ResourceUsage
 from fedrouter.server.server import Server
 from fedrouter.storage.run_folder import RunFolder, is_run
+from fedrouter.tracking import check_installed
 
 
 class PrintedProgress(Progress):
@@ -70,16 +77,16 @@ def make_server_app() -> ServerApp:
 
 def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
     """A run on the nodes of a grid, from its start or from its last finished round."""
-    if is_run(output):
-        folder, made = RunFolder.open(output), load_resolved(output / "config.toml")
-        if folder.finished:
-            print(f"fedrouter: {output} is finished; nothing to do", flush=True)
-            return
+    begun = is_run(output)
+    if begun and RunFolder.open(output).finished:
+        print(f"fedrouter: {output} is finished; nothing to do", flush=True)
+        return
+    made = load_resolved(output / "config.toml") if begun else _resolved(config, settings)
+    check_installed(made.tracking)
+    if begun:
+        folder = RunFolder.open(output)
     else:
-        overrides = [text.strip() for text in settings.split(";") if text.strip()]
-        asked = load_config(Path(config) if config else None, overrides)
-        made = resolve(asked, {row.task for row in _rows(asked.data, asked.seed)})
-        folder = RunFolder.create(output, dump_config(made))
+        folder = RunFolder.create(output, dump_config(made), deployed=True)
     shared_model = SharedModel.load(made.model, made.engine.device)
     layout = adapter_layout(shared_model.base.model, LoraSpec.from_config(made.adapter))
     engine = FlowerEngine(
@@ -97,6 +104,13 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
     )
     server.execute(folder)
     print(f"fedrouter: finished; run folder: {output}", flush=True)
+
+
+def _resolved(config: str, settings: str) -> ResolvedConfig:
+    """The configuration of a new run."""
+    overrides = [text.strip() for text in settings.split(";") if text.strip()]
+    asked = load_config(Path(config) if config else None, overrides)
+    return resolve(asked, {row.task for row in _rows(asked.data, asked.seed)})
 
 
 def _rows(data: DataConfig, seed: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The two apps that Flower loads; everything is in the installed package."""
+"""The two apps that Flower loads, by the names in ``assets/deploy/operator/app/pyproject.toml``."""
 
 from fedrouter.engines.flower.client_app import make_client_app
 from fedrouter.engines.flower.server_app import make_server_app

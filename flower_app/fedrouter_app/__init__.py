@@ -1,1 +1,0 @@
-"""fedrouter as a Flower app."""
