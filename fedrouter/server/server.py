@@ -19,6 +19,7 @@ from fedrouter.routing.types import TaskProfile
 from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_meta
 from fedrouter.server.engine import Engine
 from fedrouter.server.expected import expected_arrays
+from fedrouter.server.privacy import privacy_table, privacy_warnings, public_profile
 from fedrouter.server.resource_usage import ResourceUsage
 from fedrouter.server.restore import restore_state
 from fedrouter.server.rounds import (
@@ -108,6 +109,8 @@ class Server:
             if tasks:
                 self._progress.phase("profile", len(tasks))
             profiles = self._profiles(tasks)
+            if self.strategy.public_profile:
+                profiles = iter([public_profile(self._shared_model.base, self.config.model)])
             fingerprint = self._shared_model.base.fingerprint
             state: ServerState = self.strategy.init(profiles, self._initial, fingerprint)
         self._checkpoint(folder, state)
@@ -195,8 +198,12 @@ class Server:
             self._save(folder, state)
         traffic = asdict(self.engine.traffic)
         history = state.history if isinstance(state, TaskState) else ()
+        privacy = privacy_table(self.strategy, state, self._initial)
         with self._usage.clock("evaluate"):
             evaluation = self._evaluate(state)
+        metrics = score_table(evaluation.values())
+        for warning in privacy_warnings(privacy, metrics):
+            self._progress.message(warning)
         summary = {
             "strategy": self.config.strategy,
             "scenario": self.config.data.scenario,
@@ -207,8 +214,9 @@ class Server:
             "data": self._data,
             "tasks": task_table(state, evaluation),
             "history": [asdict(event) for event in history],
-            "metrics": score_table(evaluation.values()),
+            "metrics": metrics,
             "routing": routing_table(state, evaluation),
+            "privacy": privacy,
             "bytes": traffic,
             "tokens": self._usage.tokens,
             "seconds": {name: round(value, 3) for name, value in self._usage.seconds.items()},
