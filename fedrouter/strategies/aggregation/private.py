@@ -38,16 +38,20 @@ def private_means(
         round: the round.
     """
     sums = {name: np.zeros(_numbers(weights)) for name, weights in adapters.items()}
+    trained: list[int] = []
     for reply in replies:
+        trained.append(reply.client)
         movements = collect(adapters, [reply])
         factor = clip_factor([one.vector for one in movements], bound)
         for one in movements:
             if factor > 0:
                 sums[one.adapter] += factor * one.vector.astype(np.float64)
+    # A round that is repeated after a crash has the same noise only if the same clients answer: the
+    # difference of two sums with the same noise would tell of the others.
+    path = "adapters", round, *sorted(trained)
     return {
         name: moved(
-            adapters[name],
-            noisy_sum(total, bound, multiplier, secret, "adapters", round, name) / clients,
+            adapters[name], noisy_sum(total, bound, multiplier, secret, *path, name) / clients
         )
         for name, total in sums.items()
     }

@@ -53,7 +53,7 @@ def test_one_client_changes_all_sums_together_by_at_most_the_bound(
     """Neighbors: the same clients without the part of one, with all noise the same."""
     replies = [reply(client, moves) for client, moves in enumerate(clients)]
     left_out = data.draw(st.integers(0, len(replies) - 1))
-    with_it = means(replies)
+    with_it = means(replies)  # noise depends on the clients, but is too small to matter
     without = means([one for one in replies if one.client != left_out])
     change = np.concatenate([with_it[name] - without[name] for name in with_it])
     assert np.linalg.norm(change) * 2.0 <= 1.0 + 1e-5  # sums are divided by 2 clients
@@ -86,6 +86,14 @@ def test_every_adapter_gets_its_own_noise_of_the_stated_size() -> None:
     assert np.std(noise) == pytest.approx(3.0 * 0.5 / 2, rel=0.04)
     first, other = np.concatenate(noise[::2]), np.concatenate(noise[1::2])
     assert abs(np.corrcoef(first, other)[0, 1]) < 0.06
+
+
+def test_a_repeated_round_has_other_noise_if_other_clients_answer() -> None:
+    still = [reply(client, [("task-00", 0.0, 1)]) for client in range(3)]
+    first, again = means(still, multiplier=1.0), means(still[::-1], multiplier=1.0)
+    np.testing.assert_array_equal(first["task-01"], again["task-01"])
+    other = means(still[:2], multiplier=1.0)
+    assert np.abs(first["task-01"] - other["task-01"]).max() > 0.1
 
 
 def test_a_movement_is_told_from_noise() -> None:
