@@ -88,7 +88,7 @@ def task_rows(tasks: Sequence[Mapping[str, Any]]) -> list[list[object]]:
         [
             task["id"],
             ", ".join(str(client) for client in task["clients"]),
-            task["samples"],
+            "-" if task["samples"] is None else task["samples"],
             ", ".join(f"{name} {count}" for name, count in task["true_tasks"].items()) or "-",
         ]
         for task in tasks

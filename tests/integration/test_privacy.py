@@ -12,6 +12,8 @@ pytest.importorskip("dp_accounting", reason="the extra privacy is not installed"
 
 from fedrouter.config import Config, load_config
 from fedrouter.experiment import resume, run
+from fedrouter.export.model_card import model_card
+from fedrouter.export.source import read_source
 from fedrouter.progress import Progress
 from fedrouter.report import write_report
 from fedrouter.server.summary import privacy_line
@@ -105,3 +107,14 @@ def test_summary_and_report_say_what_is_spent(settings: list[str], tmp_path: Pat
     assert "Privacy" in write_report(tmp_path / "run").read_text()
     assert privacy_line(None) == ""
     assert summary["privacy"]["unit"] == "client"
+
+
+def test_an_export_has_no_exact_counts(settings: list[str], tmp_path: Path) -> None:
+    run(
+        config(settings, *TOLD, "federation.rounds=1", "evaluation.enabled=false"), tmp_path / "run"
+    )
+    source = read_source(tmp_path / "run", None)
+    card = model_card(source, "task-00", "peft")
+    assert "differential privacy: epsilon 4 of 4 spent" in card
+    assert "of clients" not in card
+    assert "training samples" not in card
