@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedrouter.config import ResolvedConfig, Section
 from fedrouter.errors import ConfigError
 from fedrouter.privacy.budget import PrivacyLedger, PrivacyPlan
+from fedrouter.privacy.compatibility import check_compatible
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.serialization import ArrayTable, deserialize, serialize
@@ -269,34 +270,6 @@ class Strategy(Generic[State]):
             adapters={name: state.adapters[name] for name in sorted(named)},
             lr=self.learning_rate(round),
         )
-
-
-def check_compatible(config: ResolvedConfig, private: bool) -> None:
-    """Refuse settings that differential privacy does not work with, all in one line.
-
-    Args:
-        config: one with a privacy budget.
-        private: whether the method works with it.
-
-    Raises:
-        ConfigError: a setting is not compatible.
-    """
-    faults = []
-    by_task = config.strategy == "fedrouter"
-    if not (private or by_task):
-        faults.append("strategy should be fedrouter, fedavg or ffa")
-    numbers = config.clustering.n_local, config.clustering.n_global
-    if by_task and not all(isinstance(number, int) for number in numbers):
-        faults.append(
-            "clustering.n_local and clustering.n_global should be numbers, since finding them "
-            "compares losses of single clients"
-        )
-    if by_task and config.clustering.space != "standardized":
-        faults.append('clustering.space should be "standardized", where sums have a known bound')
-    if config.privacy.unit == "client" and config.aggregation.robust != "none":
-        faults.append('aggregation.robust should be "none", since other rules use single updates')
-    if faults:
-        raise ConfigError(f"privacy.epsilon is set: {'; '.join(faults)}")
 
 
 def split_steps(config: ResolvedConfig) -> tuple[int, int]:
