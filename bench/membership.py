@@ -42,7 +42,9 @@ from fedrouter.training.trainer import TrainJob, train
 from fedrouter.types import AdapterWeights
 
 Points = NDArray[np.float64]
-ATTACKED = 8  # clients whose members are looked for
+ATTACKED = 6  # clients whose members are looked for
+OTHERS = 25  # rows of each task that are nobody's
+TRIED = 20  # members whose loss is looked at
 LEAST = 10  # samples of a local task that is described
 STEPS, BATCH, RATE = 5, 4, 8e-3  # of the update
 RIDGE = 1e-6  # of the largest variance, for directions outside of the scatter's range
@@ -73,7 +75,7 @@ def deal(clients: int, samples: int, seed: int) -> Federation:
     """A federation in which each client has `samples` rows, half of each of two tasks."""
     each = ceil(samples / 2)
     per_task = ceil(2 * clients / len(TASK_NAMES)) * each
-    train_rows, test_rows = builtin_rows(per_task, 60, seed)
+    train_rows, test_rows = builtin_rows(per_task, OTHERS, seed)
     left = {name: [row for row in train_rows if row.task == name] for name in TASK_NAMES}
     dealt = []
     for client in range(clients):
@@ -241,7 +243,7 @@ def update_attacks(
     results = [one.weights for one in train(shared_model.base, spec, jobs, fuse=8)]
     number = len(results)
     attacked = range(min(ATTACKED, number))
-    cases = [federation.candidates(client) for client in attacked]
+    cases = [(own[:TRIED], others) for own, others in map(federation.candidates, attacked)]
     before = [[losses(shared_model, spec, start, rows) for rows in case] for case in cases]
 
     def found(adapters: Sequence[AdapterWeights]) -> float:

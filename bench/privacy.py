@@ -33,15 +33,15 @@ from fedrouter.experiment import Experiment
 
 SETTINGS = (
     "data.scenario=dual",
-    "data.builtin_test=6",
+    "data.builtin_test=4",
     r'model.template="{instruction}\n"',
     "federation.rounds=3",
     "federation.transport=float32",
-    "training.steps=3",
-    "training.batch_size=4",
+    "training.steps=1",
+    "training.batch_size=2",
     "training.lr=0.008",
     "adapter.rank=1",
-    "evaluation.samples=6",
+    "evaluation.samples=4",
     "evaluation.max_new_tokens=24",
 )
 METHODS: Mapping[str, tuple[str, ...]] = {
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--clients", default="8,50,200")
     parser.add_argument("--samples", default="5,20,100", help="rows of a client under attack")
-    parser.add_argument("--rows", type=int, default=40, help="rows of a client in a run")
+    parser.add_argument("--rows", type=int, default=20, help="rows of a client in a run")
     parser.add_argument("--methods", default="fedavg,told")
     parser.add_argument("--epsilons", default="none,8,2")
     parser.add_argument("--units", default="client")
