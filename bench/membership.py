@@ -6,7 +6,7 @@ The attacker has candidates, members and prompts of the same tasks that are not,
 - scatter: by the Mahalanobis norm around it, with a covariance from the scatter that has hardly any
   variance outside of the scatter's range;
 - update: by how much the loss on the row falls from the adapter that the client received to the
-  one that it sent.
+  one that it sent after one round.
 
 The attacker sees each client's own statistics; or those without local tasks of fewer than 10
 samples; or sums over all clients, as with secure aggregation; or noisy sums, as with differential
@@ -15,6 +15,7 @@ privacy.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -31,13 +32,16 @@ from fedrouter.data.rows import Row
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.model.losses import Batch, row_losses
+from fedrouter.privacy.accountant import noise_multipliers
 from fedrouter.privacy.budget import PrivacyPlan
-from fedrouter.privacy.mechanism import clip_factor, noisy_sum
+from fedrouter.privacy.mechanism import noisy_sum
+from fedrouter.protocol.messages import ClientReply, Update
 from fedrouter.routing.clustering import cluster, squared_distances
 from fedrouter.routing.federated_kmeans import standardization
 from fedrouter.routing.types import Standardization
 from fedrouter.seeding import derive_seed
 from fedrouter.server.privacy import public_profile
+from fedrouter.strategies.aggregation import private_means
 from fedrouter.training.trainer import TrainJob, train
 from fedrouter.types import AdapterWeights
 
@@ -46,7 +50,7 @@ ATTACKED = 6  # clients whose members are looked for
 OTHERS = 25  # rows of each task that are nobody's
 TRIED = 20  # members whose loss is looked at
 LEAST = 10  # samples of a local task that is described
-STEPS, BATCH, RATE = 5, 4, 8e-3  # of the update
+STEPS, BATCH, RATE = 6, 4, 8e-3  # of the update
 RIDGE = 1e-6  # of the largest variance, for directions outside of the scatter's range
 PROFILE_RELEASES = 4  # of PrivateFedRouter
 ROUNDS = 3
@@ -223,57 +227,104 @@ def noisy_centroids(points: Sequence[Points], epsilon: float, seed: int) -> Poin
     return noisy_sum(total, 1.0, multiplier, f"bench {seed}", "centroids")
 
 
-def update_attacks(
-    federation: Federation, shared_model: SharedModel, spec: LoraSpec, seed: int
-) -> dict[tuple[str, str], float]:
-    """(attack, protection) -> AUC of the adapters after one round."""
+def trained(
+    federation: Federation, shared_model: SharedModel, spec: LoraSpec, seed: int, by_task: bool
+) -> list[ClientReply]:
+    """What clients send after one round: one adapter, or one for each of their tasks."""
     start = shared_model.initial(spec, seed)
-    jobs = [
-        TrainJob(
-            start,
-            shared_model.examples(rows),
-            STEPS,
-            BATCH,
-            RATE,
-            max_grad_norm=1.0,
-            seed=derive_seed(seed, "attacked", client),
-        )
-        for client, rows in enumerate(federation.clients)
-    ]
-    results = [one.weights for one in train(shared_model.base, spec, jobs, fuse=8)]
-    number = len(results)
-    attacked = range(min(ATTACKED, number))
-    cases = [(own[:TRIED], others) for own, others in map(federation.candidates, attacked)]
-    before = [[losses(shared_model, spec, start, rows) for rows in case] for case in cases]
+    names, jobs = [], []
+    for client, rows in enumerate(federation.clients):
+        for name in sorted({str(row.task) for row in rows}) if by_task else ("global",):
+            own = [row for row in rows if row.task == name or not by_task]
+            job = TrainJob(
+                start,
+                shared_model.examples(own),
+                steps=STEPS // 2 if by_task else STEPS,
+                batch_size=BATCH,
+                lr=RATE,
+                max_grad_norm=1.0,
+                seed=derive_seed(seed, "attacked", client, name),
+            )
+            names.append((client, name))
+            jobs.append(job)
+    found: dict[int, list[Update]] = {}
+    results = train(shared_model.base, spec, jobs, fuse=8)
+    for (client, name), job, result in zip(names, jobs, results, strict=True):
+        updates = found.setdefault(client, [])
+        size = len(job.examples)
+        updates.append(Update(len(updates), name, result.weights, size, result.loss, result.tokens))
+    return [ClientReply(client, 1, updates=tuple(updates)) for client, updates in found.items()]
 
-    def found(adapters: Sequence[AdapterWeights]) -> float:
-        values = []
-        for case, first, weights in zip(cases, before, adapters, strict=True):
-            falls = [
-                loss - losses(shared_model, spec, weights, rows)
-                for loss, rows in zip(first, case, strict=True)
-            ]
-            values.append(auc(*falls))
-        return float(np.mean(values))
 
-    moves = [{k: w[k].astype(np.float64) - start[k] for k in start} for w in results]
-    norms = [float(np.sqrt(sum(np.square(v).sum() for v in m.values()))) for m in moves]
-    table = {("update", "nothing"): found(results[: len(attacked)])}
-    mean = {k: sum(m[k] for m in moves) / number for k in start}
-    table["update", "sums"] = found([added(start, mean)] * len(attacked))
-    bound = float(np.median(norms))
+def one_round(
+    federation: Federation,
+    replies: Sequence[ClientReply],
+    shared_model: SharedModel,
+    spec: LoraSpec,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Protection -> the AUC of attacks by updates, and the mean loss of rows that are nobody's.
+
+    The loss is that of each row with the adapter of its true task, if there is one for each.
+    """
+    start, number = shared_model.initial(spec, seed), len(replies)
+    names = dict.fromkeys(str(update.adapter) for reply in replies for update in reply.updates)
+    adapters = dict.fromkeys(names, start)
+    holders = number if len(names) == 1 else number * 2 / len(names)
+    bound = float(np.median([_norm(reply, start) for reply in replies]))
+    measured = partial(_measured, federation, shared_model, spec, start)
+    table = {"base": measured([adapters] * number)}
+    own = [{str(u.adapter): u.weights for u in reply.updates} for reply in replies[:ATTACKED]]
+    mean = partial(private_means, adapters, replies, clients=holders, round=1, secret=str(seed))
+    sums = mean(bound=1e9, multiplier=1e-18)
+    table["nothing"] = {"auc": measured(own)["auc"], "loss": measured([sums])["loss"]}
+    table["sums"] = measured([sums] * number)
     for epsilon in (8.0, 2.0):
-        multiplier, noisy = plan(epsilon, number).round, {}
-        for k in start:
-            total = sum(m[k] * clip_factor(list(m.values()), bound) for m in moves)
-            noisy[k] = noisy_sum(total, bound, multiplier, f"bench {seed}", k) / number
-        table["update", f"epsilon {epsilon:g}"] = found([added(start, noisy)] * len(attacked))
+        [multiplier] = noise_multipliers(epsilon, 0.1 / number, ((1, 1.0),))
+        noisy = mean(bound=bound, multiplier=multiplier)
+        table[f"epsilon {epsilon:g}"] = measured([noisy] * number)
     return table
 
 
-def added(start: AdapterWeights, movement: Mapping[str, Points]) -> AdapterWeights:
-    """An adapter after a movement."""
-    return {k: (array + movement[k]).astype(np.float32) for k, array in start.items()}
+def _norm(reply: ClientReply, start: AdapterWeights) -> float:
+    squares = [
+        float(np.square(update.weights[k] - start[k]).sum())
+        for update in reply.updates
+        for k in start
+    ]
+    return sum(squares) ** 0.5
+
+
+def _measured(
+    federation: Federation,
+    shared_model: SharedModel,
+    spec: LoraSpec,
+    start: AdapterWeights,
+    seen: Sequence[Mapping[str, AdapterWeights]],
+) -> dict[str, float]:
+    """The AUC over the attacked clients, whose adapters the attacker sees; the loss with the first
+    client's adapters."""
+
+    def fall(adapters: Mapping[str, AdapterWeights], rows: Sequence[Row]) -> NDArray[np.float64]:
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            groups.setdefault("global" if "global" in adapters else str(row.task), []).append(row)
+        return np.concatenate(
+            [
+                losses(shared_model, spec, start, own)
+                - losses(shared_model, spec, adapters[name], own)
+                for name, own in groups.items()
+            ]
+        )
+
+    values = []
+    for client, adapters in zip(range(min(ATTACKED, len(seen))), seen, strict=False):
+        members, others = federation.candidates(client)
+        values.append(auc(fall(adapters, members[:TRIED]), fall(adapters, others)))
+    rows = [row for own in federation.others.values() for row in own[:12]]
+    known = [row for row in rows if str(row.task) in seen[0] or "global" in seen[0]]
+    base = float(losses(shared_model, spec, start, known).mean())
+    return {"auc": float(np.mean(values)), "loss": base - float(fall(seen[0], known).mean())}
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.membership import Embedder, deal, profile_attacks, update_attacks
+from bench.membership import Embedder, deal, one_round, profile_attacks, trained
 from bench.output import Cells, publish
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.config import Config, load_config
@@ -66,10 +66,17 @@ class Membership:
         federation = deal(self.clients, self.samples, self.seed)
         found = profile_attacks(federation, Embedder(shared_model), self.seed)
         spec = ATTACK_SPEC.resolved(shared_model.base.model)
-        found |= update_attacks(federation, shared_model, spec, self.seed)
-        return {
-            "auc": {f"{attack}, {by}": round(value, 3) for (attack, by), value in found.items()}
+        values = {f"{attack}, {by}": round(value, 3) for (attack, by), value in found.items()}
+        rounds = {}
+        for method, by_task in (("fedavg", False), ("by task", True)):
+            replies = trained(federation, shared_model, spec, self.seed, by_task)
+            rounds[method] = one_round(federation, replies, shared_model, spec, self.seed)
+        updates = {
+            f"update ({method}), {by}": round(one["auc"], 3)
+            for method, table in rounds.items()
+            for by, one in table.items()
         }
+        return {"auc": values | updates, "rounds": rounds}
 
 
 @dataclass(frozen=True)
