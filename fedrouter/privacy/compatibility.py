@@ -28,5 +28,7 @@ def check_compatible(config: ResolvedConfig, private: bool) -> None:
         faults.append('clustering.space should be "standardized", where sums have a known bound')
     if config.privacy.unit == "client" and config.aggregation.robust != "none":
         faults.append('aggregation.robust should be "none", since other rules use single updates')
+    if config.federation.ranks is not None or config.aggregation.ranks == "svd":
+        faults.append("federation.ranks and aggregation.ranks should be unset")
     if faults:
         raise ConfigError(f"privacy.epsilon is set: {'; '.join(faults)}")

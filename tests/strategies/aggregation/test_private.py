@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from fedrouter.protocol.messages import ClientReply, Update
 from fedrouter.strategies.aggregation import movement_ratio, private_means
 
+A, B = "m.lora_A.weight", "m.lora_B.weight"
 START = {
-    name: {"a": np.full((2, 3), value, np.float32), "b": np.zeros((4,), np.float32)}
+    name: {A: np.full((2, 3), value, np.float32), B: np.zeros((2, 2), np.float32)}
     for name, value in (("task-00", 1.0), ("task-01", -1.0))
 }
 MOVES = st.lists(
@@ -39,11 +40,11 @@ def means(
         secret="secret",
         round=round,
     )
-    return {name: np.concatenate([w["a"].ravel(), w["b"]]) for name, w in found.items()}
+    return {name: np.concatenate([w[A].ravel(), w[B].ravel()]) for name, w in found.items()}
 
 
 def start() -> dict[str, np.ndarray]:
-    return {name: np.concatenate([w["a"].ravel(), w["b"]]) for name, w in START.items()}
+    return {name: np.concatenate([w[A].ravel(), w[B].ravel()]) for name, w in START.items()}
 
 
 @given(st.lists(MOVES, min_size=1, max_size=4), st.data())

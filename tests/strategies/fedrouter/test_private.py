@@ -146,12 +146,16 @@ def test_the_state_survives_a_checkpoint_with_its_ledger() -> None:
 
 
 def test_all_faults_are_said_at_once() -> None:
+    tasks = "clustering.n_global=auto", "clustering.space=whitened"
+    sets = *tasks, "mode=auto", "aggregation.robust=median", "federation.ranks=[1, 2]"
     with pytest.raises(ConfigError) as error:
-        make_strategy(
-            resolved(*BUDGET, "clustering.n_global=auto", "clustering.space=whitened", "mode=auto",
-                     "aggregation.robust=median")
-        )  # fmt: skip
-    for fault in ("n_global should be numbers", '"standardized"', 'robust should be "none"'):
+        make_strategy(resolved(*BUDGET, *sets))
+    for fault in (
+        "n_global should be numbers",
+        '"standardized"',
+        'robust should be "none"',
+        "ranks should be unset",
+    ):
         assert fault in str(error.value)
 
 
