@@ -12,12 +12,12 @@ the parties that privacy is claimed against.
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from types import ModuleType
+from typing import Any
 
 from fedrouter.errors import MissingExtraError
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     try:
         import dp_accounting
         import dp_accounting.rdp

@@ -247,7 +247,7 @@ class Strategy(Generic[State]):
             return 0.0
         bounds = [self.movement_bound(done) for done in range(1, round + 1)]
         norm = sum(bound**2 for bound in bounds) ** 0.5
-        return self.privacy.round * norm / self.expected_clients
+        return float(self.privacy.round * norm / self.expected_clients)
 
     def learning_rate(self, round: int) -> float:
         """The learning rate of a round: a cosine from `lr` in the first to `lr_min` in the last."""

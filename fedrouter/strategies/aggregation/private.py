@@ -48,7 +48,7 @@ def private_means(
                 sums[one.adapter] += factor * one.vector.astype(np.float64)
     # A round that is repeated after a crash has the same noise only if the same clients answer: the
     # difference of two sums with the same noise would tell of the others.
-    path = "adapters", round, *sorted(trained)
+    path: tuple[str | int, ...] = ("adapters", round, *sorted(trained))
     return {
         name: moved(
             adapters[name], noisy_sum(total, bound, multiplier, secret, *path, name) / clients

@@ -159,7 +159,8 @@ class PrivateFedRouter(FedRouter):
         total, unit = np.zeros(shape), self.config.privacy.unit
         for profile in sorted(profiles, key=lambda profile: profile.client):
             total += part_of_sums(profile, shape, unit)
-        path = "sums", len(ledger.multipliers), *sorted(profile.client for profile in profiles)
+        answered = sorted(profile.client for profile in profiles)
+        path: tuple[str | int, ...] = ("sums", len(ledger.multipliers), *answered)
         noisy = noisy_sum(total, SENSITIVITY, self.privacy.profile, ledger.secret, *path)
         return noisy, replace(state, privacy=ledger)
 
@@ -201,4 +202,4 @@ def part_of_sums(profile: TaskProfile, shape: tuple[int, ...], unit: str) -> NDA
 
 def _unit(vectors: NDArray[np.float64]) -> FloatArray:
     """The vectors scaled to length 1, float32; none may be zero."""
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
