@@ -12,6 +12,7 @@ All derive from :class:`FedRouterError`. Its message is one line that says what 
     * RunError           a run folder that exists, is missing or is not one
         * CheckpointError    no undamaged checkpoint to resume from
     * EngineError        clients that cannot be reached, or none of which replies
+    * PrivacyError       a release that the privacy budget does not allow
     * TrainingError      a run in which no client's training was ever usable (exit code 1)
     * ExportError        a run that cannot be exported as asked, or not to this folder
     * RequestError       a request to a server, or arguments of a generation, that cannot be used
@@ -62,6 +63,10 @@ class CheckpointError(RunError):
 
 class EngineError(FedRouterError):
     """Clients that cannot be reached, or none of which replies."""
+
+
+class PrivacyError(FedRouterError):
+    """A release that would exceed the run's privacy budget."""
 
 
 class TrainingError(FedRouterError):

@@ -26,6 +26,7 @@ ORDER = [
     "data",
     "routing",
     "protocol",
+    "privacy",
     "strategies",
     "model",
     "adapters",

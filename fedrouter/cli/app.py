@@ -214,7 +214,7 @@ def _show_summary(path: Path, summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"folder": str(path), **summary}))
         return
-    from fedrouter.cli.terminal import print_routing, print_scores, print_tasks
+    from fedrouter.cli.terminal import print_privacy, print_routing, print_scores, print_tasks
 
     if summary["tasks"]:
         print_tasks(summary["tasks"])
@@ -224,6 +224,7 @@ def _show_summary(path: Path, summary: dict[str, Any], as_json: bool) -> None:
         print_scores("Scores on the test rows", by_task, SCOPES)
     if any(metrics.values()):  # evaluation is enabled
         print_routing(summary["routing"])
+    print_privacy(summary)
     print(f"{summary['seconds']['total']:.0f} s; run folder: {path}")
 
 

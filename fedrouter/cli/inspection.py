@@ -92,6 +92,7 @@ def tasks(
         "history": run.summary["history"],
         "distances": dict(zip(geometry.tasks, centroid_distances(geometry).tolist(), strict=True)),
         "prompts": near,
+        "privacy": run.summary.get("privacy"),
     }
     if as_json:
         print(json.dumps(found))
@@ -115,7 +116,7 @@ def _nearest(run: "FinishedRun", folder: Path, number: int) -> dict[str, list[st
 
 
 def _print_tasks(found: dict[str, Any]) -> None:
-    from fedrouter.cli.terminal import print_history, print_table, print_tasks
+    from fedrouter.cli.terminal import print_history, print_privacy, print_table, print_tasks
 
     print_tasks(found["tasks"])
     print_history(found["history"])
@@ -124,6 +125,7 @@ def _print_tasks(found: dict[str, Any]) -> None:
     rows = [[task, one_line(text)] for task, texts in found["prompts"].items() for text in texts]
     if rows:
         print_table("Nearest prompts of the data on this machine", ["task", "prompt"], rows)
+    print_privacy(found)
 
 
 def report(

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fedrouter.errors import printable
 from fedrouter.routing.history import describe_event
-from fedrouter.server.summary import TASK_COLUMNS, task_rows
+from fedrouter.server.summary import TASK_COLUMNS, privacy_line, task_rows
 
 
 def print_table(
@@ -89,3 +89,10 @@ def print_routing(routing: Mapping[str, float | None]) -> None:
             f"routing: {routing['accuracy']:.1%} of the test prompts go to the right task; "
             f"clustering: ARI {routing['ari']:.3f}, NMI {routing['nmi']:.3f}"
         )
+
+
+def print_privacy(summary: Mapping[str, Any]) -> None:
+    """Print what a run has spent of its privacy budget, if it has one."""
+    line = privacy_line(summary.get("privacy"))
+    if line:
+        print(line)

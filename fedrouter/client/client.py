@@ -22,6 +22,8 @@ from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update
 from fedrouter.protocol.ranks import truncate
 from fedrouter.seeding import derive_seed
+from fedrouter.strategies import make_strategy
+from fedrouter.training.private_gradients import GradientNoise, largest_uses
 from fedrouter.training.trainer import TrainJob, TrainResult
 from fedrouter.types import AdapterWeights, select_matrices
 
@@ -162,6 +164,7 @@ class Client:
         proximal, companion = order.proximal, order.companion
         received = request.adapters
         rows = [self.data.train[i] for i in _samples(order, context)]
+        path = "train", request.round, self.id, which, *keep
         return TrainJob(
             weights=context.assemble(adapter, order.keep),
             examples=self._shared_model.examples(rows),
@@ -169,13 +172,28 @@ class Client:
             batch_size=settings.batch_size,
             lr=request.lr,
             max_grad_norm=settings.max_grad_norm,
-            seed=derive_seed(self._config.seed, "train", request.round, self.id, which, *keep),
+            seed=derive_seed(self._config.seed, *path),
             parts=order.train_parts,
             anchor=None if proximal is None else received[proximal.toward],
             mu=0.0 if proximal is None else proximal.mu,
             companion=None if companion is None else received[companion.adapter],
             share=1.0 if companion is None else companion.weight,
+            noise=self._noise(steps, len(rows), path),
         )
+
+    def _noise(self, steps: int, samples: int, path: tuple[str | int, ...]) -> GradientNoise | None:
+        """The noise of a train job; None unless samples are the unit of privacy.
+
+        A client's jobs of a round have different samples, so that each has the round's budget.
+        """
+        settings = self._config.privacy
+        if settings.epsilon is None or settings.unit != "sample":
+            return None
+        plan = make_strategy(self._config).privacy
+        assert plan is not None, "of a configuration with a privacy budget"
+        uses = largest_uses(steps, self._config.training.batch_size, samples)
+        secret = f"seed {self._config.seed}" if settings.seeded_noise else self.store.secret()
+        return GradientNoise(settings.max_norm, plan.round * uses**0.5, secret, path)
 
 
 def _needs_local_tasks(request: ClientRequest) -> bool:

@@ -2,6 +2,7 @@
 
 ::
 
+    client-003/secret                           what the noise of its training is derived from
     client-003/labels.safetensors               the local task of every training row, by round
     client-003/personal/round-0007.safetensors  an adapter that the client kept after a round
     client-003/predictions.jsonl                until the run ends: its answers to the test rows
@@ -11,6 +12,7 @@ round that is repeated after a crash of the server starts from the same as the f
 """
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -24,7 +26,7 @@ from safetensors.numpy import load_file
 
 from fedrouter.data.rows import Row
 from fedrouter.errors import DataError
-from fedrouter.storage.atomic import write_chunks, write_tensors
+from fedrouter.storage.atomic import write_bytes, write_chunks, write_tensors
 from fedrouter.storage.predictions import PREDICTIONS, Prediction, encode
 from fedrouter.storage.run_folder import PRIVATE
 from fedrouter.types import AdapterWeights, FloatArray
@@ -132,6 +134,15 @@ class ClientStore:
         """Store the client's answers to the test rows, until the server collects them."""
         self._make_private(self.path)
         write_chunks(self.path / PREDICTIONS, encode(predictions))
+
+    def secret(self) -> str:
+        """64 random hexadecimal digits, drawn at the first call: a round that is repeated after a
+        crash has the same noise, and no other reply tells of the same rows."""
+        path = self.path / "secret"
+        if not path.exists():
+            self._make_private(self.path)
+            write_bytes(path, secrets.token_hex(32).encode())
+        return path.read_text()
 
     def _make_private(self, folder: Path) -> None:
         """Make a folder in that of the client, which only its owner may read."""

@@ -82,7 +82,7 @@ def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
     The scenario is `dual` where rows name their task, else `all`; the number of global tasks is
     that of the distinct names, else 4; the number of local tasks is what the scenario gives every
     client, and stays open where that differs from client to client; space, fallback and aggregation
-    are those of the mode.
+    are those of the mode, with differential privacy the standardized space and the plain mean.
     Paths of files and of the base model become absolute, so that a run can be resumed from any
     folder.
 
@@ -95,11 +95,15 @@ def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
     named = bool(names) and None not in names
     scenario = config.data.scenario or ("dual" if named else "all")
     number = len(names) if named else 0
+    private = config.privacy.epsilon is not None
+    given = config.clustering
+    if private:  # the space in which vectors have length 1, whose sums have a known sensitivity
+        given = given.replace(space=given.space or "standardized")
     if config.mode == "paper":
-        clustering = _paper_clustering(config.clustering, scenario, number)
+        clustering = _paper_clustering(given, scenario, number)
     else:
-        clustering = _auto_clustering(config.clustering)
-    plain = config.mode == "paper" or config.aggregation.ranks == "svd"
+        clustering = _auto_clustering(given)
+    plain = config.mode == "paper" or private or config.aggregation.ranks == "svd"
     robust = config.aggregation.robust or ("none" if plain else "trimmed_mean")
     fallback = config.router.fallback or ("nearest" if config.mode == "paper" else "base")
     fuse = FUSE_AUTO if config.engine.fuse == AUTO else config.engine.fuse

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from fedrouter.evaluation.metrics import most_frequent
 from fedrouter.export.source import BUILTIN_FOLDER, ExportSource
 from fedrouter.export.template import around_instruction
+from fedrouter.server.summary import privacy_line
 
 METRICS = {
     "rouge1": "ROUGE-1",
@@ -74,6 +75,7 @@ def _facts(source: ExportSource, id: str) -> str:
         "strategy": summary["strategy"],
         "rounds": summary["rounds"],
         "clients in all": summary["clients"],
+        "privacy": privacy_line(summary.get("privacy")),
         "LoRA": f"rank {spec.rank}, alpha {spec.alpha:g}, on {targets}",
         "base model": source.base_name or "",
         "base model's fingerprint": summary["base_fingerprint"],

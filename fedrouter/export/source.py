@@ -30,6 +30,7 @@ from fedrouter.storage.run_folder import RunFolder
 from fedrouter.types import AdapterWeights
 
 BUILTIN_FOLDER = "fedrouter-nano"  # where an export has the built-in base model
+NO_FACTS: Mapping[str, Any] = {"clients": [], "samples": None, "true_tasks": {}}  # of a task
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,8 @@ class ExportSource:
 
     def task(self, id: str) -> Mapping[str, Any]:
         """A task's entry in `summary.json`; a method with one adapter has none of them."""
-        none: dict[str, Any] = {"id": id, "clients": [], "samples": None, "true_tasks": {}}
         tasks: list[dict[str, Any]] = self.summary["tasks"]
-        return next((task for task in tasks if task["id"] == id), none)
+        return next((task for task in tasks if task["id"] == id), {**NO_FACTS, "id": id})
 
     def _load(self, kind: Any, **settings: Any) -> Any:
         transformers_logging.disable_progress_bar()
@@ -149,6 +149,8 @@ def read_source(folder: Path, base_name: str | None) -> ExportSource:
     """
     run = RunFolder.open(folder)
     summary = run.read_summary()
+    if summary.get("privacy"):  # which holds for adapters, not for counts of training rows
+        summary["tasks"] = [{**NO_FACTS, "id": task["id"]} for task in summary["tasks"]]
     config = load_resolved(run.path / "config.toml")
     spec, adapters = read_adapters(run, read_router(run, config))
     name = base_name or _public_name(config.model.name)

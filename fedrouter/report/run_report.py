@@ -41,6 +41,7 @@ def run_report(run: RunFolder) -> str:
         map_section(run),
         Section("Routing", confusion(summary["routing"])),
         examples_section(run, summary["tasks"]),
+        Section("Privacy", _privacy(summary.get("privacy"))),
         Section("Bytes", [figure("Bytes per round", bytes_per_round({"run": records}))]),
         Section("Clients that failed", _failures(records)),
     ]
@@ -163,6 +164,22 @@ def _history(
         figure("Number of tasks", figures.lines({"tasks": counts}, "round", "tasks")),
         table(["after round", "task", "event"], rows),
     ]
+
+
+def _privacy(privacy: Mapping[str, Any] | None) -> list[str]:
+    """The privacy budget, and how far adapters moved; empty without differential privacy."""
+    if privacy is None:
+        return []
+    numbers = [f"{privacy[key]:g}" for key in ("epsilon", "spent", "delta", "releases")]
+    columns = ["per", "epsilon", "epsilon spent", "delta", "releases"]
+    blocks = [table(columns, [[privacy["unit"], *numbers]])]
+    rows = [
+        [name, ratio, "yes" if name in privacy["only_noise"] else "no"]
+        for name, ratio in privacy["movement"].items()
+    ]
+    if rows:
+        blocks.append(table(["adapter", "movement / noise", "only noise"], rows))
+    return blocks
 
 
 def _failures(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,6 +19,7 @@ from fedrouter.routing.types import TaskProfile
 from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_meta
 from fedrouter.server.engine import Engine
 from fedrouter.server.expected import expected_arrays
+from fedrouter.server.privacy import privacy_table, privacy_warnings, public_profile
 from fedrouter.server.resource_usage import ResourceUsage, peak_rss_mb
 from fedrouter.server.restore import restore_state
 from fedrouter.server.rounds import (
@@ -118,6 +119,8 @@ class Server:
             if tasks:
                 self._progress.phase("profile", len(tasks))
             profiles = self._profiles(tasks)
+            if self.strategy.public_profile:
+                profiles = iter([public_profile(self._shared_model.base, self.config.model)])
             fingerprint = self._shared_model.base.fingerprint
             state: ServerState = self.strategy.init(profiles, self._initial, fingerprint)
         self._checkpoint(folder, state)
@@ -207,11 +210,15 @@ class Server:
             self._save(folder, state)
         traffic = asdict(self.engine.traffic)
         history = state.history if isinstance(state, TaskState) else ()
+        privacy = privacy_table(self.strategy, state, self._initial)
         with self._usage.clock("evaluate"):
             evaluation = self._evaluate(state)
         with folder.writing():
             if left_out := collect(folder.path):
                 self._progress.message(f"{PREDICTIONS} is full; it lacks {left_out} answers")
+        metrics = score_table(evaluation.values())
+        for warning in privacy_warnings(privacy, metrics):
+            self._progress.message(warning)
         summary = {
             "strategy": self.config.strategy,
             "scenario": self.config.data.scenario,
@@ -222,8 +229,9 @@ class Server:
             "data": self._data,
             "tasks": task_table(state, evaluation),
             "history": [asdict(event) for event in history],
-            "metrics": score_table(evaluation.values()),
+            "metrics": metrics,
             "routing": routing_table(state, evaluation),
+            "privacy": privacy,
             "bytes": traffic,
             "tokens": self._usage.tokens,
             "seconds": {name: round(value, 3) for name, value in self._usage.seconds.items()},

@@ -88,11 +88,23 @@ def task_rows(tasks: Sequence[Mapping[str, Any]]) -> list[list[object]]:
         [
             task["id"],
             ", ".join(str(client) for client in task["clients"]),
-            task["samples"],
+            "-" if task["samples"] is None else task["samples"],
             ", ".join(f"{name} {count}" for name, count in task["true_tasks"].items()) or "-",
         ]
         for task in tasks
     ]
+
+
+def privacy_line(privacy: Mapping[str, Any] | None) -> str:
+    """The entry `privacy` of a summary in one line for people; "" without differential privacy."""
+    if privacy is None:
+        return ""
+    line = (
+        f"differential privacy: epsilon {privacy['spent']:.3g} of {privacy['epsilon']:g} spent at "
+        f"delta {privacy['delta']:g} in {privacy['releases']} releases, per {privacy['unit']}"
+    )
+    noise = ", ".join(privacy["only_noise"])
+    return f"{line}; only noise: {noise}" if noise else line
 
 
 def _mean_over_clients(

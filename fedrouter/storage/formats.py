@@ -54,6 +54,18 @@ class RoutingTable(TypedDict):
     confusion: dict[str, dict[str, int]] | None
 
 
+class PrivacyEntry(TypedDict):
+    """What a run has spent of its privacy budget; see `server.privacy.privacy_table`."""
+
+    epsilon: float
+    spent: float
+    delta: float
+    unit: str
+    releases: int
+    movement: dict[str, float]
+    only_noise: list[str]
+
+
 class SummaryFile(TypedDict):
     """What `summary.json` holds."""
 
@@ -68,6 +80,7 @@ class SummaryFile(TypedDict):
     history: list[EventEntry]
     metrics: MetricsTable
     routing: RoutingTable
+    privacy: NotRequired[PrivacyEntry | None]
     bytes: dict[str, int]
     tokens: int
     seconds: dict[str, float]

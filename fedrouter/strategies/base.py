@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from fedrouter.config import ResolvedConfig, Section
 from fedrouter.errors import ConfigError
+from fedrouter.privacy.budget import PrivacyLedger, PrivacyPlan
+from fedrouter.privacy.compatibility import check_compatible
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
 from fedrouter.routing.types import TaskProfile
 from fedrouter.serialization import ArrayTable, deserialize, serialize
-from fedrouter.strategies.aggregation import aggregate
+from fedrouter.strategies.aggregation import aggregate, private_means
 from fedrouter.types import AdapterWeights
 
 SHARED = "global"  # the name of the one adapter that all clients share
@@ -32,6 +34,7 @@ class ServerState:
             defines (see `Strategy.auxiliary_requests`).
         excluded: the clients whose updates are left out, since they point against those of the
             others.
+        privacy: what the run has released; None: without differential privacy.
 
     >>> import numpy as np
     >>> from fedrouter import ServerState
@@ -47,6 +50,7 @@ class ServerState:
     adapters: Mapping[str, AdapterWeights]
     pending: tuple[str, ...] = ()
     excluded: tuple[int, ...] = ()
+    privacy: PrivacyLedger | None = None
 
     def pack(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Convert the state to named arrays and JSON, for a checkpoint."""
@@ -80,6 +84,10 @@ class Strategy(Generic[State]):
             all data in one place). References are listed apart and not ranked.
         pooled: whether client 0 receives the training rows of all clients.
         by_task: whether each shared adapter stands for a task.
+        private: whether the method can work with differential privacy; not inherited, since a
+            subclass may send more.
+        public_profile: whether `init` gets a profile of public prompts instead of the clients'.
+        profile_releases: the number of noisy sums of profiles before the first round.
         state_type: the class of the method's state.
         settings: the strategy's own section, `[strategies.NAME]`; a subclass that registers a
             schema for it annotates this attribute with that schema.
@@ -100,12 +108,18 @@ class Strategy(Generic[State]):
     reference: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
     by_task: ClassVar[bool] = False
+    private: ClassVar[bool] = False
+    public_profile: ClassVar[bool] = False
+    profile_releases: ClassVar[int] = 0
     state_type: ClassVar[type[ServerState]] = ServerState
     settings: Section
 
     def __init__(self, config: ResolvedConfig) -> None:
         self.config = config
         self.settings = config.strategy_settings
+        if config.privacy.epsilon is not None:
+            check_compatible(config, "private" in vars(type(self)))  # which no subclass inherits
+        self.privacy = PrivacyPlan.of(config, self.profile_releases)
 
     def profile(self, clients: Sequence[int]) -> list[ClientRequest]:
         """The requests for profiles before the first round; by default none."""
@@ -138,7 +152,10 @@ class Strategy(Generic[State]):
         self, adapters: Mapping[str, AdapterWeights], base_fingerprint: str, **fields: Any
     ) -> State:
         """The state of round 0; `fields` are the additional fields of `state_type`."""
-        state = self.state_type(round=0, base=base_fingerprint, adapters=adapters, **fields)
+        ledger = None if self.privacy is None else PrivacyLedger.new(self.config)
+        state = self.state_type(
+            round=0, base=base_fingerprint, adapters=adapters, privacy=ledger, **fields
+        )
         return cast(State, state)
 
     def orders(self, state: State, round: int, client: int) -> tuple[TrainOrder, ...]:
@@ -162,7 +179,11 @@ class Strategy(Generic[State]):
             state: the state before the round.
             round: the round, from 1.
             clients: the ids of the clients that take part.
+
+        Raises:
+            PrivacyError: the round would exceed the privacy budget.
         """
+        self._charged(state)
         return [self._task(state, round, client) for client in clients]
 
     def aggregate(self, state: State, round: int, replies: Iterable[ClientReply]) -> State:
@@ -174,6 +195,20 @@ class Strategy(Generic[State]):
             round: the round, from 1.
             replies: the clients' checked replies, in any order; consumed one at a time.
         """
+        ledger = self._charged(state)
+        if ledger is not None and self.privacy is not None:
+            if self.config.privacy.unit == "client":
+                means = private_means(
+                    state.adapters,
+                    replies,
+                    bound=self.movement_bound(round),
+                    multiplier=self.privacy.round,
+                    clients=self.expected_clients,
+                    secret=ledger.secret,
+                    round=round,
+                )
+                return replace(state, round=round, adapters=means, privacy=ledger)
+            state = replace(state, privacy=ledger)
         after = aggregate(
             self.config.aggregation,
             state.adapters,
@@ -187,6 +222,32 @@ class Strategy(Generic[State]):
             adapters={**state.adapters, **after.adapters},
             excluded=after.excluded,
         )
+
+    def _charged(self, state: State) -> PrivacyLedger | None:
+        """The ledger with the next round's release."""
+        if self.privacy is None or state.privacy is None:
+            return None
+        return state.privacy.with_release(self.privacy, self.privacy.round)
+
+    @property
+    def expected_clients(self) -> float:
+        """The number of clients that are expected to train an adapter in a round; public."""
+        federation = self.config.federation
+        wanted = max(federation.min_clients, int(federation.fraction * federation.clients + 0.5))
+        return float(wanted)
+
+    def movement_bound(self, round: int) -> float:
+        """The norm to which a client's movement in a round is clipped; proportional to the
+        learning rate, as movements are."""
+        return self.config.privacy.max_norm * self.learning_rate(round) / self.learning_rate(1)
+
+    def noise_deviation(self, round: int) -> float:
+        """The standard deviation of all noise on each number of an adapter after a round."""
+        if self.privacy is None:
+            return 0.0
+        bounds = [self.movement_bound(done) for done in range(1, round + 1)]
+        norm = sum(bound**2 for bound in bounds) ** 0.5
+        return float(self.privacy.round * norm / self.expected_clients)
 
     def learning_rate(self, round: int) -> float:
         """The learning rate of a round: a cosine from `lr` in the first to `lr_min` in the last."""

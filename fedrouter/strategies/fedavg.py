@@ -12,6 +12,8 @@ class FedAvg(Strategy[ServerState]):
     """FedAvg of LoRA adapters (McMahan et al., 2017; FedIT: Zhang et al., 2024): one adapter for
     all clients, A and B averaged with weights proportional to the clients' numbers of samples."""
 
+    private = True
+
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:
         """Train the shared adapter on all of the client's samples."""
         return (TrainOrder((SHARED,), self.config.training.steps),)

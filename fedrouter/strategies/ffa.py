@@ -16,6 +16,8 @@ class FFA(Strategy[ServerState]):
 
     The mean of the B is therefore the mean of the products B A. Clients derive A from the seed."""
 
+    private = True
+
     def init(
         self, profiles: Iterable[TaskProfile], initial: AdapterWeights, base_fingerprint: str
     ) -> ServerState:

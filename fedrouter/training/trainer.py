@@ -10,6 +10,7 @@ which keeps padding small, and the gradients of the passes are summed.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, groupby, islice
 from typing import Literal
 
@@ -25,6 +26,7 @@ from fedrouter.model.memory import training_tokens
 from fedrouter.model.prompt_format import Example
 from fedrouter.seeding import derive_seed, generator
 from fedrouter.training.checkpointing import checkpointed, uses_checkpointing
+from fedrouter.training.private_gradients import GradientNoise, set_private_gradients
 from fedrouter.training.proximal import ProximalTerms
 from fedrouter.types import AdapterWeights, LoraMatrices
 
@@ -54,6 +56,7 @@ class TrainJob:
         share: the weight s of the trained adapter if there is a companion C:
             h = W0 x + s * scale * B A x + (1 - s) * scale * Bc Ac x
             (FedDPA, https://arxiv.org/abs/2403.19211).
+        noise: train by DP-SGD, without companion and proximal term; None: no noise.
     """
 
     weights: AdapterWeights
@@ -68,6 +71,7 @@ class TrainJob:
     mu: float = 0.0
     companion: AdapterWeights | None = None
     share: float = 1.0
+    noise: GradientNoise | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,8 @@ def _reporter(
 
 def _fusion_key(job: TrainJob) -> tuple[object, ...]:
     """Equal for jobs that can be trained in one pass."""
-    return job.steps, job.lr, job.max_grad_norm, job.parts
+    clipped = None if job.noise is None else job.noise.max_norm
+    return job.steps, job.lr, job.max_grad_norm, job.parts, clipped
 
 
 def batches(job: TrainJob) -> Iterator[list[Example]]:
@@ -228,6 +233,7 @@ def _train_together(
 ) -> list[TrainResult]:
     """Train jobs that can be fused, all of them in every step."""
     first, banked = jobs[0], _assign_slots(jobs)
+    noises = [job.noise for job in jobs if job.noise is not None]
     companions = [job.companion for job in jobs if job.companion is not None]
     limit = training_tokens(base.model, checkpointing=recompute)
     with ExitStack() as stack:
@@ -244,8 +250,12 @@ def _train_together(
         optimizer = torch.optim.AdamW(bank.parameters(), lr=first.lr, weight_decay=0.0)
         for step in range(first.steps):
             optimizer.zero_grad()
-            rows = [row for one in banked for row in one.rows(step)]
-            losses += _accumulate_gradients(base, bank, rows, limit)
+            rows = [one.rows(step) for one in banked]
+            accumulate = partial(_accumulate_gradients, base, bank, limit=limit)
+            if noises:
+                losses += set_private_gradients(bank, noises, rows, accumulate, step)
+            else:
+                losses += accumulate([row for batch in rows for row in batch])
             proximal.accumulate_gradients()
             bank.clip_gradients(first.max_grad_norm)
             optimizer.step()

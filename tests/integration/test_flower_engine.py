@@ -225,7 +225,7 @@ def test_a_node_must_say_where_its_data_and_state_are() -> None:
 def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
     """Each key of a run's configuration is changed in turn."""
     own = {"data": "mine.jsonl", "state-dir": "x", "model": "/my/base", "device": "cpu"}
-    usual = resolved("strategy=fedavg", "mode=auto")
+    usual = resolved("strategy=fedavg", "mode=auto", "privacy.epsilon=2", "privacy.delta=1e-3")
     before = dict(leaves(tomllib.loads(dump_config(node_config(usual, own, simulated=False)))))
     changes = {
         "strategy": "ditto",
@@ -252,10 +252,16 @@ def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
         "federation.transport": "int8",
         "clustering.n_local": 3,
         "clustering.n_global": 3,
-        "clustering.space": "standardized",
+        "clustering.space": "raw",
         "training.lr": 0.1,
         "training.batch_size": 3,
         "training.max_grad_norm": 3.0,
+        "privacy.epsilon": 3.0,
+        "privacy.delta": 0.5,
+        "privacy.unit": "sample",
+        "privacy.max_norm": 3.0,
+        "privacy.profile_share": 0.5,
+        "privacy.seeded_noise": True,
         "router.fallback": "mix",
         "evaluation.samples": 3,
         "evaluation.max_new_tokens": 3,

@@ -1,0 +1,56 @@
+"""The section `[privacy]`."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedrouter.config.sections.base import Positive, Section
+
+
+class PrivacyConfig(Section):
+    """What a run may tell about its training data."""
+
+    epsilon: Positive | None = Field(
+        default=None,
+        description="differential privacy: bound on the privacy loss of a whole run's adapters and "
+        "router; unset: no noise is added",
+    )
+    delta: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="probability with which the bound may fail; less than 1 / number of clients "
+        '(of samples, if privacy.unit is "sample"); needed with epsilon',
+    )
+    unit: Literal["client", "sample"] = Field(
+        default="client",
+        description='what is protected: "client": all rows of a client together, by noise on the '
+        'sums over clients; "sample": single rows, by noise on the gradients in every client',
+    )
+    max_norm: Positive = Field(
+        default=1.0,
+        description="norm to which the movement of a client is clipped, that of all its adapters "
+        "together, in round 1; in later rounds it falls with the learning rate. If privacy.unit is "
+        '"sample": norm to which the gradient of a row is clipped',
+    )
+    profile_share: float = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="share of the budget for the tasks' centroids and distances (of 1 / "
+        "noise_multiplier^2); the rest is for the adapters. A strategy without tasks has all of it "
+        "for its adapter",
+    )
+    seeded_noise: bool = Field(
+        default=False,
+        description="derive the noise from the run's seed, which every client knows, so that a run "
+        "can be repeated: for experiments. Otherwise it is derived from a secret of the server or, "
+        'if privacy.unit is "sample", of the client',
+    )
+
+    @model_validator(mode="after")
+    def _both_numbers(self) -> Self:
+        for given, missing in (("epsilon", "delta"), ("delta", "epsilon")):
+            if getattr(self, given) is not None and getattr(self, missing) is None:
+                raise ValueError(f"privacy.{given} needs privacy.{missing} too")
+        return self
