@@ -16,6 +16,7 @@ from fedrouter.config.sections.data import DataConfig
 from fedrouter.config.sections.evaluation import CompareConfig, EvaluationConfig, StrategyName
 from fedrouter.config.sections.federation import EngineConfig, FederationConfig, TrainingConfig
 from fedrouter.config.sections.model import AdapterConfig, ModelConfig
+from fedrouter.config.sections.privacy import PrivacyConfig
 from fedrouter.config.sections.routing import ClusteringConfig, RouterConfig
 
 
@@ -55,6 +56,7 @@ class Config(Section):
     clustering: ClusteringConfig = ClusteringConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     strategies: Annotated[
         Mapping[str, SerializeAsAny[Section]], BeforeValidator(_strategy_sections)
     ] = {}

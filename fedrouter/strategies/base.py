@@ -80,6 +80,7 @@ class Strategy(Generic[State]):
             all data in one place). References are listed apart and not ranked.
         pooled: whether client 0 receives the training rows of all clients.
         by_task: whether each shared adapter stands for a task.
+        from_sums: whether sums over clients are enough for the server (secure aggregation).
         state_type: the class of the method's state.
         settings: the strategy's own section, `[strategies.NAME]`; a subclass that registers a
             schema for it annotates this attribute with that schema.
@@ -100,6 +101,7 @@ class Strategy(Generic[State]):
     reference: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
     by_task: ClassVar[bool] = False
+    from_sums: ClassVar[bool] = True
     state_type: ClassVar[type[ServerState]] = ServerState
     settings: Section
 
