@@ -36,7 +36,7 @@ def evaluation_vectors(report: EvaluationReport) -> dict[str, _Values]:
 
 def summed_evaluation(order: EvaluateOrder, sums: Mapping[str, _Values]) -> EvaluationReport | None:
     """The report of all clients together, with means over clients; None if no sum was opened."""
-    scores = {}
+    scores: dict[str, dict[str, LabelScores]] = {}
     for scope in order.scopes:
         if _scores(scope) in sums:
             number, rows, *means = sums[_scores(scope)]

@@ -104,7 +104,7 @@ def summed_updates(request: ClientRequest, sums: Mapping[str, _Values]) -> tuple
     loss = max(0.0, float(losses / max(samples, 1)))
     opened = [a for a in request.adapters if _movement(a) in sums and _weight(a) in sums]
     numbers = {adapter: max(1, round(sums[_weight(adapter)][1])) for adapter in opened}
-    updates = []
+    updates: list[Update] = []
     for adapter in opened:
         mean = sums[_movement(adapter)] / max(1, round(sums[_weight(adapter)][0]))
         sent = {o.send for o in request.train if adapter in o.adapters and o.send}

@@ -76,4 +76,4 @@ class VectorLayout:
             clients: as for `encode`.
         """
         signed = total.view(np.int32 if self.bits == 32 else np.int64)
-        return np.asarray(signed / self.scales(clients))
+        return np.asarray(signed.astype(np.float64) / self.scales(clients))

@@ -15,7 +15,10 @@ def split_secret(secret: bytes, number: int, threshold: int) -> list[bytes]:
     """
     from Crypto.Protocol.SecretSharing import Shamir
 
-    halves = [Shamir.split(threshold, number, secret[start : start + HALF]) for start in (0, HALF)]
+    halves = [
+        Shamir.split(threshold, number, secret[start : start + HALF], ssss=False)
+        for start in (0, HALF)
+    ]
     return [first + second for (_, first), (_, second) in zip(*halves, strict=True)]
 
 
@@ -29,6 +32,8 @@ def combine_shares(shares: Mapping[int, bytes]) -> bytes:
     from Crypto.Protocol.SecretSharing import Shamir
 
     return b"".join(
-        Shamir.combine([(i + 1, share[start : start + HALF]) for i, share in shares.items()])
+        Shamir.combine(
+            [(i + 1, share[start : start + HALF]) for i, share in shares.items()], ssss=False
+        )
         for start in (0, HALF)
     )
