@@ -253,7 +253,7 @@ def _lowest(scores: NDArray[np.float64], least: int) -> NDArray[np.int64]:
     counts = np.bincount(scores.argmin(axis=1), minlength=scores.shape[1])
     kept = np.flatnonzero(counts >= least)
     if not len(kept):
-        kept = counts.argmax(keepdims=True)
+        kept = np.array([counts.argmax()])
     return np.asarray(kept[scores[:, kept].argmin(axis=1)])
 
 
