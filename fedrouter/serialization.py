@@ -99,6 +99,28 @@ class ArrayField:
         )
 
 
+class ByteField(ArrayField):
+    """Marks a matrix of bytes, one row for each client."""
+
+    def take(self, value: Any, info: ValidationInfo) -> Any:
+        """The matrix that `put` added."""
+        array = _table(info).take(value)
+        if array.dtype != np.uint8 or array.ndim != 2:
+            raise ValueError(f"expected a matrix of bytes, got {array.dtype}")
+        return array
+
+
+class IntegerField(ArrayField):
+    """Marks a masked vector: integers modulo 2^32 or 2^64."""
+
+    def take(self, value: Any, info: ValidationInfo) -> Any:
+        """The vector that `put` added."""
+        array = _table(info).take(value)
+        if array.dtype not in (np.uint32, np.uint64) or array.ndim != 1:
+            raise ValueError(f"expected a vector of uint32 or uint64, got {array.dtype}")
+        return array
+
+
 class SpaceField(ArrayField):
     """Marks a matrix of which only the upper triangle is stored if it is symmetric."""
 

@@ -7,12 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedrouter.serialization import ArrayField, SpaceField, WeightsField
+from fedrouter.serialization import (
+    ArrayField,
+    ByteField,
+    IntegerField,
+    SpaceField,
+    WeightsField,
+)
 
 Tensor = TypeVar("Tensor")
 
 FloatArray = Annotated[NDArray[np.float32], ArrayField()]
 SpaceArray = Annotated[NDArray[np.float32], SpaceField()]
+ByteArray = Annotated[NDArray[np.uint8], ByteField()]
+IntegerArray = Annotated[NDArray[np.unsignedinteger], IntegerField()]
 # PEFT's tensor names (``base_model.model....lora_A.weight``) to float32 matrices. Where only one
 # of LoRA's two matrices is shared, that matrix of every module.
 AdapterWeights = Annotated[Mapping[str, NDArray[np.float32]], WeightsField()]

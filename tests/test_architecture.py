@@ -25,6 +25,7 @@ ORDER = [
     "storage",
     "data",
     "routing",
+    "secure_aggregation",
     "protocol",
     "privacy",
     "strategies",

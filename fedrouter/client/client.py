@@ -15,12 +15,16 @@ from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.context import RequestContext
 from fedrouter.client.evaluation import compare_adapters, evaluate
 from fedrouter.client.profiling import profile
+from fedrouter.client.secure_sums import SecureSums, sum_rules
 from fedrouter.client.store import ClientStore
 from fedrouter.config import ResolvedConfig
 from fedrouter.data.client_data import ClientData
+from fedrouter.errors import MessageError
 from fedrouter.evaluation.shared_model import SharedModel
-from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update
+from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update, is_work
 from fedrouter.protocol.ranks import truncate
+from fedrouter.protocol.validation import ExpectedArrays
+from fedrouter.routing.whitening import projection
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies import make_strategy
 from fedrouter.training.private_gradients import GradientNoise, largest_uses
@@ -102,7 +106,14 @@ class Client:
 
         Raises:
             DataError: the request is about local tasks, and the client has never been profiled.
+            MessageError: the run sums securely, and the reply would not be masked.
         """
+        if not is_work(request):
+            return PreparedRequest(request, self._sums.answer(request))
+        if request.sum_order is None and self._config.privacy.secure_aggregation:
+            raise MessageError("sum: expected a request whose reply is masked")
+        if request.sum_order is not None and self.rank is not None:
+            raise MessageError("sum: the clients of a sum need the run's adapter.rank")
         context = self.context(request)
         request = context.request
         if _needs_local_tasks(request) and self.store.profiled and context.valid_labels is None:
@@ -128,7 +139,7 @@ class Client:
             prepared: what `prepare` returned.
             results: one for each of its jobs.
         """
-        if prepared.reply.changed:
+        if prepared.reply.changed or prepared.reply.sum_reply is not None:
             return prepared.reply
         request, updates = prepared.request, []
         for slot, (order, adapter, job, result) in enumerate(
@@ -147,7 +158,20 @@ class Client:
                     tokens=result.tokens,
                 )
             )
-        return replace(prepared.reply, updates=tuple(updates))
+        reply = replace(prepared.reply, updates=tuple(updates))
+        return reply if request.sum_order is None else self._begin_sum(request, reply)
+
+    @property
+    def _sums(self) -> SecureSums:
+        rules = sum_rules(self._config.privacy)
+        return SecureSums(self.id, self.store.sum_file(), rules)
+
+    def _begin_sum(self, request: ClientRequest, reply: ClientReply) -> ClientReply:
+        initial = self._shared_model.initial(self._spec, self._config.seed)
+        shapes = {name: array.shape for name, array in initial.items()}
+        dimension = self.context(request).embed([]).shape[1]
+        projected = projection(dimension, self._config.seed)
+        return self._sums.begin(request, reply, ExpectedArrays(shapes, dimension), projected)
 
     def _sent(self, weights: AdapterWeights, order: TrainOrder) -> AdapterWeights:
         """The part of a trained adapter that is sent: matrices and components."""

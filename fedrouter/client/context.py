@@ -118,6 +118,11 @@ class RequestContext:
         """Whether the number of local tasks is to be found (`clustering.n_local = "auto"`)."""
         return self.config.clustering.n_local == AUTO
 
+    @property
+    def min_samples(self) -> int:
+        """The least number of samples of a local task that is described."""
+        return self.config.privacy.min_samples or 1
+
     def embed(
         self, rows: Sequence[Row], standardization: Standardization | None = None
     ) -> FloatArray:

@@ -20,7 +20,7 @@ from fedrouter.protocol.messages import (
     asks_scatter,
     settles_local_tasks,
 )
-from fedrouter.routing.clustering import Clusters, cluster, group, squared_distances
+from fedrouter.routing.clustering import Clusters, cluster, group, squared_distances, without_small
 from fedrouter.routing.search import SEARCH
 from fedrouter.routing.types import Scatter, TaskProfile
 from fedrouter.routing.whitening import projection, scatter
@@ -49,8 +49,10 @@ def profile(order: ProfileOrder, context: RequestContext) -> TaskProfile:
     """Group the samples as the order says, store their labels, and describe the local tasks.
 
     Raises:
-        DataError: the order groups by label, and some rows name no task.
+        DataError: the order groups by label, and some rows name no task; or there are too few rows
+            for any description of them to leave the client.
     """
+    _check_number(context)
     grouping = group_samples(order, context)
     if settles_local_tasks(order):
         context.write_labels(grouping.clusters.labels, _first_round(order, context.request.round))
@@ -66,6 +68,15 @@ def profile(order: ProfileOrder, context: RequestContext) -> TaskProfile:
         variances=_variances(order, grouping),
         scatter=_scatter(order, grouping, context),
     )
+
+
+def _check_number(context: RequestContext) -> None:
+    number, least = len(context.data.train), context.min_samples
+    if number < least and not context.config.privacy.secure_aggregation:
+        raise DataError(
+            f"client {context.request.client} has {number} training rows, and privacy.min_samples "
+            f"= {least} or more are needed to describe them; add rows"
+        )
 
 
 def _first_round(order: ProfileOrder, round: int) -> int:
@@ -105,7 +116,8 @@ def assign_to_starts(order: AssignToStarts, context: RequestContext) -> Grouping
     points = context.embed(context.data.train, order.standardization)
     nearest, first = [], 0
     for centroids in order.starts:
-        nearest.append(first + squared_distances(points, centroids).argmin(axis=1))
+        distances = squared_distances(points, centroids)
+        nearest.append(first + _lowest(distances, context.min_samples))
         first += len(centroids)
     tasks, labels = np.unique(np.concatenate(nearest), return_inverse=True)
     repeated = np.tile(points, (len(order.starts), 1))
@@ -123,10 +135,11 @@ def group_by_label(order: GroupByLabel, context: RequestContext) -> Grouping:
             f"the rows of client {context.request.client} do not name their task, as strategy "
             "'oracle' needs; set data.columns.task, or choose another strategy"
         )
-    names = tuple(str(label) for label in dict.fromkeys(labels))
+    names = [str(label) for label in dict.fromkeys(labels)]
     points = context.embed(context.data.train)
-    clusters = group(points, np.array([names.index(str(label)) for label in labels]))
-    return Grouping(points, clusters, names=names)
+    named = np.array([names.index(str(label)) for label in labels])
+    kept, dense = np.unique(without_small(points, named, context.min_samples), return_inverse=True)
+    return Grouping(points, group(points, dense), names=tuple(names[j] for j in kept))
 
 
 @group_samples.register
@@ -137,7 +150,7 @@ def assign_to_nearest(order: AssignToNearest, context: RequestContext) -> Groupi
     distances = squared_distances(points, geometry.centroids, geometry.space)
     counts = np.bincount(distances.argmin(axis=1), minlength=len(geometry.tasks))
     own = kept_tasks(counts, order.min_samples, None if context.finds_n_local else context.n_local)
-    nearest = own[distances[:, own].argmin(axis=1)]
+    nearest = own[_lowest(distances[:, own], context.min_samples)]
     tasks, labels = np.unique(nearest, return_inverse=True)
     squared = distances[np.arange(len(points)), nearest]
     return Grouping(points, group(points, labels, squared), tuple(tasks.tolist()))
@@ -188,7 +201,8 @@ def reassign_by_loss(order: ReassignByLoss, context: RequestContext) -> Grouping
     losses = context.losses(rows, (None, *order.adapters), wanted)
     base, losses = losses[:, :1], losses[:, 1:]
     gain = (base - losses.min(axis=1, keepdims=True)).clip(min=0)
-    best = np.where(ranks == 0, losses - SEARCH.merge_threshold * gain, losses).argmin(axis=1)
+    scores = np.where(ranks == 0, losses - SEARCH.merge_threshold * gain, losses)
+    best = _lowest(scores, context.min_samples)
     chosen, labels = np.unique(best, return_inverse=True)
     clusters = group(points, labels, distances[np.arange(len(points)), best])
     return Grouping(points, clusters, tuple(offered[task] for task in chosen))
@@ -221,7 +235,26 @@ def _kmeans(points: FloatArray, context: RequestContext) -> Clusters:
         number = len(points) // SEARCH.samples_per_cluster
         number = max(SEARCH.min_clusters, min(SEARCH.max_clusters, number))
     seed = derive_seed(context.config.seed, "profile", context.request.client)
-    return cluster(points, number, seed)
+    clusters = cluster(points, number, seed)
+    if clusters.counts.min() >= context.min_samples:
+        return clusters
+    labels = without_small(points, clusters.labels, context.min_samples)
+    return group(points, np.unique(labels, return_inverse=True)[1])
+
+
+def _lowest(scores: NDArray[np.float64], least: int) -> NDArray[np.int64]:
+    """The column of the lowest score in each row, among the columns that are the lowest of at least
+    `least` rows (the most frequent one if there is none).
+
+    Args:
+        scores: shape (n, k).
+        least: number of rows.
+    """
+    counts = np.bincount(scores.argmin(axis=1), minlength=scores.shape[1])
+    kept = np.flatnonzero(counts >= least)
+    if not len(kept):
+        kept = np.array([counts.argmax()])
+    return np.asarray(kept[scores[:, kept].argmin(axis=1)])
 
 
 def _variances(order: ProfileOrder, grouping: Grouping) -> FloatArray | None:

@@ -6,6 +6,7 @@
     client-003/labels.safetensors               the local task of every training row, by round
     client-003/personal/round-0007.safetensors  an adapter that the client kept after a round
     client-003/predictions.jsonl                until the run ends: its answers to the test rows
+    client-003/sum.safetensors                  its part in a sum over clients that is under way
 
 A client reads what it kept before the current round, and the local tasks that hold in it, so that a
 round that is repeated after a crash of the server starts from the same as the first time.
@@ -143,6 +144,11 @@ class ClientStore:
             self._make_private(self.path)
             write_bytes(path, secrets.token_hex(32).encode())
         return path.read_text()
+
+    def sum_file(self) -> Path:
+        """The file for the client's part in a sum over clients, in its folder."""
+        self.path.mkdir(PRIVATE, parents=True, exist_ok=True)
+        return self.path / "sum.safetensors"
 
     def _make_private(self, folder: Path) -> None:
         """Make a folder in that of the client, which only its owner may read."""

@@ -22,6 +22,7 @@ from fedrouter.config.sections.data import Columns, DataConfig, Source, scenario
 from fedrouter.config.sections.evaluation import CompareConfig, EvaluationConfig
 from fedrouter.config.sections.federation import EngineConfig, FederationConfig, TrainingConfig
 from fedrouter.config.sections.model import AdapterConfig, ModelConfig
+from fedrouter.config.sections.privacy import PrivacyConfig
 from fedrouter.config.sections.routing import AUTO, ClusteringConfig, RouterConfig
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "ModelConfig",
+    "PrivacyConfig",
     "ResolvedAggregationConfig",
     "ResolvedConfig",
     "ResolvedDataConfig",

@@ -103,7 +103,8 @@ def resolve(config: Config, tasks: Collection[str | None]) -> ResolvedConfig:
         clustering = _paper_clustering(given, scenario, number)
     else:
         clustering = _auto_clustering(given)
-    plain = config.mode == "paper" or private or config.aggregation.ranks == "svd"
+    masked = config.privacy.secure_aggregation  # so that no update can be compared with others
+    plain = masked or private or config.mode == "paper" or config.aggregation.ranks == "svd"
     robust = config.aggregation.robust or ("none" if plain else "trimmed_mean")
     fallback = config.router.fallback or ("nearest" if config.mode == "paper" else "base")
     fuse = FUSE_AUTO if config.engine.fuse == AUTO else config.engine.fuse

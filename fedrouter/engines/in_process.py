@@ -12,7 +12,7 @@ from fedrouter.model.base_model import BaseModel
 from fedrouter.model.memory import release_memory
 from fedrouter.progress import Progress
 from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, compression_for
-from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, is_work
 from fedrouter.protocol.sizes import array_bytes
 from fedrouter.server.engine import Traffic
 from fedrouter.training.trainer import Checkpointing, TrainJob, TrainProgress, train
@@ -79,7 +79,7 @@ class InProcessEngine:
         for prepared in under_way:
             client = self.clients[prepared.request.client]
             reply = client.finish(prepared, list(islice(results, len(prepared.jobs))))
-            if not prepared.jobs:
+            if not prepared.jobs and is_work(prepared.request):
                 self.progress.advance(1)
             yield self._receive(prepared.request, reply)
         release_memory()

@@ -30,6 +30,11 @@ MAX_BYTES = 4 * 2**30  # of all arrays of a message, as float32
 MAX_ARRAYS = 100_000
 MAX_DIMENSIONS = 4
 FLOAT_BYTES = 4
+INTEGERS: Mapping[str, type[np.generic]] = {  # of keys, shares and masked vectors
+    "uint8": np.uint8,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+}
 
 Arrays = Mapping[str, NDArray[Any]]
 Message = TypeVar("Message", ClientRequest, ClientReply)
@@ -173,20 +178,21 @@ def array_of(dtype: str, shape: list[int], data: bytes) -> NDArray[Any]:
     """The array that `array_bytes` took apart.
 
     Args:
-        dtype: a name in `DTYPES`.
+        dtype: a name in `DTYPES` or `INTEGERS`.
         shape: at most four dimensions.
         data: the numbers.
 
     Raises:
         MessageError: the three do not fit each other.
     """
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise MessageError(f"array: expected one of {', '.join(DTYPES)}, got {str(dtype)[:20]!r}")
+    known = {**DTYPES, **INTEGERS}
+    if not isinstance(dtype, str) or dtype not in known:
+        raise MessageError(f"array: expected one of {', '.join(known)}, got {str(dtype)[:20]!r}")
     sane = len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
     if not sane or math.prod(max(1, n) for n in shape) > MAX_BYTES:
         raise MessageError(f"array: expected a shape of at most {MAX_DIMENSIONS} sizes")
-    kind = np.dtype(DTYPES[dtype]).newbyteorder("<")
+    kind = np.dtype(known[dtype]).newbyteorder("<")
     expected = math.prod(shape) * kind.itemsize
     if expected != len(data):
         raise MessageError(f"array of shape {shape}: expected {expected} bytes, got {len(data)}")
-    return np.frombuffer(data, kind).reshape(shape).astype(DTYPES[dtype])
+    return np.frombuffer(data, kind).reshape(shape).astype(known[dtype])

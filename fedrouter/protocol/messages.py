@@ -15,6 +15,7 @@ from fedrouter.routing.types import (
     RoutingPolicy,
     TaskProfile,
 )
+from fedrouter.secure_aggregation.messages import KeysOrder, SumOrder, SumReply
 from fedrouter.types import AdapterWeights, ClientId, FloatArray, LoraMatrices, Name
 
 
@@ -313,6 +314,8 @@ class ClientRequest:
         train: what to train, in the order of `Update.slot`.
         adapters: the adapters that the orders name.
         lr: this round's learning rate.
+        sum_order: the client's part in a sum over clients, of which the server sees the sum alone;
+            None: the reply is not masked.
     """
 
     client: ClientId
@@ -323,6 +326,12 @@ class ClientRequest:
     train: tuple[TrainOrder, ...] = ()
     adapters: Mapping[Name, AdapterWeights] = field(default_factory=dict)
     lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    sum_order: Annotated[SumOrder, Field(discriminator="kind")] | None = None
+
+
+def is_work(request: ClientRequest) -> bool:
+    """Whether a request asks for more than the second to fourth exchange of a sum."""
+    return request.sum_order is None or isinstance(request.sum_order, KeysOrder)
 
 
 @dataclass(frozen=True)
@@ -397,7 +406,7 @@ class ClientReply:
     """A client's answer to each part of a `ClientRequest`.
 
     If `changed`, nothing else is set: its rows are not those that its local tasks were computed
-    from.
+    from. If the request has a `sum_order`, only `sum_reply` is set.
     """
 
     client: ClientId
@@ -407,6 +416,7 @@ class ClientReply:
     evaluation: EvaluationReport | None = None
     updates: tuple[Update, ...] = ()
     changed: bool = False
+    sum_reply: Annotated[SumReply, Field(discriminator="kind")] | None = None
 
 
 @dataclass(frozen=True)

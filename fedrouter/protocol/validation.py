@@ -20,6 +20,7 @@ from fedrouter.protocol.limits import MAX_COUNT, check_count, check_loss
 from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update
 from fedrouter.protocol.profile_validation import check_profile, largest_number
 from fedrouter.protocol.ranks import truncated_shapes
+from fedrouter.protocol.sum_validation import largest_sum_reply
 from fedrouter.routing.search import SEARCH
 from fedrouter.routing.whitening import LARGEST
 from fedrouter.types import select_matrices
@@ -45,6 +46,8 @@ class ExpectedArrays:
 
     def largest_reply(self, request: ClientRequest) -> int:
         """The most bytes that the arrays of a reply take as float32."""
+        if request.sum_order is not None:
+            return FLOAT_BYTES * largest_sum_reply(request.sum_order)
         numbers = 0
         for order in request.train:
             for shape in select_matrices(self.shapes, order.send).values():

@@ -132,6 +132,32 @@ def group(
     return Clusters(labels, centroids.astype(np.float32), counts, second_moments, fourth_moments)
 
 
+def without_small(
+    points: NDArray[np.floating[Any]], labels: NDArray[np.int64], least: int
+) -> NDArray[np.int64]:
+    """Labels with the points of every cluster of fewer than `least` assigned to the cluster, of
+    those with as many, with the nearest mean; to the largest cluster if none has as many.
+
+    Args:
+        points: shape (n, d).
+        labels: shape (n,): from 0; none may be missing.
+        least: number of points.
+
+    Returns:
+        Shape (n,): a subset of the labels, as they were.
+    """
+    counts = np.bincount(labels)
+    enough = np.flatnonzero(counts >= least)
+    if not len(enough):
+        return np.full_like(labels, counts.argmax())
+    if len(enough) == len(counts):
+        return labels
+    exact = np.asarray(points, np.float64)
+    means = np.stack([exact[labels == j].mean(axis=0) for j in range(len(counts))])
+    nearest = enough[squared_distances(means, means[enough]).argmin(axis=1)]
+    return np.where(counts[labels] >= least, labels, nearest[labels])
+
+
 def join(
     profiles: Sequence[TaskProfile], n_global: int, seed: int, bounded: bool = False
 ) -> GlobalTasks:

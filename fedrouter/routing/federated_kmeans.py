@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedrouter.routing.bounds import joining_weights
 from fedrouter.routing.types import Standardization, TaskProfile
-from fedrouter.seeding import derive_seed
+from fedrouter.seeding import derive_seed, generator
 from fedrouter.types import FloatArray
 
 STARTS = 16  # of which half is dropped after each iteration
@@ -81,6 +81,26 @@ def initial_centroids(
     return tuple(starts.values())
 
 
+def drawn_centroids(
+    covariance: NDArray[np.float64], projected: NDArray[np.float64], number: int, seed: int
+) -> tuple[FloatArray, ...]:
+    """Starts of which no client sends anything: points of a Gaussian with the covariance of all
+    clients' samples, in its principal directions. Standardized samples have the mean zero.
+
+    Args:
+        covariance: of projected samples, shape (r, r).
+        projected: the projection, shape (d, r).
+        number: centroids of each start.
+        seed: seed of the draws.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    kept = slice(-min(number, len(values)), None)
+    directions = vectors[:, kept] * np.sqrt(values[kept].clip(min=0))
+    back = np.linalg.pinv(projected)
+    draws = generator(seed, "starts").normal(size=(STARTS, number, directions.shape[1]))
+    return tuple((draw @ directions.T @ back).astype(np.float32) for draw in draws)
+
+
 def lloyd_step(
     starts: Sequence[FloatArray], profiles: Iterable[TaskProfile]
 ) -> tuple[FloatArray, ...]:
@@ -104,6 +124,8 @@ def lloyd_step(
     ends = np.cumsum([len(centroids) for centroids in starts])[:-1]
     moved = np.split(means, ends)
     totals: NDArray[np.float64] = np.array([part.sum() for part in np.split(inertia, ends)])
+    unseen = [not part.any() for part in np.split(counts, ends)]  # too few clients for any sum
+    totals[unseen] = np.inf
     best = np.argsort(totals, kind="stable")[: (len(starts) + 1) // 2]
     return tuple(moved[start] for start in best)
 

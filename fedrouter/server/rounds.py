@@ -6,25 +6,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedrouter.config import ResolvedConfig
-from fedrouter.errors import ConfigError, MessageError, printable
+from fedrouter.errors import ConfigError
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import (
-    ClientReply,
     ClientRequest,
     EvaluateOrder,
     EvaluationReport,
     Failure,
     Scope,
 )
-from fedrouter.protocol.ranks import truncate
-from fedrouter.protocol.validation import ExpectedArrays, check_reply
+from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.seeding import generator
 from fedrouter.server.budget import BudgetSpentError, check_budget
 from fedrouter.server.engine import Engine, Traffic
+from fedrouter.server.replies import CheckedReplies, Replies
+from fedrouter.server.secure_sums import SummedReplies
 from fedrouter.strategies import ServerState, Strategy, TaskState
-from fedrouter.types import AdapterWeights
-
-MAX_REASON = 300  # characters of the reason of a failure
 
 EXCLUDED = (
     "its updates point against those of the other clients and were left out; if its data are "
@@ -119,7 +116,7 @@ def rounds(
         if evaluation_is_due(config, state.round):
             scopes: tuple[Scope, ...] = ("local", "global")
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
-        replies = CheckedReplies(engine, tasks, expected, sample_counts(state))
+        replies = replies_to(config, engine, tasks, expected, sample_counts(state))
         state = strategy.aggregate(state, round, replies)
         failures += [
             Failure(client, round, EXCLUDED) for client in chosen if client in state.excluded
@@ -164,7 +161,7 @@ def exchanges(
         tasks = strategy.auxiliary_requests(state, engine.online())
         check_budget(strategy.config.federation, engine.traffic, tasks, expected)
         progress.phase("refine", len(tasks))
-        replies = CheckedReplies(engine, tasks, expected, sample_counts(state))
+        replies = replies_to(strategy.config, engine, tasks, expected, sample_counts(state))
         state = strategy.apply_auxiliary(state, replies)
         failures += replies.failures
     return state, failures
@@ -214,114 +211,22 @@ def sample_counts(state: ServerState) -> Mapping[int, Sequence[int]]:
     return state.counts if isinstance(state, TaskState) else {}
 
 
-def limit_ranks(
-    tasks: Sequence[ClientRequest], ranks: Mapping[int, int | None]
-) -> Sequence[ClientRequest]:
-    """The requests with no more components of an adapter than the client's rank."""
-    limited: dict[tuple[int, int], AdapterWeights] = {}  # one array for all clients of a rank
-
-    def limit(weights: AdapterWeights, rank: int) -> AdapterWeights:
-        return limited.setdefault((id(weights), rank), truncate(weights, rank))
-
-    return [
-        task
-        if (rank := ranks[task.client]) is None
-        else replace(task, adapters={name: limit(one, rank) for name, one in task.adapters.items()})
-        for task in tasks
-    ]
-
-
-class CheckedReplies:
-    """Iterates over an engine's replies to some requests, and checks each one.
-
-    A reply counts as that of the client whose request it answers, whatever it says. A fault of any
-    kind is a failure of this client alone.
+def replies_to(
+    config: ResolvedConfig,
+    engine: Engine,
+    requests: Sequence[ClientRequest],
+    expected: ExpectedArrays,
+    counts: Mapping[int, Sequence[int]],
+) -> Replies:
+    """The clients' replies to requests or, with secure aggregation, their sum.
 
     Args:
+        config: the run's configuration.
         engine: runs the requests.
-        tasks: the requests.
+        requests: of one round.
         expected: names and shapes of arrays.
-        counts: client -> the number of samples of each of its local tasks.
-
-    Attributes:
-        seconds: wall time of the engine.
-        tokens: number of tokens trained on.
-        failures: the clients without a usable reply.
-        evaluation: client -> its evaluation.
+        counts: as for `CheckedReplies`.
     """
-
-    def __init__(
-        self,
-        engine: Engine,
-        tasks: Sequence[ClientRequest],
-        expected: ExpectedArrays,
-        counts: Mapping[int, Sequence[int]],
-    ) -> None:
-        self.seconds = 0.0
-        self.tokens = 0
-        self.failures: list[Failure] = []
-        self.evaluation: dict[int, EvaluationReport] = {}
-        self._losses: list[tuple[str | None, float, int]] = []
-        self._ranks = {task.client: engine.rank(task.client) for task in tasks}
-        self._tasks = limit_ranks(tasks, self._ranks)
-        self._answers = engine.run(self._tasks)
-        self._expected = expected
-        self._counts = counts
-
-    def __iter__(self) -> Iterator[ClientReply]:
-        """Yield the valid replies."""
-        for task in self._tasks:
-            answer = self._next()
-            assert answer is not None, "an engine answers every request"
-            reason = self._fault(task, answer)
-            if isinstance(answer, ClientReply) and reason is None:
-                self._note(answer)
-                yield answer
-            else:
-                text = printable(reason or "", MAX_REASON)
-                self.failures.append(Failure(task.client, task.round, text))
-        self._next()  # lets the engine finish
-
-    def _next(self) -> ClientReply | Failure | None:
-        began = time.perf_counter()
-        answer = next(self._answers, None)
-        self.seconds += time.perf_counter() - began
-        return answer
-
-    def _fault(self, task: ClientRequest, answer: ClientReply | Failure) -> str | None:
-        """Why an answer is no use; None if it is a valid reply."""
-        if isinstance(answer, Failure):
-            return answer.reason
-        try:
-            expected = self._expected.of_rank(self._ranks[task.client])
-            check_reply(task, answer, expected, self._counts.get(task.client))
-        except MessageError as error:
-            return str(error)
-        except Exception as error:  # no fault of one reply may end the run
-            return f"the reply cannot be checked ({type(error).__name__})"
-        return None
-
-    def _note(self, reply: ClientReply) -> None:
-        if reply.evaluation is not None:
-            self.evaluation[reply.client] = reply.evaluation
-        for update in reply.updates:
-            self.tokens += update.tokens
-            self._losses.append((update.adapter, update.loss, update.samples))
-
-    @property
-    def mean_loss(self) -> float | None:
-        """Mean training loss, weighted by samples; None without updates."""
-        return _mean(self._losses)
-
-    @property
-    def mean_losses(self) -> dict[str, float]:
-        """The same for each received adapter, by its name."""
-        names = sorted({name for name, *_ in self._losses if name is not None})
-        means = {name: _mean([one for one in self._losses if one[0] == name]) for name in names}
-        return {name: mean for name, mean in means.items() if mean is not None}
-
-
-def _mean(losses: Sequence[tuple[str | None, float, int]]) -> float | None:
-    """The mean of losses, weighted by samples; None if there are no samples."""
-    samples = sum(count for *_, count in losses)
-    return sum(loss * count for _, loss, count in losses) / samples if samples else None
+    if config.privacy.secure_aggregation:
+        return SummedReplies(engine, requests, expected, config.privacy)
+    return CheckedReplies(engine, requests, expected, counts)

@@ -20,12 +20,13 @@ from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_
 from fedrouter.server.engine import Engine
 from fedrouter.server.expected import expected_arrays
 from fedrouter.server.privacy import privacy_table, privacy_warnings, public_profile
+from fedrouter.server.replies import Replies
 from fedrouter.server.resource_usage import ResourceUsage, peak_rss_mb
 from fedrouter.server.restore import restore_state
 from fedrouter.server.rounds import (
-    CheckedReplies,
     FinishedRound,
     evaluation_is_due,
+    replies_to,
     rounds,
     sample_counts,
     with_evaluation,
@@ -128,12 +129,12 @@ class Server:
 
     def _profiles(self, tasks: Sequence[ClientRequest]) -> Iterator[TaskProfile]:
         """Yield the clients' profiles; raises an EngineError if all of several requests fail."""
-        replies = CheckedReplies(self.engine, tasks, self._expected, {})
+        replies = replies_to(self.config, self.engine, tasks, self._expected, {})
         for reply in replies:
             if reply.profile is not None:
                 yield reply.profile
         self._report(replies)
-        if len(replies.failures) == len(tasks) > 0:
+        if len({failure.client for failure in replies.failures}) == len(tasks) > 0:
             raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
 
     def _restore(self, folder: RunFolder) -> ServerState | None:
@@ -262,12 +263,13 @@ class Server:
             if not isinstance(state, TaskState) or client in state.assignment
         ]
         self._progress.phase("evaluate", len(tasks))
-        replies = CheckedReplies(self.engine, tasks, self._expected, sample_counts(state))
+        counts = sample_counts(state)
+        replies = replies_to(self.config, self.engine, tasks, self._expected, counts)
         for _ in replies:
             pass
         self._report(replies)
         return replies.evaluation
 
-    def _report(self, replies: CheckedReplies) -> None:
+    def _report(self, replies: Replies) -> None:
         for failure in replies.failures:
             self._progress.message(f"client {failure.client}: {failure.reason}")

@@ -21,6 +21,7 @@ from typing import Any
 
 from fedrouter.config import ResolvedConfig, registered
 from fedrouter.strategies.base import ServerState, Strategy
+from fedrouter.strategies.compatibility import check_secure_aggregation
 from fedrouter.strategies.fedrouter.state import TaskState
 
 
@@ -35,6 +36,7 @@ def make_strategy(config: ResolvedConfig) -> Strategy[Any]:
     Raises:
         ConfigError: other settings do not suit it.
     """
+    check_secure_aggregation(config)
     strategy: Strategy[Any] = registered()[config.strategy].factory(config)
     return strategy
 

@@ -88,6 +88,7 @@ class Strategy(Generic[State]):
             subclass may send more.
         public_profile: whether `init` gets a profile of public prompts instead of the clients'.
         profile_releases: the number of noisy sums of profiles before the first round.
+        from_sums: whether sums over clients are enough for the server (secure aggregation).
         state_type: the class of the method's state.
         settings: the strategy's own section, `[strategies.NAME]`; a subclass that registers a
             schema for it annotates this attribute with that schema.
@@ -111,6 +112,7 @@ class Strategy(Generic[State]):
     private: ClassVar[bool] = False
     public_profile: ClassVar[bool] = False
     profile_releases: ClassVar[int] = 0
+    from_sums: ClassVar[bool] = True
     state_type: ClassVar[type[ServerState]] = ServerState
     settings: Section
 

@@ -16,6 +16,7 @@ class Centralized(FedAvg):
     client 0 trains one adapter on the rows of all clients, and all clients answer with it."""
 
     reference = True
+    from_sums = False
     pooled = True
 
     def orders(self, state: ServerState, round: int, client: int) -> tuple[TrainOrder, ...]:

@@ -64,6 +64,7 @@ class Clustered(Strategy[ClusteredState]):
     """
 
     state_type = ClusteredState
+    from_sums = False
     settings: ClusteredSettings
 
     def __init__(self, config: ResolvedConfig) -> None:

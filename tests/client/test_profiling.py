@@ -12,6 +12,7 @@ from fedrouter.errors import DataError
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.messages import (
     AssignToNearest,
+    AssignToStarts,
     ClientRequest,
     ClusterPrompts,
     DetectNewTasks,
@@ -150,3 +151,40 @@ def test_samples_go_to_the_nearest_of_the_most_frequent_tasks(
     diagonal = np.triu_indices(points.shape[1])
     spread = profile.scatter.products[diagonal[0] == diagonal[1]].sum() / len(ROWS)
     assert spread == pytest.approx(np.mean(profile.second_moments), rel=1e-4)
+
+
+def uneven(tiny_base: BaseModel, folder: Path, least: int) -> Client:
+    """A client with 12 samples of one task and 3 of another."""
+    rows = [row for row in toy_rows(12) if row.task == "colour"]
+    rows += [row for row in toy_rows(3) if row.task == "strip"]
+    sets = "clustering.n_local=2", f"privacy.min_samples={least}"
+    return client_of(tiny_base, folder, rows, 3, *sets)
+
+
+@pytest.mark.parametrize(("least", "counts"), [(1, (3, 12)), (3, (3, 12)), (4, (15,)), (15, (15,))])
+def test_a_local_task_of_few_samples_is_never_described(
+    tiny_base: BaseModel, tmp_path: Path, least: int, counts: tuple[int, ...]
+) -> None:
+    client = uneven(tiny_base, tmp_path, least)
+    points = tiny_base.embed([row.instruction for row in client.data.train])
+    centroids = np.stack([points[:12].mean(axis=0), points[12:].mean(axis=0)])
+    geometry = TaskGeometry(("a", "b"), centroids, 1.0, 1.0, 1.0)
+    orders = (
+        ClusterPrompts(),
+        GroupByLabel(),
+        AssignToNearest(geometry),
+        AssignToStarts((centroids,)),
+    )
+    for order in orders:
+        profile = profiled(client, order)
+        assert tuple(sorted(profile.counts)) == counts, order
+        if len(counts) == 1:
+            np.testing.assert_allclose(profile.centroids[0], points.mean(axis=0), atol=1e-5)
+    assert client.store.labels().max() == len(counts) - 1
+
+
+def test_a_client_with_fewer_samples_describes_nothing(
+    tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"has 15 training rows, and privacy.min_samples = 16"):
+        profiled(uneven(tiny_base, tmp_path, 16), ClusterPrompts())

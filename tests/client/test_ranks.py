@@ -21,7 +21,7 @@ from fedrouter.experiment import run
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.messages import ClientRequest, TrainOrder
 from fedrouter.protocol.ranks import pad, truncate
-from fedrouter.server.rounds import limit_ranks
+from fedrouter.server.replies import limit_ranks
 from fedrouter.training.trainer import TrainJob
 from fedrouter.training.trainer import train as train_jobs
 

@@ -265,6 +265,10 @@ def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
         "router.fallback": "mix",
         "evaluation.samples": 3,
         "evaluation.max_new_tokens": 3,
+        "privacy.secure_aggregation": True,
+        "privacy.min_clients": 4,
+        "privacy.threshold": 4,
+        "privacy.min_samples": 40,
         "engine.fuse": 3,
         "engine.device": "cuda",
     }
@@ -278,8 +282,23 @@ def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
         )
         after = dict(leaves(tomllib.loads(dump_config(node_config(asked, own, simulated=False)))))
         assert (after.get(key) == value) == (key in SET_BY_RUN), key
-        if key != "mode":  # on which the defaults of others depend
+        if key not in ("mode", "privacy.secure_aggregation"):  # defaults of others depend on them
             assert {k for k in after if after[k] != before.get(k)} == {key} & {*SET_BY_RUN}
+
+
+def test_of_privacy_the_stricter_of_run_and_node_counts() -> None:
+    own = {"data": "mine.jsonl", "state-dir": "x"}
+    usual = resolved("strategy=fedavg", "privacy.min_samples=3", "privacy.min_clients=4")
+    assert node_config(usual, own, simulated=False).privacy.min_samples == 10
+    strict = {**own, "min-samples": 20, "min-clients": 6, "secure-aggregation": True}
+    privacy = node_config(usual, strict, simulated=False).privacy
+    assert (privacy.min_samples, privacy.min_clients, privacy.secure_aggregation) == (20, 6, True)
+    assert node_config(usual, {**own, "min-samples": 1}, simulated=False).privacy.min_samples == 3
+    assert node_config(usual, {**own, "min-clients": 2}, simulated=False).privacy.min_clients == 4
+    assert node_config(usual, {}, simulated=True).privacy.min_samples == 3
+    for key, value in (("min-samples", "many"), ("secure-aggregation", "perhaps")):
+        with pytest.raises(ConfigError, match=f"{key} = '{value}' should be"):
+            node_config(usual, {**own, key: value}, simulated=False)
 
 
 @pytest.mark.parametrize(

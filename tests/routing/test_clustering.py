@@ -5,7 +5,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from fedrouter.routing.clustering import cluster, join, squared_distances
+from fedrouter.routing.clustering import cluster, join, squared_distances, without_small
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import derive_seed
 
@@ -113,3 +113,21 @@ def test_distances_are_exact_far_from_the_origin() -> None:
     points = np.full((1, 4), 4096.0, np.float32)
     near = points + np.float32(2**-11)
     assert squared_distances(points, near).item() == 4 * 2.0**-22
+
+
+def test_small_clusters_join_the_nearest_large_one_by_hand() -> None:
+    points = np.array([[0], [1], [9], [10], [11], [7]], np.float32)
+    labels = np.array([0, 0, 1, 1, 1, 2])
+    assert without_small(points, labels, 1).tolist() == labels.tolist()
+    assert without_small(points, labels, 2).tolist() == [0, 0, 1, 1, 1, 1]
+    assert without_small(points, labels, 3).tolist() == [1] * 6
+    assert without_small(points, labels, 9).tolist() == [1] * 6
+
+
+@given(POINTS, st.integers(1, 5), st.integers(1, 6))
+def test_no_cluster_is_small_unless_all_are(points: NDArray, k: int, least: int) -> None:
+    labels = cluster(points, k, seed=0).labels
+    after = without_small(points, labels, least)
+    sizes = np.bincount(after)
+    assert (sizes[sizes > 0] >= min(least, len(points))).all() or len(set(after.tolist())) == 1
+    assert set(after.tolist()) <= set(labels.tolist())

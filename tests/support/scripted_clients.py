@@ -70,6 +70,7 @@ class ScriptedClient:
         places = 9 * np.eye(DIMENSION)[[id % 4, (id + 1) % 4]].repeat(12, axis=0)
         self.points = (places + draws.normal(0, 1, (24, DIMENSION))).astype(np.float32)
         self.labels = np.zeros(24, np.int64)
+        self.level = 1.0 + id  # of the numbers in its updates
 
     def answer(self, request: ClientRequest) -> ClientReply:
         return ClientReply(
@@ -86,7 +87,7 @@ class ScriptedClient:
                     slot,
                     next(iter(order.adapters), None),
                     {
-                        name: np.full(shape, 1 + self.id, np.float32)
+                        name: np.full(shape, self.level, np.float32)
                         for name, shape in select_matrices(SHAPES, order.send).items()
                     },
                     samples=self.samples(order.local_task),
@@ -105,7 +106,7 @@ class ScriptedClient:
         if isinstance(order, ClusterPrompts | AssignToStarts) and order.standardization:
             points = order.standardization(points)
         if isinstance(order, DescribeEmbeddings):
-            labels = np.zeros(24, np.int64)
+            labels = np.zeros(len(points), np.int64)
         elif isinstance(order, GroupByLabel):
             labels, names = np.arange(24) // 12, tuple(self.names)
         elif isinstance(order, AssignToStarts):
@@ -132,7 +133,7 @@ class ScriptedClient:
             found, labels = np.unique(distances.argmin(axis=1), return_inverse=True)
             tasks, squared = tuple(found.tolist()), distances.min(axis=1)
         else:
-            labels = cluster(points, 2, seed=0).labels
+            labels = cluster(points, self.n_local or 2, seed=0).labels
         clusters = group(points, labels, squared)
         if settles_local_tasks(order):
             self.labels = labels
@@ -144,7 +145,7 @@ class ScriptedClient:
             tuple(clusters.fourth_moments.tolist()),
             names,
             tasks,
-            scatter(points, labels, np.eye(DIMENSION)) if asks_scatter(order) else None,
+            scatter(points, labels, np.eye(points.shape[1])) if asks_scatter(order) else None,
             self.points.var(axis=0) if isinstance(order, DescribeEmbeddings) else None,
         )
 

@@ -18,7 +18,8 @@ class AggregationConfig(Section):
         "norms and weights are bounded by those of the other clients; the rest, after "
         '"clip", for adapters that five or more clients trained: "median" and "trimmed_mean" of '
         'each number, "geometric_median", or "krum" (Multi-Krum: the mean of the updates that lie '
-        'closest together); unset: "trimmed_mean", in mode "paper" and with ranks = "svd" "none"',
+        'closest together); unset: "trimmed_mean", in mode "paper", with ranks = "svd" and with '
+        'privacy.secure_aggregation "none"',
     )
     ranks: Literal["partition", "zero_padding", "svd"] = Field(
         default="partition",

@@ -1,15 +1,38 @@
 """The section `[privacy]`."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrouter.config.sections.base import Positive, Section
+from fedrouter.config.sections.base import Count, Positive, Section
 
 
 class PrivacyConfig(Section):
     """What a run may tell about its training data."""
 
+    secure_aggregation: bool = Field(
+        default=False,
+        description="the server sees sums over clients only, of profiles, updates and scores "
+        "(docs/privacy.md); needs the extra privacy, numbers for clustering.n_local and n_global "
+        'with strategy fedrouter, and aggregation.robust = "none"',
+    )
+    min_clients: Annotated[int, Field(ge=2)] = Field(
+        default=3,
+        description="least number of clients in a sum; a task that fewer clients have is merged "
+        "into the nearest one",
+    )
+    threshold: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="number of clients that have to work together to open a sum; fewer that "
+        "collude with the server learn nothing of another client, and if fewer are left, a round "
+        "fails; unset: more than half of those that take part",
+    )
+    min_samples: Count | None = Field(
+        default=None,
+        description="a client never describes a local task of fewer samples: they are assigned to "
+        "its nearest larger one; on nodes of a deployment at least 10, unless their owners set "
+        "another number; unset: 1 if all clients are on this machine",
+    )
     epsilon: Positive | None = Field(
         default=None,
         description="differential privacy: bound on the privacy loss of a whole run's adapters and "
@@ -53,4 +76,13 @@ class PrivacyConfig(Section):
         for given, missing in (("epsilon", "delta"), ("delta", "epsilon")):
             if getattr(self, given) is not None and getattr(self, missing) is None:
                 raise ValueError(f"privacy.{given} needs privacy.{missing} too")
+        return self
+
+    @model_validator(mode="after")
+    def _sums_are_not_clipped(self) -> Self:
+        if self.epsilon is not None and self.secure_aggregation:
+            raise ValueError(
+                "privacy.epsilon and privacy.secure_aggregation exclude each other, since the "
+                "server clips what single clients send; unset one of them"
+            )
         return self

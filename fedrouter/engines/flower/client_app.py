@@ -10,6 +10,9 @@ A node's configuration says what is the node's own business:
 * ``model``: the base model's folder or name on this machine.
 * ``quantization``: as ``model.quantization``; the same as on the server.
 * ``rank``: the rank of its adapters, at most the run's.
+* ``min-samples``: it describes no local task of fewer samples (default 10; a run may ask for more).
+* ``secure-aggregation``: whether it takes part in runs with secure aggregation only.
+* ``min-clients``: the least number of clients in a sum (a run may ask for more).
 
 A server may choose none of these: ``data`` and ``state-dir`` must be given. What it may choose is
 listed in `node_config.SET_BY_RUN`. Only in a simulation, in which server and clients are one

@@ -18,7 +18,7 @@ from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_request, unpack_reply
 from fedrouter.protocol.compression import WeightsEncoder
-from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, is_work
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.engine import Traffic
 
@@ -117,7 +117,7 @@ class FlowerEngine:
         end = time.monotonic() + self._config.federation.timeout_s
         for task, id in zip(tasks, self._push(messages) if messages else (), strict=True):
             answer = self._answer(task, id, end)
-            self._progress(1)
+            self._progress(int(is_work(task)))
             yield answer
 
     def _greet(self, nodes: Sequence[int]) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fedrouter.config import Config, ResolvedConfig
+from fedrouter.config import Config, PrivacyConfig, ResolvedConfig
 from fedrouter.config.explain import explain
 from fedrouter.config.resolve import resolve
 from fedrouter.errors import ConfigError
 
+MIN_SAMPLES = 10  # of a local task that a node describes, if its owner sets no other number
 NodeConfig = Mapping[str, object]
 
 SET_BY_RUN = (
@@ -39,6 +40,10 @@ SET_BY_RUN = (
     "clustering.n_local",
     "clustering.n_global",
     "clustering.space",
+    "privacy.secure_aggregation",
+    "privacy.min_clients",
+    "privacy.threshold",
+    "privacy.min_samples",
     "training.batch_size",
     "training.max_grad_norm",
     "privacy.epsilon",
@@ -109,11 +114,46 @@ def _own(config: ResolvedConfig, node: NodeConfig, device: str) -> ResolvedConfi
     sections["engine"]["device"] = device
     sections["model"]["name"] = str(node.get("model", "nano"))
     sections["model"]["quantization"] = node.get("quantization")
+    sections["privacy"] = _privacy(config.privacy, node)
     if node["data"] == "run":  # the owner lets runs name the files to read
         sections["data"] = dict(config.data)
     else:  # no scenario deals out rows that are all one client's
         sections["data"] |= {"train": Path(str(node["data"])), "scenario": "all"}
     return resolve(Config.model_validate(sections), tasks=())
+
+
+def _privacy(asked: PrivacyConfig, node: NodeConfig) -> dict[str, Any]:
+    """`[privacy]` by the stricter of run and node."""
+    return {
+        **dict(asked),
+        "secure_aggregation": asked.secure_aggregation or _flag(node, "secure-aggregation"),
+        "min_clients": max(asked.min_clients, _number(node, "min-clients", 2)),
+        "min_samples": max(asked.min_samples or 1, _number(node, "min-samples", MIN_SAMPLES)),
+    }
+
+
+def _number(node: NodeConfig, key: str, default: int) -> int:
+    """A whole number in a node's own configuration.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    given = str(node.get(key, default))
+    if not given.isdecimal():
+        raise ConfigError(f"this node's --node-config: {key} = {given!r} should be a whole number")
+    return int(given)
+
+
+def _flag(node: NodeConfig, key: str) -> bool:
+    """A truth value in a node's own configuration, false if it is not there.
+
+    Raises:
+        ConfigError: it is neither true nor false.
+    """
+    given = str(node.get(key, False)).lower()
+    if given not in ("true", "false"):
+        raise ConfigError(f"this node's --node-config: {key} = {given!r} should be true or false")
+    return given == "true"
 
 
 def taken(config: Config) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Oracle(FedRouter):
     """
 
     reference = True
+    from_sums = False
 
     def profile_order(self) -> ProfileOrder:
         """Step 0, on the clients: group the samples by true task."""

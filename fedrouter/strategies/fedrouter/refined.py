@@ -170,8 +170,7 @@ class RefinedFedRouter(FedRouter):
     ) -> TaskState:
         """The state with the geometry re-estimated from the assigned local tasks."""
         geometry = state.geometry
-        number = {task: t for t, task in enumerate(geometry.tasks)}
-        assigned = [[number[task] for task in state.assignment[p.client]] for p in profiles]
+        assigned = [profile.tasks for profile in profiles]
         if self.bounded:
             profiles = bounded_moments(bounded_shifts(profiles, assigned, geometry.centroids))
         projected = projection(geometry.centroids.shape[1], self.config.seed)

@@ -1,0 +1,163 @@
+"""A client's part in sums over clients: its reply is kept in its folder and leaves it masked.
+
+The four exchanges of a sum are requests of their own, which may reach the client in different
+processes. What it needs between them is in `sum.safetensors`, which is removed with the last.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+
+from fedrouter.config import PrivacyConfig
+from fedrouter.errors import MessageError, MissingExtraError
+from fedrouter.protocol.messages import AssignToNearest, ClientReply, ClientRequest
+from fedrouter.protocol.sums import sum_layouts, sum_vectors
+from fedrouter.protocol.validation import ExpectedArrays
+from fedrouter.secure_aggregation.fixed_point import VectorLayout
+from fedrouter.secure_aggregation.keys import Secrets
+from fedrouter.secure_aggregation.messages import (
+    Group,
+    KeysOrder,
+    MaskOrder,
+    PublicKeys,
+    SharesOrder,
+    SumReply,
+)
+from fedrouter.secure_aggregation.participant import Participant, as_rows
+from fedrouter.secure_aggregation.rules import SumRules
+from fedrouter.storage.atomic import write_tensors
+
+_layouts: TypeAdapter[dict[str, VectorLayout]] = TypeAdapter(dict[str, VectorLayout])
+_groups: TypeAdapter[tuple[Group, ...]] = TypeAdapter(tuple[Group, ...])
+
+
+def sum_rules(privacy: PrivacyConfig) -> SumRules:
+    """How many clients a sum needs, by the configuration."""
+    return SumRules(privacy.min_clients, privacy.threshold)
+
+
+class SecureSums:
+    """What a client does in a sum.
+
+    Args:
+        client: its id.
+        path: the file for what it needs between exchanges.
+        rules: how many clients a sum needs.
+    """
+
+    def __init__(self, client: int, path: Path, rules: SumRules) -> None:
+        self._client = client
+        self._path = path
+        self._rules = rules
+
+    def begin(
+        self,
+        request: ClientRequest,
+        reply: ClientReply,
+        expected: ExpectedArrays,
+        projected: NDArray[np.float64],
+    ) -> ClientReply:
+        """Exchange 1: keep the reply to the rest of the request, and answer with public keys.
+
+        Args:
+            request: a request with a `KeysOrder`, with adapters as they arrived.
+            reply: the answer to the rest of it.
+            expected: what the arrays of the run look like.
+            projected: the projection of scatters, shape (d, r).
+
+        Raises:
+            MissingExtraError: the packages for it are not installed.
+        """
+        order = request.sum_order
+        assert isinstance(order, KeysOrder), "the first exchange"
+        if reply.changed:
+            return reply
+        vectors = sum_vectors(request, reply, projected)
+        layouts = {name: sum_layouts(request, expected)[name] for name in vectors}
+        try:
+            participant = Participant(self._client, order.session, vectors, layouts)
+            keys = as_rows([participant.secrets.public])
+        except ImportError as error:
+            raise MissingExtraError("privacy.secure_aggregation", "privacy") from error
+        write_participant(self._path, participant)
+        tells = reply.profile is not None and isinstance(request.profile, AssignToNearest)
+        tasks = reply.profile.tasks if reply.profile is not None and tells else ()
+        return _masked(reply, PublicKeys(keys, tuple(vectors), tasks))
+
+    def answer(self, request: ClientRequest) -> ClientReply:
+        """The reply in exchanges 2 to 4.
+
+        Raises:
+            MessageError: the order is refused (see `Participant`), or about another session.
+        """
+        order, participant = request.sum_order, read_participant(self._path, self._client)
+        if order is None or participant.session != order.session:
+            raise MessageError("sum: expected an order of the session that began last")
+        reply = ClientReply(self._client, request.round)
+        if isinstance(order, SharesOrder):
+            participant, shares = participant.share(order, self._rules)
+            write_participant(self._path, participant)
+            return _masked(reply, shares)
+        if isinstance(order, MaskOrder):
+            participant, vectors = participant.mask(order, self._rules)
+            write_participant(self._path, participant)
+            return _masked(reply, vectors)
+        assert not isinstance(order, KeysOrder), "see `begin`"
+        self._path.unlink()  # before anything is revealed: there is one answer only
+        return _masked(reply, participant.unmask(order, self._rules))
+
+
+def _masked(reply: ClientReply, part: SumReply) -> ClientReply:
+    """A reply with nothing but its part in a sum."""
+    return ClientReply(reply.client, reply.round, sum_reply=part)
+
+
+def write_participant(path: Path, participant: Participant) -> None:
+    """Write a client's part in a session to a file."""
+    secrets = participant.secrets
+    arrays: dict[str, NDArray[Any]] = {f"value {k}": v for k, v in participant.values.items()}
+    arrays["secrets"] = as_rows([secrets.mask, secrets.encryption, secrets.seed])
+    for name, rows in (("roster", participant.roster), ("received", participant.received)):
+        arrays[name] = as_rows(list(rows.values())) if rows else np.zeros((0, 1), np.uint8)
+        arrays[f"{name} clients"] = np.array(list(rows), np.int64)
+    meta = {
+        "session": participant.session,
+        "layouts": _layouts.dump_json(dict(participant.layouts)).decode(),
+        "groups": _groups.dump_json(participant.groups).decode(),
+    }
+    write_tensors(path, arrays, {"sum": json.dumps(meta)})
+
+
+def read_participant(path: Path, client: int) -> Participant:
+    """What `write_participant` wrote.
+
+    Raises:
+        MessageError: there is no file, or it is damaged.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            meta = json.loads(file.metadata()["sum"])
+        return Participant(
+            client,
+            meta["session"],
+            {k.removeprefix("value "): v for k, v in arrays.items() if k.startswith("value ")},
+            _layouts.validate_json(meta["layouts"]),
+            Secrets(*(bytes(row) for row in arrays["secrets"])),
+            _rows(arrays, "roster"),
+            _rows(arrays, "received"),
+            _groups.validate_json(meta["groups"]),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        raise MessageError("sum: expected the exchange of keys first") from None
+
+
+def _rows(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[int, bytes]:
+    clients = arrays[f"{name} clients"].tolist()
+    return {client: bytes(row) for client, row in zip(clients, arrays[name], strict=True)}
