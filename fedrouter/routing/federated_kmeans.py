@@ -18,7 +18,9 @@ from fedrouter.seeding import derive_seed, generator
 from fedrouter.types import FloatArray
 
 STARTS = 16  # of which half is dropped after each iteration
+DRAWN_STARTS = 64  # more, if they are drawn from a covariance instead of clients' clusters
 ITERATIONS = 6  # at most
+DRAWN_ITERATIONS = 8  # as many more as it takes to halve that number to the other
 SETTLED = 1e-4  # largest change of a coordinate that counts as none; vectors have length 1
 NO_DEVIATION = 1e-30  # smaller deviations, times SMALLEST, are zero in float32
 SMALLEST = 1e-3  # least deviation that a dimension is divided by, relative to the largest
@@ -85,7 +87,7 @@ def drawn_centroids(
     covariance: NDArray[np.float64], projected: NDArray[np.float64], number: int, seed: int
 ) -> tuple[FloatArray, ...]:
     """Starts of which no client sends anything: points of a Gaussian with the covariance of all
-    clients' samples, in its principal directions. Standardized samples have the mean zero.
+    clients' samples. Standardized samples have about the mean zero.
 
     Args:
         covariance: of projected samples, shape (r, r).
@@ -94,10 +96,9 @@ def drawn_centroids(
         seed: seed of the draws.
     """
     values, vectors = np.linalg.eigh(covariance)
-    kept = slice(-min(number, len(values)), None)
-    directions = vectors[:, kept] * np.sqrt(values[kept].clip(min=0))
+    directions = vectors * np.sqrt(values.clip(min=0))
     back = np.linalg.pinv(projected)
-    draws = generator(seed, "starts").normal(size=(STARTS, number, directions.shape[1]))
+    draws = generator(seed, "starts").normal(size=(DRAWN_STARTS, number, directions.shape[1]))
     return tuple((draw @ directions.T @ back).astype(np.float32) for draw in draws)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from fedrouter.protocol.messages import AssignToNearest, ClientReply, ProfileOrder
 from fedrouter.protocol.sums import ALL_CLIENTS
 from fedrouter.routing.clustering import squared_distances
-from fedrouter.routing.federated_kmeans import drawn_centroids
+from fedrouter.routing.federated_kmeans import DRAWN_ITERATIONS, drawn_centroids
 from fedrouter.routing.types import TaskProfile
 from fedrouter.routing.whitening import projection, sum_scatters
 from fedrouter.seeding import derive_seed
 from fedrouter.serialization import symmetric_matrix
 from fedrouter.strategies.fedrouter.merging import merge_tasks
-from fedrouter.strategies.fedrouter.refined import CLUSTER, RefinedFedRouter
+from fedrouter.strategies.fedrouter.refined import CLUSTER, LLOYD, RefinedFedRouter
 from fedrouter.strategies.fedrouter.state import TaskState
 from fedrouter.types import AdapterWeights
 
@@ -40,8 +40,8 @@ class SummedFedRouter(RefinedFedRouter):
     ) -> TaskState:
         """As in `RefinedFedRouter`, with the covariance in place of clients' own clusters."""
         state = super().init(_sums(profiles), initial, base_fingerprint)
-        later = tuple(exchange for exchange in state.pending if exchange != CLUSTER)
-        return replace(state, pending=(COVARIANCE, *later))
+        later = tuple(e for e in state.pending if e not in (CLUSTER, LLOYD))
+        return replace(state, pending=(COVARIANCE, *(LLOYD,) * DRAWN_ITERATIONS, *later))
 
     def _order(self, state: TaskState) -> ProfileOrder:
         if state.pending[0] == COVARIANCE:
