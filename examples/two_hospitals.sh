@@ -7,7 +7,6 @@
 # Needs the extra flower and its programs on the PATH. On machines of their own the same commands
 # are run on each; docs/deploy.md explains them, and why --direct is for a trusted network only.
 set -eu
-app="$(cd "$(dirname "$0")/.." && pwd)/flower_app"
 port="${PORT:-8000}"
 folder="$1"
 
@@ -71,7 +70,7 @@ until [ "$(operator/flwr.sh supernode list --format=json | grep -c '"online"')" 
 done
 
 # 5. The operator runs, and reads what came out.
-operator/run.sh "$app" first
+operator/run.sh first
 fedrouter tasks server/runs/first
 fedrouter generate server/runs/first "Mrs Barnes was born on 6 April 2007." \
   "[09:30] @nadia >> #help >> everything has stopped here ... the printer is on fire"

@@ -4,7 +4,7 @@ import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -12,6 +12,7 @@ from support.places import ROOT
 
 import fedrouter
 from fedrouter.cli import reference
+from fedrouter.config.sections.tracking import TrackerName
 from fedrouter.protocol.messages import ClientReply, ClientRequest
 from fedrouter.routing import router
 from fedrouter.storage import checkpoints
@@ -83,11 +84,12 @@ def test_the_version_is_in_one_place() -> None:
 
 
 def test_all_is_every_extra_of_the_package() -> None:
-    extras = set(PROJECT["optional-dependencies"]) - {"all", "dev", "reasoning"}
+    trackers = set(get_args(TrackerName))  # one of them is enough
+    extras = set(PROJECT["optional-dependencies"]) - {"all", "dev", "reasoning"} - trackers
     [everything] = PROJECT["optional-dependencies"]["all"]
     assert set(re.fullmatch(r"fedrouter\[(.*)\]", everything)[1].split(",")) == extras
     table = set(re.findall(r"^\| `(\w+)` \|", read("docs", "install.md"), re.MULTILINE))
-    assert table == {*extras, "all"}
+    assert table == {*extras, *trackers, "all"}
 
 
 def test_the_lock_has_the_pinned_versions_with_hashes() -> None:
