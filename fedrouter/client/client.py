@@ -62,6 +62,7 @@ class Client:
         rank: the rank of its adapters, at most the run's; None: the run's. It works with the first
             components of adapters (`protocol.ranks`).
         keep_predictions: whether the answers of the last evaluation are stored there as texts.
+        report_task_names: whether scores and counts are reported by the names of true tasks.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Client:
         folder: Path,
         rank: int | None = None,
         keep_predictions: bool = False,
+        report_task_names: bool = True,
     ) -> None:
         self.id = id
         self.data = data
@@ -84,6 +86,7 @@ class Client:
         self._spec = spec
         self._config = config
         self._keep_predictions = keep_predictions
+        self._report_task_names = report_task_names
 
     def context(self, request: ClientRequest) -> RequestContext:
         """What the client works with while it answers a request."""
@@ -96,6 +99,7 @@ class Client:
             config=self._config,
             rank=self.rank,
             keep_predictions=self._keep_predictions,
+            report_task_names=self._report_task_names,
         )
 
     def prepare(self, request: ClientRequest) -> PreparedRequest:

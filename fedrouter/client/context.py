@@ -39,6 +39,7 @@ class RequestContext:
         rank: the rank of the client's adapters; None: that of `spec`. All adapters of the context
             have the rank of `spec`, with zeros for the components that the client lacks.
         keep_predictions: whether the answers of the last evaluation are stored as texts.
+        report_task_names: whether names of true tasks may leave the client.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class RequestContext:
         config: ResolvedConfig,
         rank: int | None = None,
         keep_predictions: bool = False,
+        report_task_names: bool = True,
     ) -> None:
         self.data = data
         self.store = store
@@ -62,6 +64,7 @@ class RequestContext:
         self.request = replace(request, adapters=adapters)
         self.config = config
         self._keep_predictions = keep_predictions
+        self.report_task_names = report_task_names
         self._labels: NDArray[np.int64] | None = None
         self._lowest: dict[tuple[str, ...], str] = {}
 
@@ -76,6 +79,10 @@ class RequestContext:
         run, which alone measures the base model. (A budget may end a run before its last round.)"""
         order = self.request.evaluate
         return self._keep_predictions and order is not None and "base" in order.scopes
+
+    def reported_name(self, row: Row) -> str:
+        """The true task of a row as the server is told; "" if the row or the client names none."""
+        return row.task if row.task is not None and self.report_task_names else ""
 
     @property
     def labels(self) -> NDArray[np.int64]:

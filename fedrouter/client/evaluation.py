@@ -41,8 +41,10 @@ def evaluate(order: EvaluateOrder, context: RequestContext) -> EvaluationReport:
         found = _predictions(widest, routed, results["global"])
         context.store.write_predictions(found)
     return EvaluationReport(
-        scores={scope: _scores(rows[scope], answers) for scope, answers in results.items()},
-        routed=_count_routed(routed.tasks, widest),
+        scores={
+            scope: _scores(context, rows[scope], answers) for scope, answers in results.items()
+        },
+        routed=_count_routed(context, routed.tasks, widest),
         local_tasks=count_labels(context),
     )
 
@@ -62,8 +64,11 @@ def _answers(chosen: RoutedRows, context: RequestContext, rows: Sequence[Row]) -
     return context.shared_model.answers(context.spec, chosen.adapters, items, limit)
 
 
-def _scores(rows: Sequence[Row], answers: Sequence[EvalResult]) -> dict[str, LabelScores]:
-    return scores_by_label([row.task or "" for row in rows], [one.scores for one in answers])
+def _scores(
+    context: RequestContext, rows: Sequence[Row], answers: Sequence[EvalResult]
+) -> dict[str, LabelScores]:
+    labels = [context.reported_name(row) for row in rows]
+    return scores_by_label(labels, [one.scores for one in answers])
 
 
 def _predictions(
@@ -110,11 +115,14 @@ def count_labels(context: RequestContext) -> tuple[dict[str, int], ...]:
         return ()
     counts = [Counter[str]() for _ in range(labels.max() + 1)]
     for label, row in zip(labels, context.data.train, strict=True):
-        counts[label][row.task or ""] += 1
+        counts[label][context.reported_name(row)] += 1
     return tuple(dict(count) for count in counts)
 
 
-def _count_routed(tasks: Sequence[str], rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+def _count_routed(
+    context: RequestContext, tasks: Sequence[str], rows: Sequence[Row]
+) -> dict[str, dict[str, int]]:
     """task -> label -> number of rows; `tasks` may be empty."""
-    table = contingency(tasks, [row.task or "" for row in rows] if tasks else ())
+    labels = [context.reported_name(row) for row in rows] if tasks else ()
+    table = contingency(tasks, labels)
     return {task: dict(labels) for task, labels in sorted(table.items())}

@@ -129,6 +129,8 @@ def assign_to_starts(order: AssignToStarts, context: RequestContext) -> Grouping
 @group_samples.register
 def group_by_label(order: GroupByLabel, context: RequestContext) -> Grouping:
     """One local task for each true task that the rows name, in order of first appearance."""
+    if not context.report_task_names:
+        raise DataError("this node does not report names of tasks, as strategy 'oracle' needs")
     labels = [row.task for row in context.data.train]
     if None in labels:
         raise DataError(

@@ -1,15 +1,21 @@
+from pathlib import Path
+
 import pytest
-from support.clients import KEEP, profiled, serve, train
+from support.clients import KEEP, ROWS, SPEC, profiled, serve, train
+from support.configs import resolved
 
 from fedrouter.client.client import Client
-from fedrouter.errors import MessageError
+from fedrouter.data.client_data import ClientData
+from fedrouter.errors import DataError, MessageError
 from fedrouter.evaluation.metrics import pooled
+from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.messages import (
     ClientRequest,
     ClusterPrompts,
     Comparison,
     EvaluationReport,
+    GroupByLabel,
     LowestLoss,
     RouteByTask,
     SingleAdapter,
@@ -52,6 +58,31 @@ def test_an_untrained_adapter_scores_as_the_base_model(
     assert sum(one.rows for one in evaluation.scores["global"].values()) == 4
     assert loss(evaluation, "global") == pytest.approx(loss(evaluation, "base"), rel=1e-5)
     assert (evaluation.routed, evaluation.local_tasks) == ({}, ())
+
+
+def test_names_of_tasks_stay_with_a_client_that_does_not_report_them(
+    tiny_base: BaseModel, adapter: AdapterWeights, tmp_path: Path
+) -> None:
+    client = Client(
+        3,
+        ClientData(ROWS, ROWS[:2], ROWS[:4]),
+        shared_model=SharedModel(tiny_base),
+        spec=SPEC,
+        config=resolved("evaluation.max_new_tokens=2"),
+        folder=tmp_path,
+        report_task_names=False,
+    )
+    profile = profiled(client, ClusterPrompts())
+    names = tuple(f"t{i}" for i in range(len(profile.counts)))
+    geometry = TaskGeometry(names, profile.centroids, mean=1.0, deviation=1.0, variance=1.0)
+    rule = RouteByTask(geometry, own=names)
+    evaluation = serve(client, rule, **dict.fromkeys(names, adapter))
+    labels = {label for scores in evaluation.scores.values() for label in scores}
+    labels |= {label for one in evaluation.routed.values() for label in one}
+    labels |= {label for one in evaluation.local_tasks for label in one}
+    assert labels == {""}
+    with pytest.raises(DataError, match="does not report names of tasks"):
+        profiled(client, GroupByLabel())
 
 
 def test_a_kept_adapter_answers(client: Client, tiny_base: BaseModel) -> None:

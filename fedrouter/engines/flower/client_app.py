@@ -13,6 +13,7 @@ A node's configuration says what is the node's own business:
 * ``min-samples``: it describes no local task of fewer samples (default 10; a run may ask for more).
 * ``secure-aggregation``: whether it takes part in runs with secure aggregation only.
 * ``min-clients``: the least number of clients in a sum (a run may ask for more).
+* ``task-names``: whether the server is told the names of true tasks (default: it is not).
 
 A server may choose none of these: ``data`` and ``state-dir`` must be given. What it may choose is
 listed in `node_config.SET_BY_RUN`. Only in a simulation, in which server and clients are one
@@ -38,6 +39,7 @@ from fedrouter.engines.flower.node_config import (
     client_id,
     client_rank,
     node_config,
+    reports_task_names,
 )
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import ConfigError, DataError, FedRouterError, MessageError, ModelError
@@ -151,6 +153,7 @@ def _client(
         rank=client_rank(config, node),
         # On a machine of its own, the rows are the node's; no run may have them stored as texts.
         keep_predictions=simulated and config.evaluation.predictions,
+        report_task_names=simulated or reports_task_names(node),
     )
 
 

@@ -81,6 +81,16 @@ def client_rank(config: ResolvedConfig, node: NodeConfig) -> int | None:
     return int(str(own))
 
 
+def reports_task_names(node: NodeConfig) -> bool:
+    """Whether scores and counts are reported by the names of true tasks; false unless the owner of
+    the node says `task-names = true`.
+
+    Raises:
+        ConfigError: it is neither true nor false.
+    """
+    return _flag(node, "task-names")
+
+
 def node_config(config: ResolvedConfig, node: NodeConfig, *, simulated: bool) -> ResolvedConfig:
     """The configuration that a client works with.
 

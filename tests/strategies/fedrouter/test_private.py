@@ -187,3 +187,9 @@ def test_bounds_follow_the_learning_rate_and_expected_clients_are_public(name: s
     norm = sum(method.movement_bound(r) ** 2 for r in (1, 2)) ** 0.5
     expected = method.privacy.round * norm / method.expected_clients
     assert method.noise_deviation(2) == pytest.approx(expected)
+
+
+def test_a_budget_and_secure_sums_exclude_each_other() -> None:
+    given = ["privacy.epsilon=8", "privacy.delta=1e-3", "privacy.secure_aggregation=true"]
+    with pytest.raises(ConfigError, match="exclude each other"):
+        load_config(None, given)
