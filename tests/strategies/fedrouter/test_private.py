@@ -192,4 +192,4 @@ def test_bounds_follow_the_learning_rate_and_expected_clients_are_public(name: s
 def test_a_budget_and_secure_sums_exclude_each_other() -> None:
     given = ["privacy.epsilon=8", "privacy.delta=1e-3", "privacy.secure_aggregation=true"]
     with pytest.raises(ConfigError, match="exclude each other"):
-        load_config(None, given)
+        resolved(*given)
