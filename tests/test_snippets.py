@@ -42,6 +42,9 @@ NOT_RUN = {
     r"\.venv/bin/fedrouter run configs/smollm2": "a model of 270 MB; tests/integration/"
     "test_configs.py runs every configuration with stand-ins",
     r"sudo|scp|rm -r|chown|cp /opt|systemctl": "changes the machine; docs/deploy.md: untested",
+    r"fedrouter deploy doctor": "needs servers, rows and certificates: tests/deploy/test_doctor.py",
+    r"cp SOURCE": "for containers, which the page marks untried",
+    r"fedrouter run .*tracking|tensorboard|mlflow|wandb": "extras: tests/tracking",
     r"server/|operator/|\./start\.sh": "servers: tests/integration/test_deployment.py",
     r"(python )?examples/": "tests/test_examples.py",
     r"vllm|llama-server|ollama|export VLLM|docker": "programs of others; the pages say what of it "
@@ -109,7 +112,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, toy_run: Path, tiny_folder: P
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     table = [f'"{r.instruction}",{r.response},site-{i % 5}' for i, r in enumerate(rows)]
     (folder / "rows.csv").write_text("\n".join(["request,reply,site", *table]))
-    (folder / "my.toml").write_text("[federation]\nclients = 2\n")
+    (folder / "my.toml").write_text("[federation]\nclients = 3\n")
     (folder / "prompt.txt").write_text("0 1 2\nand a second line")
     for name in ("path/to/folder", "path/or/hub-name"):
         shutil.copytree(tiny_folder, folder / name)

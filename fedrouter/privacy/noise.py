@@ -11,7 +11,6 @@ import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 BITS = 52  # so that a draw plus one half is exact in double precision
 
@@ -27,6 +26,8 @@ def normal_noise(secret: str, *path: str | int, size: int) -> NDArray[np.float64
     Returns:
         float64, shape (size,).
     """
+    from scipy.special import ndtri  # half a second, which most runs need not wait for
+
     text = "\x1f".join([secret, *(f"{type(part).__name__}:{part}" for part in path)])
     stream = hashlib.shake_256(text.encode()).digest(8 * size)
     whole = np.frombuffer(stream, "<u8") >> np.uint64(64 - BITS)
