@@ -78,6 +78,7 @@ def test_a_deployment_ends_as_a_run_in_this_process(
     for i in range(2):
         state = deployment.folder / f"state-{i}"
         places = {"data": "run", "state-dir": str(state), "model": str(tiny_folder)}
+        places |= {"min-samples": 1, "task-names": "true"}  # as in a run on one machine
         deployment.node(f"node-{i}", {"partition-id": i, "num-partitions": 2, **places})
     output = tmp_path / "there"
     process = deployment.run("; ".join(sets), output)
