@@ -82,7 +82,7 @@ def test_a_deployment_ends_as_a_run_in_this_process(
         deployment.node(f"node-{i}", {"partition-id": i, "num-partitions": 2, **places})
     output = tmp_path / "there"
     process = deployment.run("; ".join(sets), output)
-    deployment.wait_for(lambda: process.poll() is not None, "the run to end", 240)
+    deployment.wait_for(lambda: process.poll() is not None, "the run to end", 480)
     assert (output / "summary.json").exists(), deployment.logs()
     there = json.loads((output / "summary.json").read_text())
     assert there["tasks"] == here["tasks"]
