@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -118,7 +118,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, toy_run: Path, tiny_folder: P
         shutil.copytree(tiny_folder, folder / name)
     write_gguf(tiny_folder, folder / "model.Q8_0.gguf")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    shutil.copytree(toy_run, folder / "runs" / "mine")
+    for name in ("mine", "other", "third"):
+        shutil.copytree(toy_run, folder / "runs" / name)
     shutil.copytree(toy_run / "tasks" / "task-00", folder / "task-00")
     shutil.copytree(ROOT / "examples", folder / "examples")
     init_deployment(folder / "federation", nodes=3, host="fed.example.org")
@@ -136,7 +137,7 @@ def place(
     monkeypatch.syspath_prepend(str(tmp_path / "place"))
     tiny = {**dict(x.split("=", 1) for x in toy_settings(tiny_folder, made)[:3]), **TINY}
 
-    def with_tiny(path: Path | None, settings: list[str]) -> object:
+    def with_tiny(path: Path | None, settings: Sequence[str] = ()) -> object:
         given = {setting.partition("=")[0] for setting in settings} - set(TINY)
         return load_config(
             path, [*settings, *(f"{k}={v}" for k, v in tiny.items() if k not in given)]
