@@ -92,6 +92,12 @@ def test_all_is_every_extra_of_the_package() -> None:
     assert table == {*extras, *trackers, "all"}
 
 
+def test_each_package_is_pinned_once() -> None:
+    lines = [line for line in read("constraints.txt").splitlines() if not line.startswith("#")]
+    names = [re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines]
+    assert len(names) == len(set(names))
+
+
 def test_the_lock_has_the_pinned_versions_with_hashes() -> None:
     entries = re.findall(
         r"^([\w.-]+)==(\S+)([^\n]*(?:\n    [^\n]*)*)", read("requirements.lock"), re.M
