@@ -10,6 +10,7 @@ import pytest
 LONG = "WHICH COLOUR: café " + "RED " * 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["tasks", "route", "generate"])
 def test_an_ascii_terminal_gets_replacements(toy_run: Path, command: str) -> None:
     arguments = [] if command == "tasks" else [LONG]

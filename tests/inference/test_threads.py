@@ -30,6 +30,7 @@ def model(toy_run: Path) -> RoutedModel:
     return RoutedModel(one.config, base, router, many, tasks=[], history=[], round=2)
 
 
+@pytest.mark.slow
 def test_threads_get_the_answers_of_one_caller_at_a_time(model: RoutedModel) -> None:
     rows = toy_rows(CALLS // 3 + 1)[:CALLS]
 

@@ -72,6 +72,7 @@ def shared_model() -> SharedModel:
     return SharedModel.load(resolved(*SETS).model)
 
 
+@pytest.mark.slow
 def test_a_new_task_is_born_and_a_client_that_drifts_is_profiled_anew(
     shared_model: SharedModel, tmp_path: Path
 ) -> None:

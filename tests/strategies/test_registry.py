@@ -126,6 +126,7 @@ def test_a_fault_in_its_section_is_explained(fedopt: None, override: str, messag
     assert str(caught.value) == message
 
 
+@pytest.mark.slow
 def test_an_installed_strategy_is_known_to_the_command(
     installed: Path, tiny_folder: Path, toy_data: Path, tmp_path: Path
 ) -> None:
