@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedrouter.protocol.messages import ClientRequest, TrainOrder, Update
 from fedrouter.secure_aggregation.fixed_point import Part, VectorLayout
-from fedrouter.types import AdapterWeights, select_matrices
+from fedrouter.types import AdapterWeights, moved, select_matrices
 
 MAX_WEIGHT = 10_000  # samples; a client with more of a task counts for these
 MAX_MOVEMENT = 1.0  # of one number of an adapter in a round; larger ones are clipped
@@ -111,19 +111,8 @@ def summed_updates(request: ClientRequest, sums: Mapping[str, _Values]) -> tuple
         start = select_matrices(request.adapters[adapter], max(sent, key=len))
         share = round(float(tokens * numbers[adapter] / sum(numbers.values())))
         updates.append(
-            Update(len(updates), adapter, _moved(start, mean), numbers[adapter], loss, share)
+            Update(len(updates), adapter, moved(start, mean), numbers[adapter], loss, share)
         )
     if not updates:  # adapters that stay with clients
         updates.append(Update(0, None, {}, max(1, round(samples)), loss, round(tokens)))
     return tuple(updates)
-
-
-def _moved(start: AdapterWeights, movement: _Values) -> AdapterWeights:
-    """An adapter after a movement; tensors in order of name."""
-    result, begin = {}, 0
-    for name in sorted(start):
-        end = begin + start[name].size
-        step = movement[begin:end].reshape(start[name].shape)
-        result[name] = (start[name] + step).astype(np.float32)
-        begin = end
-    return {name: result[name] for name in start}

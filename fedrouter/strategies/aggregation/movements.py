@@ -4,14 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.protocol.messages import ClientReply, Update
 from fedrouter.protocol.ranks import component_axis, pad, rank_of, truncate
-from fedrouter.types import AdapterWeights
+from fedrouter.types import AdapterWeights, flatten
 
 BLOCK = 65_536  # numbers of each movement that are converted to float64 at a time
 
@@ -64,13 +63,9 @@ def collect(
 def _movement(client: int, update: Update, start: AdapterWeights) -> Movement:
     assert update.adapter is not None
     rank, whole = rank_of(update.weights), rank_of(start)
-    vector = _flat(pad(update.weights, whole))
-    vector -= _flat(start if rank == whole else pad(truncate(start, rank), whole))
+    vector = flatten(pad(update.weights, whole))
+    vector -= flatten(start if rank == whole else pad(truncate(start, rank), whole))
     return Movement(client, update.adapter, update.samples, vector, rank)
-
-
-def _flat(weights: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate([weights[name].ravel() for name in sorted(weights)])
 
 
 def _pooled(parts: Sequence[Movement]) -> Movement:
@@ -102,7 +97,7 @@ def partitions(
         yield slice(None), whole
         return
     index = {name: np.arange(array.shape[component_axis(name)]) for name, array in start.items()}
-    component = _flat(
+    component = flatten(
         {
             name: np.broadcast_to(one[:, None] if component_axis(name) == 0 else one, array.shape)
             for (name, one), array in zip(index.items(), start.values(), strict=True)
@@ -110,17 +105,6 @@ def partitions(
     )
     for begin, end in pairwise(sorted({0, *ranks})):
         yield (component >= begin) & (component < end), end
-
-
-def moved(start: AdapterWeights, movement: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
-    """An adapter after a movement of shape (d,)."""
-    result, begin = {}, 0
-    for name in sorted(start):
-        end = begin + start[name].size
-        step = movement[begin:end].reshape(start[name].shape)
-        result[name] = (start[name] + step).astype(np.float32)
-        begin = end
-    return {name: result[name] for name in start}
 
 
 def inner_products(movements: Sequence[Movement]) -> NDArray[np.float64]:

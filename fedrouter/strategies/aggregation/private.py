@@ -7,8 +7,8 @@ import numpy as np
 
 from fedrouter.privacy.mechanism import clip_factor, noisy_sum
 from fedrouter.protocol.messages import ClientReply
-from fedrouter.strategies.aggregation.movements import collect, moved
-from fedrouter.types import AdapterWeights
+from fedrouter.strategies.aggregation.movements import collect
+from fedrouter.types import AdapterWeights, moved
 
 
 def private_means(

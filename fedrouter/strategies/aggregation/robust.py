@@ -19,7 +19,6 @@ from fedrouter.strategies.aggregation.movements import (
     Movement,
     collect,
     inner_products,
-    moved,
     partitions,
 )
 from fedrouter.strategies.aggregation.rules import (
@@ -27,7 +26,7 @@ from fedrouter.strategies.aggregation.rules import (
     geometric_median_weights,
     krum_weights,
 )
-from fedrouter.types import AdapterWeights
+from fedrouter.types import AdapterWeights, moved
 
 
 @dataclass(frozen=True)
