@@ -22,7 +22,7 @@ from typing import Any
 from sklearn.metrics import adjusted_rand_score
 
 from bench.hostile import ATTACKS, Hostile
-from bench.output import Cells, publish
+from bench.output import Cells, measure_missing, publish
 from fedrouter.config import Config, load_config
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.experiment import Experiment
@@ -196,12 +196,7 @@ def main() -> None:
     found = read(asked.out)
     if not asked.table:
         shared_model = SharedModel.load(load_config(None, [*SETTINGS]).model)
-        for cell in cells(asked):
-            if cell not in found:
-                found[cell] = measured(cell, shared_model)
-                with asked.out.open("a") as file:
-                    file.write(json.dumps(found[cell]) + "\n")
-                print(json.dumps(found[cell]), flush=True)
+        measure_missing(asked.out, cells(asked), found, lambda cell: measured(cell, shared_model))
         return
     publish("attacks", "Hostile clients", list(table(found)), ["nano, float32, built-in tasks."])
 

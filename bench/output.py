@@ -4,9 +4,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.table import Table
 RESULTS = Path(__file__).parent / "results"
 
 Cells = Mapping[str, Any]
+Cell = TypeVar("Cell")
 
 
 def publish(name: str, title: str, rows: Sequence[Cells], notes: Sequence[str] = ()) -> None:
@@ -31,6 +32,26 @@ def publish(name: str, title: str, rows: Sequence[Cells], notes: Sequence[str] =
     RESULTS.mkdir(exist_ok=True)
     record = {"title": title, "rows": list(rows), "notes": list(notes), "machine": machine()}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def measure_missing(
+    path: Path, cells: Iterable[Cell], found: dict[Cell, Any], measure: Callable[[Cell], Cells]
+) -> None:
+    """Measure the cells that are not in `found`; each is appended to the file as it finishes.
+
+    Args:
+        path: the file, one JSON line for each cell.
+        cells: what was asked for.
+        found: cell -> its record; the new ones are added.
+        measure: the record of a cell.
+    """
+    for cell in cells:
+        if cell not in found:
+            found[cell] = measure(cell)
+            line = json.dumps(found[cell])
+            with path.open("a") as file:
+                file.write(line + "\n")
+            print(line, flush=True)
 
 
 def machine() -> dict[str, Any]:

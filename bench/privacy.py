@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.membership import Embedder, deal, one_round, profile_attacks, trained
-from bench.output import Cells, publish
+from bench.output import Cells, measure_missing, publish
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.config import Config, load_config
 from fedrouter.data.builtin import TASK_NAMES
@@ -216,12 +216,7 @@ def main() -> None:
     found = read(asked.out)
     if not asked.table:
         shared_model = SharedModel.load(load_config(None, [*SETTINGS]).model)
-        for cell in cells(asked):
-            if cell not in found:
-                found[cell] = measured(cell, shared_model)
-                with asked.out.open("a") as file:
-                    file.write(json.dumps(found[cell]) + "\n")
-                print(json.dumps(found[cell]), flush=True)
+        measure_missing(asked.out, cells(asked), found, lambda cell: measured(cell, shared_model))
         return
     for name, title, rows in (
         ("privacy", "What protection costs", list(table(found))),

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.output import publish
+from bench.output import measure_missing, publish
 from fedrouter.config import load_config
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.experiment import Experiment
@@ -63,9 +63,11 @@ def measured(strategy: str, case: str, seed: int, shared_model: SharedModel) -> 
     }
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
     """The cells that are in the file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = map(json.loads, lines)
+    return {(one["strategy"], one["ranks"], one["seed"]): one for one in records}
 
 
 def main() -> None:
@@ -77,18 +79,16 @@ def main() -> None:
     asked = parser.parse_args()
     found = read(asked.out)
     shared_model = SharedModel.load(load_config(None, [*SETTINGS]).model)
-    done = {(one["strategy"], one["ranks"], one["seed"]) for one in found}
-    for seed in map(int, asked.seeds.split(",")):
-        for strategy in asked.strategies.split(","):
-            for case in CASES:
-                if (strategy, case, seed) not in done:
-                    found.append(measured(strategy, case, seed, shared_model))
-                    with asked.out.open("a") as file:
-                        file.write(json.dumps(found[-1]) + "\n")
-                    print(json.dumps(found[-1]), flush=True)
+    asked_for = (
+        (strategy, case, int(seed))
+        for seed in asked.seeds.split(",")
+        for strategy in asked.strategies.split(",")
+        for case in CASES
+    )
+    measure_missing(asked.out, asked_for, found, lambda cell: measured(*cell, shared_model))
     rows = []
-    for strategy, case in dict.fromkeys((one["strategy"], one["ranks"]) for one in found):
-        own = [one for one in found if (one["strategy"], one["ranks"]) == (strategy, case)]
+    for strategy, case in dict.fromkeys(cell[:2] for cell in found):
+        own = [one for cell, one in found.items() if cell[:2] == (strategy, case)]
         row: dict[str, Any] = {"strategy": strategy, "ranks": case, "seeds": len(own)}
         for score in ("loss", "rouge1", "mb"):
             values = [one[score] for one in own]
