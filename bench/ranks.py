@@ -5,13 +5,15 @@ Eight clients, two built-in tasks each, their numbers given; client k has the ra
 run of some rounds with the adapters' scale alpha / rank equal. Finished cells are appended to a
 file and not run again.
 
-``python -m bench.ranks --out FILE [--seeds 1,2,3] [--strategies fedrouter,fedavg]``
+``python -m bench.ranks --out FILE [--seeds 1,2,3] [--strategies fedrouter,fedavg] [--model FOLDER]``
+A model from a folder, such as models/smollm2-135m, has fewer rows and steps; give it a file of its
+own.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -45,11 +47,26 @@ SETTINGS = (
     "training.lr=0.008",
     "evaluation.max_new_tokens=24",
 )
+SMALLER = (  # for a model of real size
+    "federation.rounds=3",
+    "training.steps=3",
+    "training.batch_size=2",
+    "training.lr=0.005",
+    "training.lr_min=0.0005",
+    "evaluation.samples=5",
+)
 
 
-def measured(strategy: str, case: str, seed: int, shared_model: SharedModel) -> dict[str, Any]:
+def settings(model: str | None) -> tuple[str, ...]:
+    """The settings of all cells, for nano (None) or a model in a folder."""
+    return SETTINGS if model is None else (*SETTINGS, *SMALLER, f"model.name={model}")
+
+
+def measured(
+    strategy: str, case: str, seed: int, shared_model: SharedModel, shared: Sequence[str]
+) -> dict[str, Any]:
     """The result of one run."""
-    sets = [*SETTINGS, *CASES[case], f"strategy={strategy}", f"seed={seed}"]
+    sets = [*shared, *CASES[case], f"strategy={strategy}", f"seed={seed}"]
     with tempfile.TemporaryDirectory() as folder:
         experiment = Experiment(load_config(None, sets), shared_model=shared_model)
         summary = experiment.run(Path(folder) / "run")
@@ -76,16 +93,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--strategies", default="fedrouter")
+    parser.add_argument("--model", help="the folder of a base model; default: nano")
     asked = parser.parse_args()
     found = read(asked.out)
-    shared_model = SharedModel.load(load_config(None, [*SETTINGS]).model)
+    shared = settings(asked.model)
+    shared_model = SharedModel.load(load_config(None, [*shared]).model)
     asked_for = (
         (strategy, case, int(seed))
         for seed in asked.seeds.split(",")
         for strategy in asked.strategies.split(",")
         for case in CASES
     )
-    measure_missing(asked.out, asked_for, found, lambda cell: measured(*cell, shared_model))
+    measure_missing(asked.out, asked_for, found, lambda cell: measured(*cell, shared_model, shared))
     rows = []
     for strategy, case in dict.fromkeys(cell[:2] for cell in found):
         own = [one for cell, one in found.items() if cell[:2] == (strategy, case)]
@@ -96,7 +115,12 @@ def main() -> None:
             if len(values) > 1 and score != "mb":
                 row[f"{score} deviation"] = stdev(values)
         rows.append(row)
-    publish("ranks", "Clients of different ranks", rows, ["nano, float32, built-in tasks."])
+    publish(
+        "ranks",
+        "Clients of different ranks",
+        rows,
+        [f"{asked.model or 'nano'}, float32, built-in tasks."],
+    )
 
 
 if __name__ == "__main__":

@@ -137,7 +137,9 @@ class Experiment:
                 grid,
                 self.config,
                 expected=expected_arrays(self._shared_model, self._spec, self.config),
-                fingerprint=self._shared_model.base.fingerprint,
+                fingerprint=self._shared_model.base.compared_fingerprint(
+                    mixed_quantization=self.config.federation.mixed_quantization
+                ),
                 folder=str((folder.path / "clients").resolve()),
                 progress=self.progress.advance,
             )

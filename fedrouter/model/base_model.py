@@ -33,6 +33,7 @@ from fedrouter.model.loading import load_pretrained, resolve_device
 from fedrouter.model.memory import scoring_tokens
 from fedrouter.model.onednn import FEW_ROWS, use_onednn
 from fedrouter.model.prompt_format import PromptFormat
+from fedrouter.model.quantization import may_be_quantized
 from fedrouter.types import FloatArray
 
 # Shapes of the batches in which a CPU embeds texts with a model of less than SMALL parameters.
@@ -49,6 +50,7 @@ class BaseModel:
         fingerprint: hex digest of the weights (rounded to bfloat16, so that it is the same
             whether they were loaded in float32 or in bfloat16), of the vocabulary, and of the chat
             template where prompts are written with it.
+        unquantized_fingerprint: the same of the weights that quantization leaves as they are.
         positions: tokens that a sequence may have at most.
         masks_padding: whether prompts can be generated from in batches.
         load_seconds: time that loading took.
@@ -69,6 +71,7 @@ class BaseModel:
         self.positions = _positions(model, config.max_length)
         template = tokenizer.get_chat_template() if self.prompts.template == "chat" else ""
         self.fingerprint = fingerprint(model, tokenizer, template)
+        self.unquantized_fingerprint = fingerprint(model, tokenizer, template, unquantized=True)
         text = [id % embeddings for id in self.prompts.bare_ids("a b")]
         other = (text[-1] + 1) % embeddings
         check_causal(model, [*text, text[0]], other)
@@ -101,6 +104,11 @@ class BaseModel:
         base.note = note
         base.load_seconds = time.perf_counter() - started
         return base
+
+    def compared_fingerprint(self, *, mixed_quantization: bool) -> str:
+        """The fingerprint that server and clients of a federation must share; with
+        `federation.mixed_quantization` that of the unquantized weights."""
+        return self.unquantized_fingerprint if mixed_quantization else self.fingerprint
 
     @property
     def device(self) -> torch.device:
@@ -312,11 +320,25 @@ def _narrowing(kept: threading.local) -> Callable[[nn.Module, Any], tuple[Any, .
 
 
 def fingerprint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat_template: str = ""
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template: str = "",
+    *,
+    unquantized: bool = False,
 ) -> str:
-    """Hex digest that tells base models apart, whatever dtype or device they were loaded in."""
+    """Hex digest that tells base models apart, whatever dtype or device they were loaded in.
+
+    Args:
+        model: the base model.
+        tokenizer: its tokenizer.
+        chat_template: where prompts are written with it.
+        unquantized: take only the weights that quantization leaves as they are, so that a model and
+            its quantized copies have the same digest.
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
+        if unquantized and may_be_quantized(model, parameter):
+            continue
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         values = parameter.detach()
         if values.is_floating_point():

@@ -5,6 +5,7 @@ Only the weights of linear layers inside the model's layers are quantized, not e
 the output layer. Adapters act on the outputs of these layers as on others'.
 """
 
+import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -45,6 +46,7 @@ def quantization_options(
             f"{setting} needs a device of {' or '.join(DEVICES)}, got {device.type!r}; unset it or "
             "set engine.device = 'cpu'"
         )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 warns at every product
     if quantization == "int8":
         config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
     else:
@@ -57,3 +59,11 @@ def quantization_options(
 def is_quantized(model: PreTrainedModel) -> bool:
     """Whether some of a model's weights are quantized."""
     return getattr(model, "quantization_method", None) is not None
+
+
+def may_be_quantized(model: PreTrainedModel, parameter: torch.nn.Parameter) -> bool:
+    """Whether quantization replaces a parameter: a matrix that is not of the input or output
+    embeddings."""
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+    kept = any(parameter is layer.weight for layer in embeddings if layer is not None)
+    return parameter.dim() == 2 and not kept

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.toys import toy_settings
@@ -9,9 +10,12 @@ from fedrouter.config import dump_config, load_config
 from fedrouter.config.resolve import resolve
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
+from fedrouter.protocol.codec import pack_request
+from fedrouter.protocol.compression import WeightsEncoder
 from fedrouter.protocol.messages import ClientRequest, EvaluateOrder, SingleAdapter
 
 client_app = pytest.importorskip("fedrouter.engines.flower.client_app")
+records = pytest.importorskip("fedrouter.engines.flower.records")
 
 
 def test_only_in_a_simulation_answers_are_stored_as_texts(
@@ -40,3 +44,37 @@ def test_only_in_a_simulation_answers_are_stored_as_texts(
     between = EvaluateOrder(SingleAdapter("global"), ("local", "global"))
     assert files(replace(last, evaluate=between), simulated=True) == []  # not the last one
     assert files(last, simulated=True) == ["predictions.jsonl"]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_quantized_node_passes_as_the_servers_base_where_the_run_allows_it(
+    tiny_folder: Path, toy_data: Path, tmp_path: Path, mixed: bool
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    sets = [*toy_settings(tiny_folder, toy_data), "strategy=fedavg", "evaluation.samples=1"]
+    sets.append(f"federation.mixed_quantization={str(mixed).lower()}")
+    config = resolve(load_config(None, sets), {"count", "colour", "strip"})
+    server = SharedModel.load(config.model, "cpu")
+    spec = LoraSpec.from_config(config.adapter).resolved(server.base.model)
+    request = ClientRequest(
+        0,
+        config.federation.rounds + 1,
+        evaluate=EvaluateOrder(SingleAdapter("global"), ("global",)),
+        adapters={"global": server.initial(spec, 0)},
+    )
+    header, arrays = pack_request(request, "float32", WeightsEncoder())
+    content = records.to_records(
+        {"config": dump_config(config), "folder": "", "task": header}, arrays
+    )
+    node = {
+        "client-id": 0,
+        "data": str(toy_data),
+        "state-dir": str(tmp_path / "state"),
+        "model": str(tiny_folder),
+        "device": "cpu",
+        "quantization": "nf4",
+    }
+    answer = client_app._answer(SimpleNamespace(content=content), node, simulated=False)
+    said = records.from_records(answer)[0]["base"]
+    wanted = server.base.compared_fingerprint(mixed_quantization=mixed)
+    assert (said == wanted) is mixed

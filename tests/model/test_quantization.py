@@ -8,6 +8,7 @@ import torch
 from peft import get_peft_model
 from support.adapters import random_weights
 from support.toys import toy_rows, toy_settings
+from transformers import AutoTokenizer
 
 from fedrouter.adapters.bank import AdapterBank
 from fedrouter.adapters.lora import LoraSpec
@@ -15,7 +16,7 @@ from fedrouter.config import ModelConfig, load_config
 from fedrouter.errors import ConfigError, MissingExtraError
 from fedrouter.experiment import run
 from fedrouter.model import quantization
-from fedrouter.model.base_model import BaseModel
+from fedrouter.model.base_model import BaseModel, fingerprint
 from fedrouter.model.quantization import quantization_options
 from fedrouter.training.trainer import TrainJob, train
 
@@ -52,6 +53,21 @@ def test_fingerprints_tell_quantizations_apart(tiny_folder: Path) -> None:
     found = [load(tiny_folder, kind).fingerprint for kind in (None, *KINDS)]
     assert len(set(found)) == 3
     assert load(tiny_folder, "nf4").fingerprint == found[2]
+
+
+def test_a_model_and_its_quantized_copies_share_the_unquantized_fingerprint(
+    tiny_folder: Path,
+) -> None:
+    found = [load(tiny_folder, kind) for kind in (None, *KINDS)]
+    mixed = {base.compared_fingerprint(mixed_quantization=True) for base in found}
+    assert len(mixed) == 1
+    assert [base.compared_fingerprint(mixed_quantization=False) for base in found] == [
+        base.fingerprint for base in found
+    ]
+    other = load(tiny_folder, None).model
+    other.model.norm.weight.mul_(2)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    assert fingerprint(other, tokenizer, unquantized=True) not in mixed
 
 
 @pytest.mark.parametrize("kind", KINDS)

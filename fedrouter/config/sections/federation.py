@@ -50,6 +50,12 @@ class FederationConfig(Section):
         "adapter.rank for all",
     )
 
+    mixed_quantization: bool = Field(
+        default=False,
+        description="true: a node may hold the base model with another model.quantization than the "
+        "server; the weights that quantization replaces are then not compared",
+    )
+
     def rank(self, client: int) -> int | None:
         """The rank of a client's adapters; None: that of the run."""
         return None if self.ranks is None else self.ranks[client % len(self.ranks)]

@@ -128,7 +128,10 @@ def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDic
     )
     release_memory()
     header, out = pack_reply(client.finish(work, results), config.federation.transport)
-    return to_records({"reply": header, "base": shared_model.base.fingerprint}, out)
+    base = shared_model.base.compared_fingerprint(
+        mixed_quantization=config.federation.mixed_quantization
+    )
+    return to_records({"reply": header, "base": base}, out)
 
 
 def _client(

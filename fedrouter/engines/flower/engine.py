@@ -207,7 +207,7 @@ class FlowerEngine:
         if texts.get("base") != self._fingerprint:
             raise MessageError(
                 "the client has another base model than the server; start its node with the same "
-                "one"
+                "one, quantized alike unless federation.mixed_quantization is set"
             )
         most = self._expected.largest_reply(task)
         reply = unpack_reply(texts.get("reply", ""), arrays, most)

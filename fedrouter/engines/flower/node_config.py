@@ -34,6 +34,7 @@ SET_BY_RUN = (
     "adapter.targets",
     "data.test_fraction",
     "federation.clients",
+    "federation.mixed_quantization",
     "federation.ranks",
     "federation.rounds",
     "federation.transport",

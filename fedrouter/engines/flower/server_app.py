@@ -93,7 +93,9 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
         grid,
         made,
         expected=expected_arrays(shared_model, layout.spec, made),
-        fingerprint=shared_model.base.fingerprint,
+        fingerprint=shared_model.base.compared_fingerprint(
+            mixed_quantization=made.federation.mixed_quantization
+        ),
         folder=str((output / "clients").resolve()),
     )
     progress = PrintedProgress()
