@@ -5,7 +5,7 @@ Eight clients, two built-in tasks each, their numbers given; client k has the ra
 run of some rounds with the adapters' scale alpha / rank equal. Finished cells are appended to a
 file and not run again.
 
-``python -m bench.ranks --out FILE [--seeds 1,2,3] [--strategies fedrouter,fedavg] [--model FOLDER]``
+``python -m bench.ranks --out FILE [--seeds 1,2,3] [--strategies fedrouter] [--model FOLDER]``
 A model from a folder, such as models/smollm2-135m, has fewer rows and steps; give it a file of its
 own.
 """
