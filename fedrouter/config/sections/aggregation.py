@@ -24,7 +24,8 @@ class AggregationConfig(Section):
     ranks: Literal["partition", "zero_padding", "svd"] = Field(
         default="partition",
         description="how adapters of different ranks are averaged (federation.ranks): "
-        '"partition": each component over the clients that have it; "zero_padding": missing '
+        '"partition": each component over the clients that have it, the result in the order of '
+        'singular values, so that low ranks receive its best part; "zero_padding": missing '
         'components count as zeros; "svd": the mean of the products B A, decomposed '
         'into adapter.rank components again (with robust = "none")',
     )

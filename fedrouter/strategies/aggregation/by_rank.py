@@ -38,7 +38,8 @@ class PartitionMean:
         self._means.setdefault(rank_of(weights), WeightedMean()).add(weights, weight)
 
     def result(self) -> AdapterWeights:
-        """The mean, with as many components as the first adapter."""
+        """The mean, with as many components as the adapter before the round; `ordered` if some
+        client lacks components."""
         means = {rank: mean.result() for rank, mean in self._means.items()}
         whole = rank_of(self._start)
         if means.keys() == {whole}:
@@ -50,7 +51,7 @@ class PartitionMean:
                 if rank >= end:
                     part.add(components(mean, begin, end), self._means[rank].total)
             parts.append(part.result())
-        return concatenate([*parts, components(self._start, max(means), whole)])
+        return ordered(concatenate([*parts, components(self._start, max(means), whole)]))
 
 
 class ProductMean:
@@ -82,7 +83,7 @@ class ProductMean:
         total = sum(weight for _, weight in self._added)
         result = dict(self._start)
         for name in names:
-            other = name.removesuffix("lora_A.weight") + "lora_B.weight"
+            other = _other(name)
             a = np.concatenate([one[name] for one, _ in self._added]).astype(np.float64)
             b = np.hstack([one[other] * (weight / total) for one, weight in self._added])
             result[name], result[other] = _decomposed(a, b, self._start[name])
@@ -93,6 +94,29 @@ class ProductMean:
         for weights, weight in self._added:
             mean.add(weights, weight)
         return mean.result()
+
+
+def ordered(adapter: AdapterWeights) -> AdapterWeights:
+    """The same adapter with its components in descending order of singular values.
+
+    Its first components, which clients of low rank receive, are then the best approximation of the
+    whole; without the order they are no better than any others (bench/ranks.py). An adapter of one
+    matrix for each module has no order and is returned as it is.
+    """
+    names = [name for name in adapter if name.endswith("lora_A.weight")]
+    if 2 * len(names) != len(adapter):
+        return adapter
+    result = dict(adapter)
+    for name in names:
+        other = _other(name)
+        a, b = (adapter[key].astype(np.float64) for key in (name, other))
+        result[name], result[other] = _decomposed(a, b, adapter[name])
+    return result
+
+
+def _other(name: str) -> str:
+    """The name of the B of an A."""
+    return name.removesuffix("lora_A.weight") + "lora_B.weight"
 
 
 def _decomposed(
