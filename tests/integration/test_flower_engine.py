@@ -249,6 +249,7 @@ def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
         "data.builtin_train": 3,
         "federation.clients": 3,
         "federation.ranks": [2, 3],
+        "federation.mixed_quantization": True,
         "federation.rounds": 3,
         "federation.transport": "int8",
         "clustering.n_local": 3,
