@@ -19,6 +19,7 @@ from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.seeding import generator
 from fedrouter.server.budget import BudgetSpentError, check_budget
 from fedrouter.server.engine import Engine, Traffic
+from fedrouter.server.low_ranks import with_best_components_first
 from fedrouter.server.replies import CheckedReplies, Replies
 from fedrouter.server.secure_sums import SummedReplies
 from fedrouter.strategies import ServerState, Strategy, TaskState
@@ -103,7 +104,8 @@ def rounds(
         try:
             state, failures = exchanges(strategy, engine, state, expected, progress)
             refined = time.perf_counter() - began
-            chosen = participants(config, round, engine.online())
+            online = engine.online()
+            chosen = participants(config, round, online)
             tasks = strategy.plan(state, round, chosen)
             check_budget(config.federation, engine.traffic, tasks, expected)
         except BudgetSpentError as spent:
@@ -117,7 +119,8 @@ def rounds(
             scopes: tuple[Scope, ...] = ("local", "global")
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
         replies = replies_to(config, engine, tasks, expected, sample_counts(state))
-        state = strategy.aggregate(state, round, replies)
+        aggregated = strategy.aggregate(state, round, replies)
+        state = with_best_components_first(config, engine, online, state, aggregated)
         failures += [
             Failure(client, round, EXCLUDED) for client in chosen if client in state.excluded
         ]

@@ -38,8 +38,7 @@ class PartitionMean:
         self._means.setdefault(rank_of(weights), WeightedMean()).add(weights, weight)
 
     def result(self) -> AdapterWeights:
-        """The mean, with as many components as the adapter before the round; `ordered` if some
-        client lacks components."""
+        """The mean, with as many components as the adapter before the round."""
         means = {rank: mean.result() for rank, mean in self._means.items()}
         whole = rank_of(self._start)
         if means.keys() == {whole}:
@@ -51,7 +50,7 @@ class PartitionMean:
                 if rank >= end:
                     part.add(components(mean, begin, end), self._means[rank].total)
             parts.append(part.result())
-        return ordered(concatenate([*parts, components(self._start, max(means), whole)]))
+        return concatenate([*parts, components(self._start, max(means), whole)])
 
 
 class ProductMean:

@@ -8,14 +8,8 @@ from numpy.typing import NDArray
 
 from fedrouter.config import AggregationConfig
 from fedrouter.protocol.messages import ClientReply
-from fedrouter.protocol.ranks import rank_of
 from fedrouter.strategies.aggregation.agreement import clients_against
-from fedrouter.strategies.aggregation.by_rank import (
-    PartitionMean,
-    ProductMean,
-    ordered,
-    zero_padded,
-)
+from fedrouter.strategies.aggregation.by_rank import PartitionMean, ProductMean, zero_padded
 from fedrouter.strategies.aggregation.clipping import (
     ENOUGH_CLIENTS,
     bounded_weights,
@@ -127,8 +121,6 @@ def _combine(
                 bounded[np.ix_(holders, holders)],
             )
         result[name] = moved(adapters[name], total)
-        if any(movements[i].rank < rank_of(adapters[name]) for i in own):
-            result[name] = ordered(result[name])
     return result
 
 
