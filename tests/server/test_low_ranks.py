@@ -26,8 +26,10 @@ def after(ranks: list[int | None], mean: str = "partition") -> ServerState:
     """The state after a round in which the adapter "new" was trained and "old" was not."""
     sets = ["adapter.rank=4", f"aggregation.ranks={mean}", "aggregation.robust=none"]
     config = resolve(load_config(None, sets), {"a"})
-    before = ServerState(1, "base", {"old": weights(0), "new": weights(1)})
-    state = ServerState(2, "base", {"old": before.adapters["old"], "new": weights(2)})
+    before = ServerState(round=1, base="base", adapters={"old": weights(0), "new": weights(1)})
+    state = ServerState(
+        round=2, base="base", adapters={"old": before.adapters["old"], "new": weights(2)}
+    )
     engine = SimpleNamespace(rank=lambda client: ranks[client])
     return with_best_components_first(config, engine, range(len(ranks)), before, state)
 
