@@ -157,14 +157,19 @@ def rounds(
                 "train": replies.seconds,
                 "aggregate": took - replies.seconds,
             },
-            failures=[
-                {"client": f.client, "reason": f.reason} for f in (*failures, *replies.failures)
-            ],
+            failures=_failure_table([*failures, *replies.failures]),
             late=[one.client for one in replies.late],
             late_replies=[asdict(one) for one in replies.late_replies],
             simulated_s=engine.simulated_s if isinstance(engine, TimedEngine) else None,
         )
         yield FinishedRound(state, record, replies.evaluation)
+
+
+def _failure_table(failures: Sequence[Failure]) -> list[dict[str, object]]:
+    """The failures of a round; a client that failed in several exchanges has one entry for each
+    reason."""
+    different = dict.fromkeys((failure.client, failure.reason) for failure in failures)
+    return [{"client": client, "reason": reason} for client, reason in different]
 
 
 def exchanges(
