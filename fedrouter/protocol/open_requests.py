@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fedrouter.protocol.messages import ClientReply, ClientRequest
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class OpenRequest:
     request: ClientRequest
     counts: tuple[int, ...] | None
     steps: Mapping[str, float] = field(default_factory=dict)
-    due: Seconds | None = None
-    seconds: Seconds = 0.0
+    due: _Seconds | None = None
+    seconds: _Seconds = 0.0
     reply: ClientReply | None = None
 
     @property

@@ -93,3 +93,8 @@ class TimedEngine(Engine, Protocol):
     ) -> Mapping[int, ClientReply | Failure | None]:
         """The answers to open requests that have arrived by now, by client; None: an answer that
         does not count."""
+
+
+def simulated_seconds(engine: Engine) -> float | None:
+    """Simulated seconds since the run began; None: time is not simulated."""
+    return engine.simulated_s if isinstance(engine, TimedEngine) else None

@@ -16,8 +16,8 @@ from fedrouter.protocol.messages import (
     Scope,
 )
 from fedrouter.protocol.validation import ExpectedArrays
-from fedrouter.server.budget import BudgetSpentError, check_budget
-from fedrouter.server.engine import Closing, Engine, TimedEngine, Traffic
+from fedrouter.server.budget import BudgetSpentError, check_budget, check_time
+from fedrouter.server.engine import Closing, Engine, TimedEngine, Traffic, simulated_seconds
 from fedrouter.server.late import TimedReplies, open_request
 from fedrouter.server.participation import (
     asked_clients,
@@ -99,8 +99,8 @@ def rounds(
     *,
     progress: Progress | None = None,
 ) -> Iterator[FinishedRound]:
-    """Run the rounds after `state`, up to the last, or as many as the budget of bytes allows;
-    yields each finished round.
+    """Run the rounds after `state`, up to the last, or as many as the budgets of bytes and of
+    simulated time allow; yields each finished round.
 
     Args:
         strategy: the method.
@@ -111,12 +111,13 @@ def rounds(
         progress: receives progress callbacks.
 
     Raises:
-        ConfigError: the budget of bytes does not suffice for one round.
+        ConfigError: a budget does not suffice for one round.
     """
     progress = progress or Progress()
     for round in range(state.round + 1, config.federation.rounds + 1):
         began, sent = time.perf_counter(), Traffic(engine.traffic.up, engine.traffic.down)
         try:
+            check_time(config.federation, simulated_seconds(engine))
             state, failures = exchanges(strategy, engine, state, expected, progress)
             refined = time.perf_counter() - began
             online = engine.online()
@@ -125,7 +126,7 @@ def rounds(
             check_budget(config.federation, engine.traffic, tasks, expected)
         except BudgetSpentError as spent:
             if round == 1:
-                raise ConfigError(f"no round fits: {spent}; raise federation.budget_mb") from None
+                raise ConfigError(f"no round fits: {spent}; raise the budget") from None
             progress.message(f"the run ends before round {round}: {spent}")
             return
         progress.round(round, config.federation.rounds)
@@ -160,7 +161,7 @@ def rounds(
             failures=_failure_table([*failures, *replies.failures]),
             late=[one.client for one in replies.late],
             late_replies=[asdict(one) for one in replies.late_replies],
-            simulated_s=engine.simulated_s if isinstance(engine, TimedEngine) else None,
+            simulated_s=simulated_seconds(engine),
         )
         yield FinishedRound(state, record, replies.evaluation)
 

@@ -17,7 +17,7 @@ from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
 from fedrouter.routing.types import TaskProfile
 from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_meta
-from fedrouter.server.engine import Engine, TimedEngine
+from fedrouter.server.engine import Engine, TimedEngine, simulated_seconds
 from fedrouter.server.expected import expected_arrays
 from fedrouter.server.participation import exchange_closing
 from fedrouter.server.privacy import privacy_table, privacy_warnings, public_profile
@@ -202,11 +202,6 @@ class Server:
             f"usable update{reason}; start a new run, with a lower training.lr if updates diverged"
         )
 
-    @property
-    def _simulated_s(self) -> float | None:
-        """Simulated seconds since the run began; None: time is not simulated."""
-        return self.engine.simulated_s if isinstance(self.engine, TimedEngine) else None
-
     def _checkpoint(self, folder: RunFolder, state: ServerState) -> None:
         arrays, packed = state.pack()
         meta = CheckpointMeta(
@@ -215,7 +210,7 @@ class Server:
             config_table(self.config),
             self._usage,
             self.engine.traffic,
-            self._simulated_s,
+            simulated_seconds(self.engine),
         )
         folder.save_checkpoint(state.round, arrays, asdict(meta))
 
@@ -248,7 +243,7 @@ class Server:
             "routing": routing_table(state, evaluation),
             "privacy": privacy,
             "bytes": traffic,
-            "simulated_s": self._simulated_s,
+            "simulated_s": simulated_seconds(self.engine),
             "tokens": self._usage.tokens,
             "seconds": {name: round(value, 3) for name, value in self._usage.seconds.items()},
             "peak_rss_mb": peak_rss_mb(),

@@ -76,6 +76,11 @@ class FederationConfig(Section):
         "together: the run ends before a round that would exceed it; the final evaluation is not "
         "counted; unset: no limit",
     )
+    budget_s: Positive | None = Field(
+        default=None,
+        description="simulated seconds after which no further round begins; needs devices; unset: "
+        "no limit",
+    )
     ranks: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
         default=None,
         description="ranks of the clients' adapters, at most adapter.rank: client k has the rank "
@@ -98,10 +103,12 @@ class FederationConfig(Section):
         return tuple(f"federation.{key}" for key, is_set in given.items() if is_set)
 
     @model_validator(mode="after")
-    def _whole_shares(self) -> Self:
+    def _possible_devices(self) -> Self:
         total = sum(one.share for one in self.devices)
         if self.devices and abs(total - 1) > SHARE_TOLERANCE:
             raise ValueError(f"the shares of federation.devices should add up to 1, got {total:g}")
+        if self.budget_s is not None and not self.devices:
+            raise ValueError("federation.budget_s needs federation.devices, which simulate time")
         return self
 
     @model_validator(mode="after")
