@@ -148,6 +148,27 @@ def test_without_a_deadline_the_slowest_holds_the_round(tmp_path: Path) -> None:
     assert [record["tokens"] for record in records] == [21, 21]
 
 
+def test_devices_without_a_deadline_change_no_result(tmp_path: Path) -> None:
+    given = (*FEDAVG, "federation.rounds=2")
+    config = resolved(*given)
+    usual = RunFolder.create(tmp_path / "usual", dump_config(config))
+    server(config, ScriptedEngine(config, lambda request, wire: wire)).execute(usual)
+    _, timed = finished(tmp_path / "timed", resolved(*given, FAST_AND_SLOW))
+    checkpoint, _ = usual.latest_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.meta["simulated_s"] is None
+    assert checkpoint.meta["state"] == timed.meta["state"]
+    assert checkpoint.meta["traffic"] == timed.meta["traffic"]
+    for name, array in checkpoint.arrays.items():
+        np.testing.assert_array_equal(array, timed.arrays[name])
+
+
+def test_a_run_ends_when_its_simulated_time_is_over(tmp_path: Path) -> None:
+    given = (*FEDAVG, "federation.rounds=9", FAST_AND_SLOW)  # rounds of 2.8 s
+    records, _ = finished(tmp_path / "run", resolved(*given, "federation.budget_s=5.7"))
+    assert [round(record["simulated_s"], 6) for record in records] == [2.8, 5.6, 8.4]
+
+
 def test_equal_time_gives_slow_clients_fewer_steps() -> None:
     """The scripted clients' tokens do not depend on steps, so that only requests are looked at."""
     config = resolved(
