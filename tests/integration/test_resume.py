@@ -177,7 +177,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_falls_back_to_the_same_end(
 
 def test_late_replies_outlive_a_kill_in_each_round(config: Config, tmp_path: Path) -> None:
     devices = [{"share": 0.67, "speed": 500.0}, {"share": 0.33, "speed": 200.0, "absent": 0.1}]
-    settings = config.federation.replace(deadline_s=2.0, devices=devices, equal_time=True)
+    settings = config.federation.replace(deadline_s=1.0, devices=devices, equal_time=True)
     config = config.replace(federation=settings)
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     run(config, whole)
