@@ -8,7 +8,7 @@ from fedrouter.config import Config, dump_config, load_resolved
 from fedrouter.config.resolve import resolve
 from fedrouter.data.client_data import data_fingerprint, deal
 from fedrouter.data.loading import Splits, load_splits
-from fedrouter.errors import MissingExtraError
+from fedrouter.errors import ConfigError, MissingExtraError
 from fedrouter.model.source import find_folder
 from fedrouter.progress import Progress
 from fedrouter.storage.run_folder import RunFolder
@@ -48,6 +48,7 @@ class Experiment:
         splits = load_splits(config.data, config.seed)
         self._data = data_fingerprint(splits)
         self.config = resolve(config, {row.task for row in splits.train})
+        _check_time(self.config)
         make_strategy(self.config)  # refuses settings that the method cannot work with
         self._dealt = deal(self.config, splits, strategy_class(self.config.strategy).pooled)
         self._load_model(splits, shared_model)
@@ -148,9 +149,14 @@ class Experiment:
         return simulate(serve, self.config.federation.clients)
 
     def _serve(self, folder: RunFolder, engine: "Engine") -> dict[str, Any]:
+        from fedrouter.engines.devices import SimulatedDevices
+        from fedrouter.server.expected import expected_arrays
         from fedrouter.server.resource_usage import ResourceUsage
         from fedrouter.server.server import Server
 
+        if self.config.federation.devices:
+            expected = expected_arrays(self._shared_model, self._spec, self.config)
+            engine = SimulatedDevices(engine, self.config, expected)
         usage = ResourceUsage()
         usage.add("load", self._load_seconds)
         server = Server(
@@ -163,6 +169,20 @@ class Experiment:
             progress=self.progress,
         )
         return server.execute(folder)
+
+
+def _check_time(config: Config) -> None:
+    """Refuse what depends on the clients' time in a run whose clients take none.
+
+    Raises:
+        ConfigError: one line that says what gives them time.
+    """
+    settings = config.federation
+    if settings.timed and not settings.devices and config.engine.name == "inprocess":
+        raise ConfigError(
+            f"{', '.join(settings.timed)}: clients in one process take no time of their own; set "
+            "federation.devices to simulate it, or engine.name = 'flower'"
+        )
 
 
 def run(config: Config, path: Path, progress: Progress | None = None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from fedrouter.errors import DataError, ModelError, RunError
 from fedrouter.experiment import resume, run
 from fedrouter.inference.routed_model import RoutedModel
 from fedrouter.progress import Progress
-from fedrouter.server.rounds import participants
+from fedrouter.server.participation import participants
 from fedrouter.storage.predictions import read_predictions
 from fedrouter.storage.run_folder import RunFolder, is_run
 

@@ -4,7 +4,8 @@ A JSON object::
 
     config     the configuration of all cells as TOML, without the grid
     cells      one entry for each finished cell: strategy, scenario, seed, run (its folder), local
-               and global (scores, or null), by_task, bytes_up, bytes_down, seconds, tokens
+               and global (scores, or null), by_task, bytes_up, bytes_down, seconds, tokens,
+               simulated_s (null if time is not simulated)
     summary    one entry for each strategy and scenario: kind, seeds (a number), {mean, sd} over the
                seeds of every score and cost, and vs_fedrouter: the difference in ROUGE-1 to
                FedRouter, paired by seed, {mean, low, high, n} for local and global
@@ -39,6 +40,7 @@ CSV_COLUMNS = (
     "bytes_down",
     "seconds",
     "tokens",
+    "simulated_s",
 )
 
 Kind = Literal["shared", "personalized", "reference"]
@@ -111,6 +113,7 @@ def _entry(cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]:
         "bytes_down": summary["bytes"]["down"],
         "seconds": round(seconds["total"] - seconds["load"], 3),  # loading is shared by all cells
         "tokens": summary["tokens"],
+        "simulated_s": summary.get("simulated_s"),
     }
 
 
@@ -129,6 +132,9 @@ def _pair(cells: Sequence[Entry], strategy: str, scenario: str) -> dict[str, Any
         "seeds": len(own),
         **{scope: _spreads([cell[scope] for cell in own if cell[scope]]) for scope in SCOPES},
         **{cost: spread([cell[cost] for cell in own]) for cost in COSTS},
+        "simulated_s": None
+        if any(cell["simulated_s"] is None for cell in own)
+        else spread([cell["simulated_s"] for cell in own]),
         "vs_fedrouter": None
         if strategy == METHOD
         else {

@@ -106,17 +106,22 @@ def _scores(title: str, entries: Sequence[Entry], scope: str) -> Table:
 
 
 def _usage(title: str, entries: Sequence[Entry]) -> Table:
+    """The costs; those of simulated time only if there is some."""
+    simulated = any(entry["simulated_s"] for entry in entries)
+
     def row(entry: Entry) -> Row:
         return (
             entry["strategy"],
             _spread(entry["bytes_up"], ".2f", unit=1e6),
             _spread(entry["bytes_down"], ".2f", unit=1e6),
             _spread(entry["seconds"], ",.1f"),
+            *([_spread(entry["simulated_s"], ",.1f")] if simulated else []),
             _spread(entry["tokens"], ",.0f"),
             str(entry["seeds"]),
         )
 
-    columns = ("strategy", "MB up", "MB down", "seconds", "trained tokens", "seeds")
+    time = ("seconds", "simulated s") if simulated else ("seconds",)
+    columns = ("strategy", "MB up", "MB down", *time, "trained tokens", "seeds")
     return _table(title, columns, [(row(entry), entry) for entry in entries])
 
 

@@ -19,6 +19,7 @@ from fedrouter.config.schema import Config
 from fedrouter.config.sections.aggregation import AggregationConfig
 from fedrouter.config.sections.base import Section
 from fedrouter.config.sections.data import Columns, DataConfig, Source, scenario_names
+from fedrouter.config.sections.devices import DeviceClass
 from fedrouter.config.sections.evaluation import CompareConfig, EvaluationConfig
 from fedrouter.config.sections.federation import EngineConfig, FederationConfig, TrainingConfig
 from fedrouter.config.sections.model import AdapterConfig, ModelConfig
@@ -34,6 +35,7 @@ __all__ = [
     "CompareConfig",
     "Config",
     "DataConfig",
+    "DeviceClass",
     "EngineConfig",
     "EvaluationConfig",
     "FederationConfig",

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from fedrouter.config.registry import StrategyEntry, registered
 from fedrouter.config.schema import Config
 from fedrouter.config.sections.data import Source
+from fedrouter.config.sections.devices import DeviceClass
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[Key]:
 
 
 def page() -> str:
-    """docs/configuration.md: a table of all keys, one of those of a source, and the strategies."""
+    """docs/configuration.md: all keys, those of a source and of a device, and the strategies."""
     common = [key for key in describe() if not key.name.startswith("strategies.")]
     strategies = "\n\n".join(_strategy(entry) for entry in registered().values())
     return f"""\
@@ -59,6 +60,10 @@ fedrouter run my.toml --set federation.rounds=10 --set data.train=rows.jsonl
 Each table in `data.sources` (`[[data.sources]]` in TOML):
 
 {_table(describe(Source))}
+
+Each table in `federation.devices` (`[[federation.devices]]` in TOML), see [devices.md](devices.md):
+
+{_table(describe(DeviceClass))}
 
 ## Strategies
 

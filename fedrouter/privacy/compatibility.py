@@ -30,5 +30,15 @@ def check_compatible(config: ResolvedConfig, private: bool) -> None:
         faults.append('aggregation.robust should be "none", since other rules use single updates')
     if config.federation.ranks is not None or config.aggregation.ranks == "svd":
         faults.append("federation.ranks and aggregation.ranks should be unset")
+    if config.federation.equal_time:
+        faults.append(
+            "federation.equal_time should be false, since a round that is repeated with other "
+            "steps would have the same noise"
+        )
+    if config.federation.timed and config.federation.late == "next":
+        faults.append(
+            'federation.late should be "drop", since a late reply that counts in another round '
+            "when it is repeated would have the same noise"
+        )
     if faults:
         raise ConfigError(f"privacy.epsilon is set: {'; '.join(faults)}")

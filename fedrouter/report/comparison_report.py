@@ -10,6 +10,7 @@ from fedrouter.config import load_resolved
 from fedrouter.errors import FedRouterError, RunError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
+from fedrouter.report.costs import loss_over_costs
 from fedrouter.report.embedding_map import load_shared_model
 from fedrouter.report.page import Section, figure, page, table
 from fedrouter.report.run_report import bytes_per_round, confusion, map_section
@@ -74,6 +75,7 @@ def _scenario(
             figure("ROUGE-1, mean over seeds", figures.bars(names, scores, "ROUGE-1")),
             figure("Training loss", figures.lines(losses, "round", "nats per token")),
             figure("Bytes per round, up and down", bytes_per_round(records)),
+            *loss_over_costs(records),
             *_by_task(first, names),
         ],
     )

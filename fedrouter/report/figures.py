@@ -34,13 +34,21 @@ STYLE: Any = {  # matplotlib types its keys one by one
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def lines(series: Series, x: str, y: str) -> str:
-    """A curve for each series of (x, y) points, as HTML."""
+def lines(series: Series, x: str, y: str, *, whole: bool = True) -> str:
+    """A curve for each series of (x, y) points, as HTML.
+
+    Args:
+        series: name -> points.
+        x: what the horizontal axis is.
+        y: what the vertical axis is.
+        whole: whether x is a whole number, such as a round.
+    """
     figure, axes = _axes(legend=len(series))
     for (name, points), look in zip(series.items(), _looks(), strict=False):
         xs, ys = [x for x, _ in points], [y for _, y in points]
         axes.plot(xs, ys, label=name, marker="o", markersize=3, color=look[0], linestyle=look[2])
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    if whole:
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return _image(figure, axes, x, y, legend=len(series))
 
 

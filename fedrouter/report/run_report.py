@@ -7,6 +7,7 @@ from fedrouter.config import load_resolved
 from fedrouter.errors import FedRouterError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.report import figures
+from fedrouter.report.costs import loss_over_costs
 from fedrouter.report.embedding_map import embedding_map, load_shared_model
 from fedrouter.report.examples import examples_section
 from fedrouter.report.page import Section, figure, page, table
@@ -42,7 +43,14 @@ def run_report(run: RunFolder) -> str:
         Section("Routing", confusion(summary["routing"])),
         examples_section(run, summary["tasks"]),
         Section("Privacy", _privacy(summary.get("privacy"))),
-        Section("Bytes", [figure("Bytes per round", bytes_per_round({"run": records}))]),
+        Section(
+            "Costs",
+            [
+                figure("Bytes per round", bytes_per_round({"run": records})),
+                *loss_over_costs({"loss": records}),
+            ],
+        ),
+        Section("Clients that were late", _late(records)),
         Section("Clients that failed", _failures(records)),
     ]
     return page(f"fedrouter run {run.path.name}", lead, sections, configuration)
@@ -180,6 +188,21 @@ def _privacy(privacy: Mapping[str, Any] | None) -> list[str]:
     if rows:
         blocks.append(table(["adapter", "movement / noise", "only noise"], rows))
     return blocks
+
+
+def _late(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The clients that were late, and the late replies that counted; a run of before has none."""
+    rows = [
+        [
+            record["round"],
+            ", ".join(map(str, record["late"])) or "-",
+            ", ".join(f"{one['client']} (round {one['round']})" for one in record["late_replies"])
+            or "-",
+        ]
+        for record in records
+        if record.get("late") or record.get("late_replies")
+    ]
+    return [table(["round", "late", "late replies that count"], rows)] if rows else []
 
 
 def _failures(records: Sequence[Mapping[str, Any]]) -> list[str]:

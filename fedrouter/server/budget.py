@@ -1,4 +1,5 @@
-"""A budget of bytes: a run ends before an exchange that would exceed it."""
+"""Budgets of a run: it ends before an exchange that would exceed its bytes, and before a round that
+would begin after its simulated time."""
 
 from collections.abc import Sequence
 
@@ -12,7 +13,19 @@ MEGABYTE = 1e6
 
 
 class BudgetSpentError(Exception):
-    """The next exchange does not fit `federation.budget_mb` any more."""
+    """`federation.budget_mb` or `federation.budget_s` allows no further exchange or round."""
+
+
+def check_time(settings: FederationConfig, simulated_s: float | None) -> None:
+    """Check that a round may begin.
+
+    Raises:
+        BudgetSpentError: the simulated time is over.
+    """
+    if settings.budget_s is not None and (simulated_s or 0.0) >= settings.budget_s:
+        raise BudgetSpentError(
+            f"federation.budget_s = {settings.budget_s:g} simulated seconds have passed"
+        )
 
 
 def check_budget(

@@ -41,6 +41,7 @@ class CheckpointMeta:
         config: the run's configuration.
         costs: the resources used so far.
         traffic: bytes sent and received so far.
+        simulated_s: simulated seconds so far; None: time is not simulated.
     """
 
     state: dict[str, Any]
@@ -48,6 +49,7 @@ class CheckpointMeta:
     config: dict[str, Any]
     costs: ResourceUsage
     traffic: Traffic
+    simulated_s: float | None = None
 
 
 @cache

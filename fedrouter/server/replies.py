@@ -3,16 +3,32 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fedrouter.errors import MessageError, printable
 from fedrouter.protocol.messages import ClientReply, ClientRequest, EvaluationReport, Failure
 from fedrouter.protocol.ranks import truncate
 from fedrouter.protocol.validation import ExpectedArrays, check_reply
-from fedrouter.server.engine import Engine
+from fedrouter.server.engine import Closing, Engine, Late, TimedEngine
+from fedrouter.strategies import ServerState, TaskState
 from fedrouter.types import AdapterWeights
 
 MAX_REASON = 300  # characters of the reason of a failure
+
+Answer = ClientReply | Failure | Late
+
+
+@dataclass(frozen=True)
+class LateReply:
+    """A late reply that counts in a round; an entry of `metrics.jsonl`.
+
+    Attributes:
+        client: the client's id.
+        round: the round in which it was asked.
+    """
+
+    client: int
+    round: int
 
 
 class Replies(ABC):
@@ -30,8 +46,12 @@ class Replies(ABC):
         seconds: wall time of the engine.
         tokens: number of tokens trained on.
         failures: the clients without a usable reply.
+        late: the clients that had not answered when the server stopped waiting.
+        late_replies: the late replies to earlier requests that count now.
         evaluation: client -> its evaluation.
     """
+
+    closing: Closing | None = None  # when the server stops waiting; None: when all have answered
 
     def __init__(
         self, engine: Engine, tasks: Sequence[ClientRequest], expected: ExpectedArrays
@@ -39,6 +59,8 @@ class Replies(ABC):
         self.seconds = 0.0
         self.tokens = 0
         self.failures: list[Failure] = []
+        self.late: list[Late] = []
+        self.late_replies: list[LateReply] = []
         self.evaluation: dict[int, EvaluationReport] = {}
         self._losses: list[tuple[str | None, float, int]] = []
         self._engine = engine
@@ -55,18 +77,27 @@ class Replies(ABC):
         check: Callable[[ClientRequest, ClientReply], None],
     ) -> Iterator[ClientReply]:
         """Run requests, and yield the replies that pass a check, which raises a MessageError."""
-        answers = self._engine.run(requests)
+        answers = self._answers(requests)
         for request in requests:
             answer = self._next(answers)
             assert answer is not None, "an engine answers every request"
-            reason = _fault(request, answer, check)
+            if isinstance(answer, Late):
+                self.late.append(answer)
+                continue
+            reason = fault_of(request, answer, check)
             if isinstance(answer, ClientReply) and reason is None:
                 yield answer
             else:
                 self._fail(request, reason or "")
         self._next(answers)  # lets the engine finish
 
-    def _next(self, answers: Iterator[ClientReply | Failure]) -> ClientReply | Failure | None:
+    def _answers(self, requests: Sequence[ClientRequest]) -> Iterator[Answer]:
+        if self.closing is None:
+            return self._engine.run(requests)
+        assert isinstance(self._engine, TimedEngine), "only then is there a deadline"
+        return self._engine.run_until(requests, self.closing)
+
+    def _next(self, answers: Iterator[Answer]) -> Answer | None:
         began = time.perf_counter()
         answer = next(answers, None)
         self.seconds += time.perf_counter() - began
@@ -82,6 +113,13 @@ class Replies(ABC):
         for update in reply.updates:
             self.tokens += update.tokens
             self._losses.append((update.adapter, update.loss, update.samples))
+
+    @property
+    def missed(self) -> list[Failure]:
+        """The late clients as failures, where a late reply has no use."""
+        asked = {request.client: request.round for request in self._tasks}
+        reason = "no reply within federation.deadline_s"
+        return [Failure(one.client, asked[one.client], reason) for one in self.late]
 
     @property
     def mean_loss(self) -> float | None:
@@ -102,7 +140,7 @@ def _mean(losses: Sequence[tuple[str | None, float, int]]) -> float | None:
     return sum(loss * count for _, loss, count in losses) / samples if samples else None
 
 
-def _fault(
+def fault_of(
     request: ClientRequest,
     answer: ClientReply | Failure,
     check: Callable[[ClientRequest, ClientReply], None],
@@ -117,6 +155,11 @@ def _fault(
     except Exception as error:  # no fault of one reply may end the run
         return f"the reply cannot be checked ({type(error).__name__})"
     return None
+
+
+def sample_counts(state: ServerState) -> Mapping[int, Sequence[int]]:
+    """Client -> the number of samples of each of its local tasks, as its profile says."""
+    return state.counts if isinstance(state, TaskState) else {}
 
 
 def limit_ranks(
@@ -142,6 +185,7 @@ class CheckedReplies(Replies):
     Args:
         engine, tasks, expected: as for `Replies`.
         counts: client -> the number of samples of each of its local tasks.
+        closing: when the server stops waiting; None: when all clients have answered.
     """
 
     def __init__(
@@ -150,7 +194,9 @@ class CheckedReplies(Replies):
         tasks: Sequence[ClientRequest],
         expected: ExpectedArrays,
         counts: Mapping[int, Sequence[int]],
+        closing: Closing | None = None,
     ) -> None:
+        self.closing = closing
         self._ranks = {task.client: engine.rank(task.client) for task in tasks}
         super().__init__(engine, limit_ranks(tasks, self._ranks), expected)
         self._counts = counts

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedrouter.config import ResolvedConfig
@@ -16,13 +16,21 @@ from fedrouter.protocol.messages import (
     Scope,
 )
 from fedrouter.protocol.validation import ExpectedArrays
-from fedrouter.seeding import generator
-from fedrouter.server.budget import BudgetSpentError, check_budget
-from fedrouter.server.engine import Engine, Traffic
+from fedrouter.server.budget import BudgetSpentError, check_budget, check_time
+from fedrouter.server.engine import Closing, Engine, TimedEngine, Traffic, simulated_seconds
+from fedrouter.server.late import TimedReplies, open_request
 from fedrouter.server.low_ranks import with_best_components_first
-from fedrouter.server.replies import CheckedReplies, Replies
+from fedrouter.server.participation import (
+    asked_clients,
+    busy_clients,
+    exchange_closing,
+    participants,
+    round_closing,
+)
+from fedrouter.server.replies import CheckedReplies, Replies, sample_counts
 from fedrouter.server.secure_sums import SummedReplies
-from fedrouter.strategies import ServerState, Strategy, TaskState
+from fedrouter.server.step_budget import limit_steps
+from fedrouter.strategies import ServerState, Strategy
 
 EXCLUDED = (
     "its updates point against those of the other clients and were left out; if its data are "
@@ -36,7 +44,7 @@ class RoundRecord:
 
     Attributes:
         round: the round, from 1.
-        clients: the ids of the clients that took part.
+        clients: the ids of the clients that were asked.
         lr: the learning rate.
         loss: mean training loss in nats per token, weighted by samples; None without updates.
         losses: the same of each received adapter that was trained on; of a task, by its id.
@@ -45,6 +53,11 @@ class RoundRecord:
         bytes_up, bytes_down: bytes of arrays from and to clients.
         seconds: wall time of the phases "profile" (auxiliary exchanges), "train" and "aggregate".
         failures: the clients without a usable reply, each with `client` and `reason`.
+        late: the clients that had not replied when the round was closed.
+        late_replies: the late replies that count in this round, each with its `client` and the
+            `round` in which it was asked.
+        simulated_s: simulated seconds from the start of the run to the end of the round; None: time
+            is not simulated.
     """
 
     round: int
@@ -58,6 +71,9 @@ class RoundRecord:
     bytes_down: int
     seconds: dict[str, float]
     failures: list[dict[str, object]] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
+    late_replies: list[dict[str, object]] = field(default_factory=list)
+    simulated_s: float | None = None
 
 
 @dataclass
@@ -84,8 +100,8 @@ def rounds(
     *,
     progress: Progress | None = None,
 ) -> Iterator[FinishedRound]:
-    """Run the rounds after `state`, up to the last, or as many as the budget of bytes allows;
-    yields each finished round.
+    """Run the rounds after `state`, up to the last, or as many as the budgets of bytes and of
+    simulated time allow; yields each finished round.
 
     Args:
         strategy: the method.
@@ -96,21 +112,22 @@ def rounds(
         progress: receives progress callbacks.
 
     Raises:
-        ConfigError: the budget of bytes does not suffice for one round.
+        ConfigError: a budget does not suffice for one round.
     """
     progress = progress or Progress()
     for round in range(state.round + 1, config.federation.rounds + 1):
         began, sent = time.perf_counter(), Traffic(engine.traffic.up, engine.traffic.down)
         try:
+            check_time(config.federation, simulated_seconds(engine))
             state, failures = exchanges(strategy, engine, state, expected, progress)
             refined = time.perf_counter() - began
             online = engine.online()
-            chosen = participants(config, round, online)
+            chosen = participants(config, round, online, busy_clients(state))
             tasks = strategy.plan(state, round, chosen)
             check_budget(config.federation, engine.traffic, tasks, expected)
         except BudgetSpentError as spent:
             if round == 1:
-                raise ConfigError(f"no round fits: {spent}; raise federation.budget_mb") from None
+                raise ConfigError(f"no round fits: {spent}; raise the budget") from None
             progress.message(f"the run ends before round {round}: {spent}")
             return
         progress.round(round, config.federation.rounds)
@@ -118,9 +135,12 @@ def rounds(
         if evaluation_is_due(config, state.round):
             scopes: tuple[Scope, ...] = ("local", "global")
             tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
-        replies = replies_to(config, engine, tasks, expected, sample_counts(state))
+        closing = round_closing(config.federation, len(tasks), len(online))
+        replies = _round_replies(config, engine, tasks, expected, state=state, closing=closing)
         aggregated = strategy.aggregate(state, round, replies)
         state = with_best_components_first(config, engine, online, state, aggregated)
+        if isinstance(replies, TimedReplies):
+            state = replace(state, open_requests=replies.open_requests, speeds=replies.speeds)
         failures += [
             Failure(client, round, EXCLUDED) for client in chosen if client in state.excluded
         ]
@@ -140,11 +160,19 @@ def rounds(
                 "train": replies.seconds,
                 "aggregate": took - replies.seconds,
             },
-            failures=[
-                {"client": f.client, "reason": f.reason} for f in (*failures, *replies.failures)
-            ],
+            failures=_failure_table([*failures, *replies.failures]),
+            late=[one.client for one in replies.late],
+            late_replies=[asdict(one) for one in replies.late_replies],
+            simulated_s=simulated_seconds(engine),
         )
         yield FinishedRound(state, record, replies.evaluation)
+
+
+def _failure_table(failures: Sequence[Failure]) -> list[dict[str, object]]:
+    """The failures of a round; a client that failed in several exchanges has one entry for each
+    reason."""
+    different = dict.fromkeys((failure.client, failure.reason) for failure in failures)
+    return [{"client": client, "reason": reason} for client, reason in different]
 
 
 def exchanges(
@@ -160,33 +188,28 @@ def exchanges(
         BudgetSpentError: an exchange does not fit the budget of bytes any more.
     """
     failures: list[Failure] = []
+    settings = strategy.config.federation
     while state.pending:
-        tasks = strategy.auxiliary_requests(state, engine.online())
-        check_budget(strategy.config.federation, engine.traffic, tasks, expected)
+        busy = busy_clients(state)
+        clients = [client for client in engine.online() if client not in busy]
+        tasks = strategy.auxiliary_requests(state, clients)
+        check_budget(settings, engine.traffic, tasks, expected)
         progress.phase("refine", len(tasks))
-        replies = replies_to(strategy.config, engine, tasks, expected, sample_counts(state))
+        counts, closing = sample_counts(state), exchange_closing(settings, len(tasks))
+        replies = replies_to(strategy.config, engine, tasks, expected, counts, closing=closing)
         state = strategy.apply_auxiliary(state, replies)
-        failures += replies.failures
+        asked = {task.client: task for task in tasks}
+        late = (open_request(asked[o.client], o, counts, settings, {}) for o in replies.late)
+        state = replace(state, open_requests=(*state.open_requests, *late))
+        failures += [*replies.failures, *replies.missed]
     return state, failures
 
 
 def tasks_left(config: ResolvedConfig, state: ServerState) -> int:
     """An estimate of the number of requests from a state to the end of the run."""
     settings = config.federation
-    each_round = max(settings.min_clients, int(settings.fraction * settings.clients + 0.5))
+    each_round = min(settings.clients, asked_clients(settings, settings.clients))
     return each_round * (settings.rounds - state.round)
-
-
-def participants(config: ResolvedConfig, round: int, online: Sequence[int]) -> list[int]:
-    """The clients of a round, in ascending order: a seeded random sample of `federation.fraction`
-    of the clients online, but at least `federation.min_clients` of them."""
-    settings = config.federation
-    wanted = max(settings.min_clients, int(settings.fraction * len(online) + 0.5))
-    draws = generator(config.seed, "participants", round)
-    number = min(wanted, len(online))
-    if not number:
-        return []
-    return sorted(draws.choice(list(online), size=number, replace=False).tolist())
 
 
 def evaluation_is_due(config: ResolvedConfig, round: int) -> bool:
@@ -209,17 +232,14 @@ def with_evaluation(
     )
 
 
-def sample_counts(state: ServerState) -> Mapping[int, Sequence[int]]:
-    """Client -> the number of samples of each of its local tasks, as its profile says."""
-    return state.counts if isinstance(state, TaskState) else {}
-
-
 def replies_to(
     config: ResolvedConfig,
     engine: Engine,
     requests: Sequence[ClientRequest],
     expected: ExpectedArrays,
     counts: Mapping[int, Sequence[int]],
+    *,
+    closing: Closing | None = None,
 ) -> Replies:
     """The clients' replies to requests or, with secure aggregation, their sum.
 
@@ -228,8 +248,27 @@ def replies_to(
         engine: runs the requests.
         requests: of one round.
         expected: names and shapes of arrays.
-        counts: as for `CheckedReplies`.
+        counts, closing: as for `CheckedReplies`.
     """
     if config.privacy.secure_aggregation:
         return SummedReplies(engine, requests, expected, config.privacy)
-    return CheckedReplies(engine, requests, expected, counts)
+    return CheckedReplies(engine, requests, expected, counts, closing)
+
+
+def _round_replies(
+    config: ResolvedConfig,
+    engine: Engine,
+    requests: Sequence[ClientRequest],
+    expected: ExpectedArrays,
+    *,
+    state: ServerState,
+    closing: Closing | None,
+) -> Replies:
+    """The replies that count in a round, whose state before is `state`."""
+    settings = config.federation
+    if closing is None:
+        return replies_to(config, engine, requests, expected, sample_counts(state))
+    assert isinstance(engine, TimedEngine), "Experiment refuses others"
+    if settings.equal_time:
+        requests = limit_steps(requests, state.speeds)
+    return TimedReplies(engine, requests, expected, state=state, settings=settings, closing=closing)

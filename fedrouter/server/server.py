@@ -17,10 +17,11 @@ from fedrouter.progress import Progress
 from fedrouter.protocol.messages import ClientRequest, EvaluationReport, Scope
 from fedrouter.routing.types import TaskProfile
 from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_meta
-from fedrouter.server.engine import Engine
+from fedrouter.server.engine import Engine, TimedEngine, simulated_seconds
 from fedrouter.server.expected import expected_arrays
+from fedrouter.server.participation import exchange_closing
 from fedrouter.server.privacy import privacy_table, privacy_warnings, public_profile
-from fedrouter.server.replies import Replies
+from fedrouter.server.replies import Replies, sample_counts
 from fedrouter.server.resource_usage import ResourceUsage, peak_rss_mb
 from fedrouter.server.restore import restore_state
 from fedrouter.server.rounds import (
@@ -28,7 +29,6 @@ from fedrouter.server.rounds import (
     evaluation_is_due,
     replies_to,
     rounds,
-    sample_counts,
     with_evaluation,
 )
 from fedrouter.server.summary import routing_table, score_table, task_table
@@ -129,13 +129,15 @@ class Server:
 
     def _profiles(self, tasks: Sequence[ClientRequest]) -> Iterator[TaskProfile]:
         """Yield the clients' profiles; raises an EngineError if all of several requests fail."""
-        replies = replies_to(self.config, self.engine, tasks, self._expected, {})
+        closing = exchange_closing(self.config.federation, len(tasks))
+        replies = replies_to(self.config, self.engine, tasks, self._expected, {}, closing=closing)
         for reply in replies:
             if reply.profile is not None:
                 yield reply.profile
         self._report(replies)
-        if len({failure.client for failure in replies.failures}) == len(tasks) > 0:
-            raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
+        failures = [*replies.failures, *replies.missed]
+        if len({failure.client for failure in failures}) == len(tasks) > 0:
+            raise EngineError(f"no client sent a profile; {failures[0].reason}")
 
     def _restore(self, folder: RunFolder) -> ServerState | None:
         """The state of the last undamaged checkpoint; None if there is no checkpoint yet."""
@@ -159,6 +161,8 @@ class Server:
         self._usage = meta.costs
         self._usage.add("load", load_seconds)
         self.engine.traffic = meta.traffic
+        if isinstance(self.engine, TimedEngine):
+            self.engine.simulated_s = meta.simulated_s
         return state
 
     def _note(self, folder: RunFolder, done: FinishedRound) -> dict[str, Any]:
@@ -201,7 +205,12 @@ class Server:
     def _checkpoint(self, folder: RunFolder, state: ServerState) -> None:
         arrays, packed = state.pack()
         meta = CheckpointMeta(
-            packed, self._data, config_table(self.config), self._usage, self.engine.traffic
+            packed,
+            self._data,
+            config_table(self.config),
+            self._usage,
+            self.engine.traffic,
+            simulated_seconds(self.engine),
         )
         folder.save_checkpoint(state.round, arrays, asdict(meta))
 
@@ -234,6 +243,7 @@ class Server:
             "routing": routing_table(state, evaluation),
             "privacy": privacy,
             "bytes": traffic,
+            "simulated_s": simulated_seconds(self.engine),
             "tokens": self._usage.tokens,
             "seconds": {name: round(value, 3) for name, value in self._usage.seconds.items()},
             "peak_rss_mb": peak_rss_mb(),
@@ -271,5 +281,5 @@ class Server:
         return replies.evaluation
 
     def _report(self, replies: Replies) -> None:
-        for failure in replies.failures:
+        for failure in (*replies.failures, *replies.missed):
             self._progress.message(f"client {failure.client}: {failure.reason}")

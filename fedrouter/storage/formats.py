@@ -82,6 +82,7 @@ class SummaryFile(TypedDict):
     routing: RoutingTable
     privacy: NotRequired[PrivacyEntry | None]
     bytes: dict[str, int]
+    simulated_s: NotRequired[float | None]
     tokens: int
     seconds: dict[str, float]
 
@@ -100,6 +101,9 @@ class MetricsRecord(TypedDict):
     bytes_down: NotRequired[int]
     seconds: NotRequired[dict[str, float]]
     failures: NotRequired[list[dict[str, Any]]]
+    late: NotRequired[list[int]]
+    late_replies: NotRequired[list[dict[str, Any]]]
+    simulated_s: NotRequired[float | None]
     evaluation: NotRequired[dict[str, Any]]
 
 

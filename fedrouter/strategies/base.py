@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import cos, pi
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
@@ -13,6 +13,7 @@ from fedrouter.errors import ConfigError
 from fedrouter.privacy.budget import PrivacyLedger, PrivacyPlan
 from fedrouter.privacy.compatibility import check_compatible
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
+from fedrouter.protocol.open_requests import OpenRequest
 from fedrouter.routing.types import TaskProfile
 from fedrouter.serialization import ArrayTable, deserialize, serialize
 from fedrouter.strategies.aggregation import aggregate, private_means
@@ -35,6 +36,8 @@ class ServerState:
         excluded: the clients whose updates are left out, since they point against those of the
             others.
         privacy: what the run has released; None: without differential privacy.
+        open_requests: the requests whose replies are late.
+        speeds: client -> the optimizer steps per second that were last measured.
 
     >>> import numpy as np
     >>> from fedrouter import ServerState
@@ -51,6 +54,8 @@ class ServerState:
     pending: tuple[str, ...] = ()
     excluded: tuple[int, ...] = ()
     privacy: PrivacyLedger | None = None
+    open_requests: tuple[OpenRequest, ...] = ()
+    speeds: Mapping[int, float] = field(default_factory=dict)
 
     def pack(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Convert the state to named arrays and JSON, for a checkpoint."""

@@ -42,6 +42,13 @@ def _settings(config: ResolvedConfig) -> Iterator[str]:
         )
     if config.federation.ranks is not None:
         yield "federation.ranks gives vectors of different sizes, which have no sum; unset it"
+    devices = ("federation.devices",) if config.federation.devices else ()
+    if timed := (*config.federation.timed, *devices):
+        yield (
+            f"{', '.join(timed)} would close a sum before all of its clients have answered, and a "
+            "late reply cannot be part of a sum that was opened; unset"
+            + (" it" if len(timed) == 1 else " them")
+        )
     if config.federation.budget_mb is not None:
         yield "federation.budget_mb does not count the exchanges of a sum; unset it"
     strategies = registered()

@@ -17,6 +17,8 @@ def round_metrics(record: Mapping[str, Any]) -> Iterator[tuple[int, Metrics]]:
         yield record["evaluation"]["round"], dict(_scores(record["evaluation"]["metrics"]))
     metrics: Metrics = {f"round/{name}": record[name] for name in COUNTS}
     metrics |= {f"round/seconds/{phase}": value for phase, value in record["seconds"].items()}
+    if record.get("simulated_s") is not None:
+        metrics |= {"round/simulated_s": record["simulated_s"]}
     metrics |= {"round/failures": len(record["failures"]), "round/clients": len(record["clients"])}
     metrics |= {f"train/loss/{name}": loss for name, loss in record["losses"].items()}
     if record["loss"] is not None:

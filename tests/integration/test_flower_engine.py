@@ -1,5 +1,6 @@
 """The Flower engine against a grid of this test's own, whose clients misbehave one by one."""
 
+import time
 import tomllib
 from collections.abc import Callable, Iterable
 
@@ -21,7 +22,9 @@ from fedrouter.protocol import compression
 from fedrouter.protocol.codec import pack_reply
 from fedrouter.protocol.compression import EncodedWeights, TransportDtype, encode
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, TrainOrder, Update
+from fedrouter.protocol.open_requests import OpenRequest
 from fedrouter.protocol.validation import ExpectedArrays
+from fedrouter.server.engine import Closing, Late
 from fedrouter.types import AdapterWeights
 
 WEIGHTS = {"m.lora_A.weight": np.ones((1, 2), np.float32)}
@@ -55,6 +58,7 @@ class FakeGrid:
         self.behave = behave
         self.waiting: list[flwr_app.Message] = []
         self.sent = 0
+        self.pushed: list[flwr_app.Message] = []
         self.poisoned: set[str] = set()  # messages whose replies Flower cannot read
 
     def get_node_ids(self) -> list[int]:
@@ -64,6 +68,7 @@ class FakeGrid:
         ids = []
         for message in messages:
             self.sent += 1
+            self.pushed.append(message)
             message.metadata.__dict__["_message_id"] = f"message-{self.sent}"
             ids.append(message.metadata.message_id)
             node = message.metadata.dst_node_id
@@ -112,6 +117,60 @@ def test_replies_come_in_the_order_of_the_tasks() -> None:
     replies = answers(good, clients=4)
     assert [reply.client for reply in replies] == [0, 1, 2, 3]
     assert all(isinstance(reply, ClientReply) for reply in replies)
+
+
+def asked(flower: FlowerEngine, clients: Iterable[int], round: int = 1) -> list[ClientRequest]:
+    orders = (TrainOrder(("global",), 1),)
+    return [
+        ClientRequest(client, round, train=orders, adapters={"global": WEIGHTS}, lr=0.1)
+        for client in clients
+    ]
+
+
+def test_the_server_stops_waiting_and_takes_the_late_reply_in_the_next_round() -> None:
+    grid = FakeGrid(3, lambda client: None if client == 1 else good(client))
+    flower = engine(grid)
+    requests = asked(flower, flower.online())
+    began = time.monotonic()
+    found = list(flower.run_until(requests, Closing(3, 1, 0.05)))
+    assert 0.05 <= time.monotonic() - began < 0.5  # federation.timeout_s
+    assert [type(answer) for answer in found] == [ClientReply, Late, ClientReply]
+    assert set(flower.durations) == {0, 2}
+    waiting = [OpenRequest(requests[1], None)]
+    assert flower.arrived(waiting) == {}  # it may still come
+    late = flower._open[1]
+    sent = next(message for message in grid.pushed if message.metadata.message_id == late.id)
+    grid.waiting.append(flwr_app.Message(good(1), reply_to=sent))
+    answer = flower.arrived(waiting)[1]
+    assert isinstance(answer, ClientReply)
+    assert answer.client == 1
+    assert flower.durations[1] >= 0.05
+    assert flower.arrived(waiting) == {1: None}  # as after a restart: nobody will answer
+
+
+def test_the_server_stops_waiting_when_the_wanted_number_has_replied() -> None:
+    flower = engine(FakeGrid(3, lambda client: None if client == 2 else good(client)))
+    found = list(flower.run_until(asked(flower, flower.online()), Closing(2, 1)))
+    assert [type(answer) for answer in found] == [ClientReply, ClientReply, Late]
+
+
+def test_the_least_number_is_waited_for_beyond_the_deadline_but_not_beyond_the_timeout() -> None:
+    flower = engine(FakeGrid(2, lambda client: None if client == 1 else good(client)))
+    found = list(flower.run_until(asked(flower, flower.online()), Closing(2, 2, 0.01)))
+    assert isinstance(found[0], ClientReply)
+    assert isinstance(found[1], Failure)
+    assert "timeout_s = 0.5" in found[1].reason
+
+
+def test_with_all_clients_busy_the_first_late_reply_is_waited_for() -> None:
+    grid = FakeGrid(1, lambda client: None)
+    flower = engine(grid)
+    requests = asked(flower, flower.online())
+    assert isinstance(next(flower.run_until(requests, Closing(1, 0, 0.01))), Late)
+    assert list(flower.run_until([], Closing(0, 0, 0.01))) == []
+    answer = flower.arrived([OpenRequest(requests[0], None)])[0]
+    assert isinstance(answer, Failure)  # after federation.timeout_s
+    assert "timeout_s" in answer.reason
 
 
 def test_an_adapter_is_rounded_once_a_round_and_counted_for_each_client(

@@ -65,6 +65,14 @@ class Federation:
             lambda: len(self.records()) >= number, f"{number} rounds to end", ROUND_S
         )
 
+    def use_app(self, name: str) -> None:
+        """Have Flower load an app of `tests/support`."""
+        app = self.deployment.folder / "app"
+        shutil.copytree(APP, app)
+        shutil.copy(ROOT / f"tests/support/{name}.py", app)
+        names = (app / "pyproject.toml").read_text()
+        (app / "pyproject.toml").write_text(names.replace(OWN_APPS, name))
+
     def new_process(self, name: str, word: str) -> int:
         """The pid of the next process that a process of ours starts, by a word of its command."""
         parent = self.deployment.processes[name].pid
@@ -107,13 +115,31 @@ def federation(tiny_folder: Path, toy_data: Path, tmp_path: Path) -> Iterator[Fe
 
 
 @pytest.mark.slow
+def test_a_slow_client_holds_no_round_and_its_late_reply_counts(federation: Federation) -> None:
+    deployment = federation.deployment
+    late = ["federation.deadline_s=1", "federation.min_clients=2", "federation.clients=3"]
+    federation.settings += ["strategy=fedavg", "federation.rounds=5", "evaluation.enabled=false"]
+    federation.settings += late
+    federation.use_app("slow_app")
+    deployment.superlink()
+    for client in range(3):
+        federation.node(client)
+    process = federation.run()
+    deployment.wait_for(lambda: process.poll() is not None, "the run to end", 2 * ROUND_S)
+    records = federation.records()
+    assert len(records) == 5, deployment.logs()
+    assert 1 in records[0]["late"]
+    assert 1 not in records[1]["clients"]  # it is busy
+    counted = [one for record in records for one in record["late_replies"]]
+    assert {"client": 1, "round": 1} in counted, records
+    assert all(record["loss"] is not None for record in records)
+    assert all(record["simulated_s"] is None for record in records)
+
+
+@pytest.mark.slow
 def test_a_bad_day(federation: Federation) -> None:
     deployment = federation.deployment
-    app = deployment.folder / "app"
-    shutil.copytree(APP, app)
-    shutil.copy(ROOT / "tests/support/garbage_app.py", app)
-    names = (app / "pyproject.toml").read_text()
-    (app / "pyproject.toml").write_text(names.replace(OWN_APPS, "garbage_app"))
+    federation.use_app("garbage_app")
     deployment.superlink()
     for client in (0, 1, 3):  # 2 is late, 3 sends garbage
         federation.node(client)

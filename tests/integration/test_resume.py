@@ -175,6 +175,33 @@ def test_a_run_whose_last_checkpoint_is_damaged_falls_back_to_the_same_end(
     assert_same(undisturbed, folder)
 
 
+def test_late_replies_outlive_a_kill_in_each_round(config: Config, tmp_path: Path) -> None:
+    devices = [{"share": 0.67, "speed": 500.0}, {"share": 0.33, "speed": 200.0, "absent": 0.1}]
+    settings = config.federation.replace(deadline_s=1.0, devices=devices, equal_time=True)
+    config = config.replace(federation=settings)
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    run(config, whole)
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert any(record["late"] for record in records)
+    assert any(record["late_replies"] for record in records), records
+
+    class KillInRound(Progress):
+        def round(self, number: int, of: int) -> None:
+            if number not in seen:
+                seen.add(number)
+                raise Killed
+
+    seen = set[int]()
+    for _ in range(6):
+        with pytest.raises(Killed):
+            if (folder / "config.toml").exists():
+                resume(folder, KillInRound())
+            else:
+                run(config, folder, progress=KillInRound())
+    resume(folder, KillInRound())
+    assert_same(whole, folder)
+
+
 @pytest.mark.slow
 def test_a_kill_anywhere(config: Config, undisturbed: Path, tmp_path: Path) -> None:
     for reports in count():

@@ -44,7 +44,7 @@ from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.clustering import cluster, group, squared_distances
 from fedrouter.routing.types import TaskProfile
 from fedrouter.routing.whitening import scatter
-from fedrouter.server.engine import Traffic
+from fedrouter.server.engine import Engine, Traffic
 from fedrouter.server.resource_usage import ResourceUsage
 from fedrouter.server.server import Server
 from fedrouter.types import select_matrices
@@ -192,7 +192,7 @@ class ScriptedEngine:
                 yield Failure(request.client, request.round, str(error))
 
 
-def server(config: ResolvedConfig, engine: ScriptedEngine) -> Server:
+def server(config: ResolvedConfig, engine: Engine) -> Server:
     """A server for scripted clients."""
     empty = np.zeros((0, DIMENSION), np.float32)
     base = SimpleNamespace(fingerprint="base", name="base", embed=lambda texts, spec: empty)

@@ -6,6 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from fedrouter.config.sections.base import Count, Positive, Section
+from fedrouter.config.sections.devices import DeviceClass
+
+SHARE_TOLERANCE = 1e-3  # so that three shares of 0.333 are allowed
 
 
 def _device(name: str) -> str:
@@ -22,7 +25,37 @@ class FederationConfig(Section):
     fraction: float = Field(
         default=1.0, gt=0, le=1, description="share of the clients asked in a round"
     )
-    min_clients: Count = Field(default=1, description="at least so many are asked in a round")
+    min_clients: Count = Field(
+        default=1,
+        description="at least so many are asked in a round, and waited for beyond its deadline",
+    )
+    over_selection: float = Field(
+        default=1.0,
+        ge=1,
+        description="a round asks this many times the clients that it needs, and closes when as "
+        "many as it needs have replied",
+    )
+    deadline_s: Positive | None = Field(
+        default=None,
+        description="seconds after which a round, or an exchange between rounds, closes if "
+        "min_clients have replied; unset: all clients are waited for, each at most timeout_s",
+    )
+    late: Literal["next", "drop"] = Field(
+        default="next",
+        description='replies that come after their round was closed: "next": they count in the '
+        "round in which they arrive, scaled by 1 / sqrt(1 + staleness) (FedBuff); "
+        '"drop": they do not count',
+    )
+    equal_time: bool = Field(
+        default=False,
+        description="a client that is slower than the median trains fewer steps, in proportion to "
+        "its measured speed; updates are then normalized by their steps (FedNova)",
+    )
+    devices: Annotated[tuple[DeviceClass, ...], Field(strict=False)] = Field(
+        default=(),
+        description="classes of simulated devices, a list of tables whose shares add up to 1: time "
+        "is simulated (docs/devices.md); unset: time is not considered in one process",
+    )
     wait_s: Positive = Field(
         default=300.0,
         description="longest wait for clients to come online, in seconds: for all of them before "
@@ -43,6 +76,11 @@ class FederationConfig(Section):
         "together: the run ends before a round that would exceed it; the final evaluation is not "
         "counted; unset: no limit",
     )
+    budget_s: Positive | None = Field(
+        default=None,
+        description="simulated seconds after which no further round begins; needs devices; unset: "
+        "no limit",
+    )
     ranks: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = Field(
         default=None,
         description="ranks of the clients' adapters, at most adapter.rank: client k has the rank "
@@ -59,6 +97,25 @@ class FederationConfig(Section):
     def rank(self, client: int) -> int | None:
         """The rank of a client's adapters; None: that of the run."""
         return None if self.ranks is None else self.ranks[client % len(self.ranks)]
+
+    @property
+    def timed(self) -> tuple[str, ...]:
+        """The keys that are set and depend on how long clients take."""
+        given = {
+            "deadline_s": self.deadline_s is not None,
+            "over_selection": self.over_selection > 1,
+            "equal_time": self.equal_time,
+        }
+        return tuple(f"federation.{key}" for key, is_set in given.items() if is_set)
+
+    @model_validator(mode="after")
+    def _possible_devices(self) -> Self:
+        total = sum(one.share for one in self.devices)
+        if self.devices and abs(total - 1) > SHARE_TOLERANCE:
+            raise ValueError(f"the shares of federation.devices should add up to 1, got {total:g}")
+        if self.budget_s is not None and not self.devices:
+            raise ValueError("federation.budget_s needs federation.devices, which simulate time")
+        return self
 
     @model_validator(mode="after")
     def _enough_clients(self) -> Self:

@@ -3,11 +3,13 @@
 Each node is one client, which says its id when it is first seen. The SuperLink is asked for the
 reply to one message at a time: a reply counts as the answer to that message, whatever it says
 itself, and one that Flower cannot read costs no other client its reply. What does not come, or is
-not usable, is a `Failure` of its client alone.
+not usable, is a `Failure` of its client alone. A message whose exchange was closed before its reply
+came stays open until then, or until `federation.timeout_s`.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -19,8 +21,9 @@ from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_request, unpack_reply
 from fedrouter.protocol.compression import WeightsEncoder
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, is_work
+from fedrouter.protocol.open_requests import OpenRequest
 from fedrouter.protocol.validation import ExpectedArrays
-from fedrouter.server.engine import Traffic
+from fedrouter.server.engine import Closing, Late, Traffic
 
 POLL_S = 0.2
 REFUSED = -1  # in place of a client's id
@@ -47,6 +50,21 @@ FLOWER_ERRORS = {
 }
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A request that was sent.
+
+    Attributes:
+        task: the request.
+        id: of its message.
+        at: when it was sent, by the monotonic clock.
+    """
+
+    task: ClientRequest
+    id: str
+    at: float
+
+
 class FlowerEngine:
     """Maps tasks over the nodes of a Flower federation.
 
@@ -71,6 +89,8 @@ class FlowerEngine:
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.traffic = Traffic()
+        self.simulated_s: float | None = None
+        self.durations: dict[int, float] = {}
         self._grid = grid
         self._config = config
         self._expected = expected
@@ -80,6 +100,8 @@ class FlowerEngine:
         self._clients: dict[int, int] = {}  # node -> client, or REFUSED
         self._ranks: dict[int, int] = {}  # client -> the rank of its adapters, if not the run's
         self._greeted: dict[str, int] = {}  # greeting without an answer -> node
+        self._open: dict[int, Sent] = {}  # client -> the request whose reply is late
+        self._arrived: dict[int, ClientReply | Failure] = {}  # late answers, by client
         self._wanted = config.federation.clients  # all of them, once; then the minimum
 
     def online(self) -> Sequence[int]:
@@ -105,6 +127,58 @@ class FlowerEngine:
 
     def run(self, tasks: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         """The replies in the order of the tasks, each as soon as those before it are there."""
+        for sent in self._send(tasks):
+            while (answer := self._poll(sent)) is None:
+                time.sleep(POLL_S)
+            self._progress(int(is_work(sent.task)))
+            yield answer
+
+    def run_until(
+        self, tasks: Sequence[ClientRequest], closing: Closing
+    ) -> Iterator[ClientReply | Failure | Late]:
+        """The replies in the order of the tasks, after the last that is waited for. Without any
+        task, as when all clients are busy, the first late reply is waited for."""
+        began, answers = time.monotonic(), dict[int, ClientReply | Failure]()
+        waiting = {sent.task.client: sent for sent in self._send(tasks)}
+        for client in waiting:  # what it may still say to an earlier request counts no more
+            self._open.pop(client, None)
+            self._arrived.pop(client, None)
+
+        def is_done() -> bool:
+            if not tasks:
+                return bool(self._arrived) or not self._open
+            replied = sum(isinstance(answer, ClientReply) for answer in answers.values())
+            return not waiting or closing.is_due(replied, time.monotonic() - began)
+
+        while not is_done():
+            time.sleep(POLL_S)
+            answered = self._take(waiting)
+            self._progress(len(answered))
+            answers |= answered
+            self._arrived |= self._take(self._open)
+        self._open |= waiting
+        for task in tasks:
+            yield answers.get(task.client) or Late(task.client)
+
+    def arrived(
+        self, requests: Sequence[OpenRequest]
+    ) -> Mapping[int, ClientReply | Failure | None]:
+        """The answers to open requests that are there; of one that no message of this process
+        asks, as after a restart of the server, no answer will come."""
+        self._arrived |= self._take(self._open)
+        clients = [one.client for one in requests if one.client not in self._open]
+        return {client: self._arrived.pop(client, None) for client in clients}
+
+    def _take(self, waiting: dict[int, Sent]) -> dict[int, ClientReply | Failure]:
+        """The answers that are there, by client; they are removed from those waited for."""
+        polled = {client: self._poll(sent) for client, sent in waiting.items()}
+        found = {client: answer for client, answer in polled.items() if answer is not None}
+        for client in found:
+            del waiting[client]
+        return found
+
+    def _send(self, tasks: Sequence[ClientRequest]) -> list[Sent]:
+        """Send the requests."""
         nodes = {client: node for node, client in self._clients.items()}
         messages, encoder = [], WeightsEncoder()
         for task in tasks:
@@ -114,11 +188,9 @@ class FlowerEngine:
             messages.append(
                 self._message(content, MessageType.TRAIN, nodes[task.client], task.round)
             )
-        end = time.monotonic() + self._config.federation.timeout_s
-        for task, id in zip(tasks, self._push(messages) if messages else (), strict=True):
-            answer = self._answer(task, id, end)
-            self._progress(int(is_work(task)))
-            yield answer
+        ids = self._push(messages) if messages else []
+        now = time.monotonic()
+        return [Sent(task, id, now) for task, id in zip(tasks, ids, strict=True)]
 
     def _greet(self, nodes: Sequence[int]) -> None:
         """Ask new nodes which client they are."""
@@ -169,38 +241,34 @@ class FlowerEngine:
         except UNREADABLE as error:
             raise MessageError(f"the reply cannot be read ({type(error).__name__})") from None
 
-    def _answer(self, task: ClientRequest, id: str, end: float) -> ClientReply | Failure:
-        """The reply to the message with an id, or the reason why there is none."""
+    def _poll(self, sent: Sent) -> ClientReply | Failure | None:
+        """The reply to a request, or the reason why there is none; None: it may still come."""
+        task, limit = sent.task, self._config.federation.timeout_s
+        seconds = time.monotonic() - sent.at
         try:
-            return self._read(task, self._wait(id, end))
+            message = self._pull(sent.id)
+            if message is not None:
+                self.durations[task.client] = seconds
+                return self._read(task, message)
+            if seconds < limit:
+                return None
+            reason = f"no reply within federation.timeout_s = {limit:g}"
         except MessageError as error:
-            return Failure(task.client, task.round, str(error))
+            reason = str(error)
         except UNREADABLE as error:  # a fault that no check has found
             reason = f"the reply cannot be read ({type(error).__name__})"
-            return Failure(task.client, task.round, reason)
-
-    def _wait(self, id: str, end: float) -> Message:
-        """The reply to the message with an id; waits until `end`.
-
-        Raises:
-            MessageError: none came, or Flower reports an error, of which only the code is used.
-        """
-        while (message := self._pull(id)) is None:
-            if time.monotonic() >= end:
-                limit = self._config.federation.timeout_s
-                raise MessageError(f"no reply within federation.timeout_s = {limit:g}")
-            time.sleep(POLL_S)
-        if message.has_error():
-            code = message.error.code
-            raise MessageError(FLOWER_ERRORS.get(code, f"Flower error {code}"))
-        return message
+        return Failure(task.client, task.round, reason)
 
     def _read(self, task: ClientRequest, message: Message) -> ClientReply:
         """The reply in a message.
 
         Raises:
-            MessageError: there is none, or the client reports an error.
+            MessageError: there is none, Flower reports an error, of which only the code is used, or
+                the client does.
         """
+        if message.has_error():
+            code = message.error.code
+            raise MessageError(FLOWER_ERRORS.get(code, f"Flower error {code}"))
         texts, arrays = from_records(message.content)
         if "error" in texts:
             raise MessageError(texts["error"])

@@ -24,7 +24,7 @@ from fedrouter.config.resolve import resolve
 from fedrouter.data.loading import load_splits
 from fedrouter.data.rows import Row
 from fedrouter.engines.flower.engine import FlowerEngine
-from fedrouter.errors import DataError
+from fedrouter.errors import ConfigError, DataError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.progress import Progress
 from fedrouter.server.expected import expected_arrays
@@ -82,6 +82,10 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
         print(f"fedrouter: {output} is finished; nothing to do", flush=True)
         return
     made = load_resolved(output / "config.toml") if begun else _resolved(config, settings)
+    if made.federation.devices:
+        raise ConfigError(
+            "federation.devices simulates devices on one machine, and these are real; unset it"
+        )
     check_installed(made.tracking)
     if begun:
         folder = RunFolder.open(output)

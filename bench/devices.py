@@ -1,0 +1,108 @@
+"""Slow and absent devices: loss, simulated time and bytes.
+
+Eight clients, two built-in tasks each, their numbers given. "half absent" has half of the clients
+absent at random in each round, at about as many updates as "all present": twice the rounds, and one
+more, as a client's first round may be spent on its profile. In the other cases a quarter of the
+clients is ten times as slow as the others, over the same number of rounds. Finished cells are
+appended to a file and not run again.
+
+``python -m bench.devices --out FILE [--seeds 1,2,3] [--cases "all present,half absent"]``
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from bench.output import measure_missing, publish
+from fedrouter.config import load_config
+from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.experiment import Experiment
+
+SLOW = "federation.devices=[{share=0.75}, {share=0.25, speed=100.0}]"
+DEADLINE = "federation.deadline_s=5"
+CASES: Mapping[str, tuple[str, ...]] = {
+    "all present": ("federation.devices=[{share=1.0}]", "federation.rounds=5"),
+    "half absent": (
+        "federation.devices=[{share=1.0, absent=0.5}]",
+        DEADLINE,
+        "federation.rounds=11",
+    ),
+    "slow: all waited for": (SLOW, "federation.rounds=5"),
+    "slow: late dropped": (SLOW, DEADLINE, "federation.late=drop", "federation.rounds=5"),
+    "slow: late in the next": (SLOW, DEADLINE, "federation.rounds=5"),
+    "slow: equal time": (SLOW, "federation.equal_time=true", "federation.rounds=5"),
+}
+SETTINGS = (
+    "clustering.n_local=2",
+    "clustering.n_global=8",
+    "data.scenario=dual",
+    "data.builtin_train=80",
+    "data.builtin_test=15",
+    r'model.template="{instruction}\n"',
+    "training.steps=5",
+    "training.batch_size=4",
+    "training.lr=0.008",
+    "evaluation.max_new_tokens=4",
+)
+
+
+def measured(strategy: str, case: str, seed: int, shared_model: SharedModel) -> dict[str, Any]:
+    """The result of one run."""
+    sets = [*SETTINGS, *CASES[case], f"strategy={strategy}", f"seed={seed}"]
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = Experiment(load_config(None, sets), shared_model=shared_model)
+        summary = experiment.run(Path(folder) / "run")
+    return {
+        "strategy": strategy,
+        "case": case,
+        "seed": seed,
+        "loss": summary["metrics"]["global"]["loss"],
+        "local loss": summary["metrics"]["local"]["loss"],
+        "tokens": summary["tokens"],
+        "simulated s": summary["simulated_s"],
+        "mb": sum(summary["bytes"].values()) / 1e6,
+    }
+
+
+def read(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The cells that are in the file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = map(json.loads, lines)
+    return {(one["strategy"], one["case"], one["seed"]): one for one in records}
+
+
+def main() -> None:
+    """Run the cells that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--strategies", default="fedrouter")
+    asked = parser.parse_args()
+    found = read(asked.out)
+    shared_model = SharedModel.load(load_config(None, [*SETTINGS]).model)
+    asked_for = (
+        (strategy, case, int(seed))
+        for seed in asked.seeds.split(",")
+        for strategy in asked.strategies.split(",")
+        for case in asked.cases.split(",")
+    )
+    measure_missing(asked.out, asked_for, found, lambda cell: measured(*cell, shared_model))
+    rows = []
+    for strategy, case in dict.fromkeys(cell[:2] for cell in found):
+        own = [one for cell, one in found.items() if cell[:2] == (strategy, case)]
+        row: dict[str, Any] = {"strategy": strategy, "case": case, "seeds": len(own)}
+        for score in ("loss", "local loss", "tokens", "simulated s", "mb"):
+            row[score] = mean(one[score] for one in own)
+        if len(own) > 1:
+            row["loss deviation"] = stdev(one["loss"] for one in own)
+        rows.append(row)
+    publish("devices", "Slow and absent devices", rows, ["nano, float32, built-in tasks."])
+
+
+if __name__ == "__main__":
+    main()

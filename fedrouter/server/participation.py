@@ -1,0 +1,70 @@
+"""Which clients are asked in a round, and how long the server waits for them."""
+
+from collections.abc import Collection, Sequence
+from math import ceil
+
+from fedrouter.config import FederationConfig, ResolvedConfig
+from fedrouter.seeding import generator
+from fedrouter.server.engine import Closing
+from fedrouter.strategies import ServerState
+
+ROUNDING = 1e-9  # of over_selection * clients: 1.1 * 10 is a little more than 11
+
+
+def wanted_clients(settings: FederationConfig, online: int) -> int:
+    """The number of replies that a round needs: `federation.fraction` of the clients online, but at
+    least `federation.min_clients`."""
+    return max(settings.min_clients, int(settings.fraction * online + 0.5))
+
+
+def asked_clients(settings: FederationConfig, online: int) -> int:
+    """The number of clients that a round asks: those that it needs times
+    `federation.over_selection`."""
+    return ceil(settings.over_selection * wanted_clients(settings, online) - ROUNDING)
+
+
+def participants(
+    config: ResolvedConfig, round: int, online: Sequence[int], busy: Collection[int] = ()
+) -> list[int]:
+    """The clients that a round asks, in ascending order: a seeded random sample of the clients
+    online that are not busy.
+
+    Args:
+        config: the run's configuration.
+        round: the round.
+        online: the clients online.
+        busy: the clients that owe a reply to an earlier request.
+    """
+    free = [client for client in online if client not in busy]
+    number = min(asked_clients(config.federation, len(online)), len(free))
+    if not number:
+        return []
+    draws = generator(config.seed, "participants", round)
+    return sorted(draws.choice(free, size=number, replace=False).tolist())
+
+
+def busy_clients(state: ServerState) -> frozenset[int]:
+    """The clients that owe a reply to an earlier request."""
+    return frozenset(one.client for one in state.open_requests)
+
+
+def round_closing(settings: FederationConfig, asked: int, online: int) -> Closing | None:
+    """When a round is closed; None: when all clients have answered.
+
+    Args:
+        settings: the section `[federation]`.
+        asked: the number of clients asked.
+        online: the number of clients online.
+    """
+    if not settings.timed:
+        return None
+    wanted = min(asked, wanted_clients(settings, online))
+    return Closing(wanted, min(asked, settings.min_clients), settings.deadline_s)
+
+
+def exchange_closing(settings: FederationConfig, asked: int) -> Closing | None:
+    """When an exchange between rounds is closed, which has no use for late replies; None: when all
+    clients have answered."""
+    if settings.deadline_s is None:
+        return None
+    return Closing(asked, min(asked, settings.min_clients), settings.deadline_s)
