@@ -118,6 +118,7 @@ class Experiment:
             clients,
             transport=self.config.federation.transport,
             fuse=self.config.engine.fuse,
+            initial=self._shared_model.initial(self._spec, self.config.seed),
             checkpointing=self.config.engine.gradient_checkpointing,
             progress=self.progress,
         )
@@ -138,6 +139,7 @@ class Experiment:
                 self.config,
                 expected=expected_arrays(self._shared_model, self._spec, self.config),
                 fingerprint=self._shared_model.base.fingerprint,
+                initial=self._shared_model.initial(self._spec, self.config.seed),
                 folder=str((folder.path / "clients").resolve()),
                 progress=self.progress.advance,
             )

@@ -94,6 +94,7 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
         made,
         expected=expected_arrays(shared_model, layout.spec, made),
         fingerprint=shared_model.base.fingerprint,
+        initial=shared_model.initial(layout.spec, made.seed),
         folder=str((output / "clients").resolve()),
     )
     progress = PrintedProgress()
