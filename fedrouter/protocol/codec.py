@@ -74,7 +74,7 @@ class WireArrays(ArrayTable):
             references[name] += encoded.shapes.get(name, ())
         return references
 
-    def take_weights(self, references: Any) -> AdapterWeights:
+    def take_weights(self, references: Any) -> dict[str, NDArray[np.float32]]:
         """Remove the compressed tensors and return them as float32.
 
         Raises:

@@ -74,7 +74,7 @@ def to_int4(matrix: FloatArray) -> tuple[NDArray[np.uint8], FloatArray]:
     scales = _scales(np.abs(blocks).max(axis=1, initial=0), INT4_LEVELS)
     integers = _integers(blocks, scales[:, None], INT4_LEVELS).reshape(-1)
     nibbles = (integers[: len(values) + len(values) % 2] + INT4_ZERO).astype(np.uint8)
-    return nibbles[::2] | nibbles[1::2] << 4, scales
+    return nibbles[::2] | nibbles[1::2] << np.uint8(4), scales
 
 
 def from_int4(packed: NDArray[np.uint8], scales: FloatArray, shape: tuple[int, int]) -> FloatArray:

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.clients import SPEC, client_of, engine
+from support.clients import ROWS, SPEC, client_of, engine
 
 from fedrouter.client.client import Client
 from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.model.base_model import BaseModel
 from fedrouter.progress import Progress
-from fedrouter.protocol.compression import TransportDtype, decode, encode
+from fedrouter.protocol.codec import pack_reply, pack_request, unpack_reply, unpack_request
+from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, decode, encode
 from fedrouter.protocol.messages import (
     ClientReply,
     ClientRequest,
@@ -17,7 +18,7 @@ from fedrouter.protocol.messages import (
     Failure,
     TrainOrder,
 )
-from fedrouter.protocol.movement import difference, restored
+from fedrouter.protocol.movement import difference, restored, with_weights
 from fedrouter.training.trainer import train
 from fedrouter.types import AdapterWeights
 
@@ -45,6 +46,35 @@ def test_the_engine_rounds_as_the_transport_does(
     rounded = decode(encode(difference(result.weights, arrived), transport))
     for name, array in restored(rounded, adapter).items():
         np.testing.assert_array_equal(update.weights[name], array)
+
+
+@pytest.mark.parametrize("transport", ["float32", "float16", "int8", "int4"])
+def test_replies_are_bit_for_bit_those_that_travelled(
+    tiny_base: BaseModel, adapter: AdapterWeights, tmp_path: Path, transport: TransportDtype
+) -> None:
+    """Two rounds of messages as bytes, as on Flower, beside the engine, with error feedback."""
+    sets = f"federation.transport={transport}", "federation.error_feedback=true"
+    one, other = (client_of(tiny_base, tmp_path / name, ROWS, 3, *sets) for name in "ab")
+    own = InProcessEngine(tiny_base, SPEC, {3: one}, transport=transport, fuse=1, initial=adapter)
+    shared = {name: array + np.float32(0.01) for name, array in adapter.items()}
+    for round in (1, 2):
+        order = TrainOrder(("a",), 2, keep="personal", keep_parts="B")
+        request = ClientRequest(3, round, train=(order,), adapters={"a": shared}, lr=0.01)
+        [expected] = own.run([request])
+        arrived = unpack_request(
+            *pack_request(request, transport, WeightsEncoder(adapter)), adapter
+        )
+        work = other.prepare(arrived)
+        results = list(train(tiny_base, SPEC, work.jobs, fuse=1))
+        reply = unpack_reply(*pack_reply(other.finish(work, results), transport))
+        found = with_weights(reply, request.adapters)
+        for name, array in expected.updates[0].weights.items():
+            assert array.tobytes() == found.updates[0].weights[name].tobytes()
+        shared = expected.updates[0].weights
+    errors = [client.store.kept("errors/a.all", 3) for client in (one, other)]
+    assert bool(errors[0]) == (transport in ("int8", "int4"))
+    for name, array in errors[0].items():
+        assert array.tobytes() == errors[1][name].tobytes()
 
 
 def test_the_initial_adapter_does_not_travel(
