@@ -30,7 +30,8 @@ def adapter_bytes(shapes: Mapping[str, Sequence[int]], transport: TransportDtype
 def exchange_bytes(
     requests: Sequence[ClientRequest], expected: ExpectedArrays, transport: TransportDtype
 ) -> int:
-    """The bytes of requests and of their replies; those of profiles at most.
+    """The bytes of requests and of their replies; those of profiles at most. Adapters count even if
+    they are still the initial one, which does not travel.
 
     Args:
         requests: the requests to some clients.
