@@ -1,91 +1,109 @@
-"""Bytes per client and round, and the effect of compressed adapters on the loss.
+"""What travels in a run, by kind of request, and what of it the client had received before.
 
-The same run with adapters sent as float32, float16 and int8. Bytes are relative to the adapters'
-size in float32.
+FedRouter finds its tasks, so that all kinds of requests occur. An array counts as received before
+if the client was sent the same bytes in this run.
 
-``python -m bench.traffic [--full]``
+``python -m bench.traffic [--transport float16] [--rounds 8]``
 """
 
 import argparse
-import json
+import hashlib
 import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
-
-import numpy as np
-from safetensors.numpy import load_file
+from typing import Any
+from unittest.mock import patch
 
 from bench.output import publish
-from fedrouter.config import ModelConfig, load_config
-from fedrouter.evaluation.shared_model import SharedModel
+from fedrouter.config import load_config
+from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.experiment import Experiment
+from fedrouter.protocol.codec import pack_request
+from fedrouter.protocol.compression import WeightsEncoder
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
+from fedrouter.protocol.sizes import adapter_bytes, array_bytes
 
-CLIENTS, LOCAL_TASKS = 8, 2
 SETTINGS = (
-    "mode=paper",
-    f"federation.clients={CLIENTS}",
-    "training.lr=5e-3",
-    "evaluation.samples=25",
-    "evaluation.max_new_tokens=1",  # the loss is what counts here
-    "model.dtype=bfloat16",
+    "data.scenario=dual",
+    "data.builtin_train=60",
+    "data.builtin_test=10",
+    r'model.template="{instruction}\n"',
+    "training.steps=2",
+    "training.batch_size=4",
+    "evaluation.samples=5",
+    "evaluation.max_new_tokens=1",
 )
+PARTS = ("adapters down", "other down", "received before", "adapters up", "other up")
 
 
-def one_run(shared_model: SharedModel, transport: str, seed: int, rounds: int) -> dict[str, float]:
-    """The loss of a run, and the bytes per client and round."""
-    asked = [f"seed={seed}", f"federation.transport={transport}", f"federation.rounds={rounds}"]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run"
-        summary = Experiment(load_config(None, [*SETTINGS, *asked]), shared_model=shared_model).run(
-            folder
-        )
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        path = next(folder.glob("tasks/*/adapter_model.safetensors"))
-        adapter = sum(array.size * 4 for array in load_file(path).values())
-    records = [json.loads(line) for line in lines]
-    profile = summary["bytes"]["up"] - sum(record["bytes_up"] for record in records)
-    return {
-        "loss": summary["metrics"]["global"]["loss"],
-        "up": records[-1]["bytes_up"] / CLIENTS,
-        "down": records[-1]["bytes_down"] / CLIENTS,
-        "profile": profile / CLIENTS,
-        "float32": LOCAL_TASKS * adapter,
-    }
+class Meter:
+    """Counts the bytes of an engine's messages by kind of request and part."""
+
+    def __init__(self) -> None:
+        self.bytes: defaultdict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(PARTS, 0))
+        self._received: defaultdict[int, set[bytes]] = defaultdict(set)
+        self._run = InProcessEngine.run
+
+    def run(
+        self, engine: InProcessEngine, requests: Sequence[ClientRequest]
+    ) -> Iterator[ClientReply | Failure]:
+        """As `InProcessEngine.run`."""
+        encoder = WeightsEncoder(engine.initial)
+        for request in requests:
+            self._count(request, engine, encoder)
+        for request, reply in zip(requests, self._run(engine, requests), strict=True):
+            if isinstance(reply, ClientReply):
+                row = self.bytes[kind(request)]
+                for update in reply.updates:
+                    shapes = {name: array.shape for name, array in update.weights.items()}
+                    row["adapters up"] += adapter_bytes(shapes, engine.transport)
+                row["other up"] += array_bytes(replace(reply, updates=()))
+            yield reply
+
+    def _count(
+        self, request: ClientRequest, engine: InProcessEngine, encoder: WeightsEncoder
+    ) -> None:
+        row, seen = self.bytes[kind(request)], self._received[request.client]
+        other = array_bytes(replace(request, adapters={}))
+        _, arrays = pack_request(request, engine.transport, encoder)
+        row["other down"] += other
+        row["adapters down"] += sum(array.nbytes for array in arrays.values()) - other
+        for array in arrays.values():
+            digest = hashlib.sha256(array.tobytes()).digest()
+            row["received before"] += array.nbytes if digest in seen else 0
+            seen.add(digest)
+
+
+def kind(request: ClientRequest) -> str:
+    """What a request is for."""
+    if request.profile is not None:
+        return request.profile.kind
+    parts = {"compare": request.compare, "train": request.train, "evaluate": request.evaluate}
+    return " and ".join(name for name, part in parts.items() if part)
 
 
 def main() -> None:
-    """Print the table."""
+    """Run once, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="5 rounds and 3 seeds, not 3 and 1")
-    full = parser.parse_args().full
-    seeds, rounds = (range(1, 4), 5) if full else (range(1, 2), 3)
-    shared_model = SharedModel.load(ModelConfig(dtype="bfloat16"))
-    runs = {
-        transport: [one_run(shared_model, transport, seed, rounds) for seed in seeds]
-        for transport in ("float32", "float16", "int8")
-    }
-    rows = []
-    for transport, found in runs.items():
-        pairs = zip(found, runs["float32"], strict=True)
-        worse = [100 * (one["loss"] / exact["loss"] - 1) for one, exact in pairs]
-        rows.append(
-            {
-                "transport": transport,
-                "KiB up": found[0]["up"] / 1024,
-                "KiB down": found[0]["down"] / 1024,
-                "of float32": found[0]["up"] / found[0]["float32"],
-                "profiles KiB": found[0]["profile"] / 1024,
-                "loss": float(np.mean([one["loss"] for one in found])),
-                "against float32, %": mean(worse),
-                "deviation": stdev(worse) if len(worse) > 1 else float("nan"),
-            }
-        )
-    notes = [
-        f"nano, bfloat16, built-in tasks, dual, {CLIENTS} clients, {rounds} rounds, "
-        f"{len(seeds)} seed(s); bytes of one client and round. Centroids go up with "
-        "profiles, before the first round, and down with an order to evaluate only.",
+    parser.add_argument("--transport", default="float16")
+    parser.add_argument("--rounds", type=int, default=8)
+    asked = parser.parse_args()
+    sets = [f"federation.transport={asked.transport}", f"federation.rounds={asked.rounds}"]
+    meter = Meter()
+
+    def run(engine: InProcessEngine, requests: Sequence[ClientRequest]) -> Iterator[Any]:
+        return meter.run(engine, requests)
+
+    with patch.object(InProcessEngine, "run", run), tempfile.TemporaryDirectory() as folder:
+        Experiment(load_config(None, [*SETTINGS, *sets])).run(Path(folder) / "run")
+    rows = [
+        {"request": name, **{part: number / 1e6 for part, number in parts.items()}}
+        for name, parts in meter.bytes.items()
     ]
-    publish("traffic", "Bytes and what they cost", rows, notes)
+    note = f"nano, built-in tasks, dual, 8 clients, {asked.rounds} rounds; MB of all clients."
+    publish("traffic", f"What travels, {asked.transport}", rows, [note])
 
 
 if __name__ == "__main__":

@@ -119,6 +119,7 @@ class Experiment:
             clients,
             transport=self.config.federation.transport,
             fuse=self.config.engine.fuse,
+            initial=self._shared_model.initial(self._spec, self.config.seed),
             checkpointing=self.config.engine.gradient_checkpointing,
             progress=self.progress,
         )
@@ -141,6 +142,7 @@ class Experiment:
                 fingerprint=self._shared_model.base.compared_fingerprint(
                     mixed_quantization=self.config.federation.mixed_quantization
                 ),
+                initial=self._shared_model.initial(self._spec, self.config.seed),
                 folder=str((folder.path / "clients").resolve()),
                 progress=self.progress.advance,
             )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.client.context import RequestContext
+from fedrouter.client.error_feedback import with_feedback
 from fedrouter.client.evaluation import compare_adapters, evaluate
 from fedrouter.client.profiling import profile
 from fedrouter.client.secure_sums import SecureSums, sum_rules
@@ -22,6 +23,7 @@ from fedrouter.data.client_data import ClientData
 from fedrouter.errors import MessageError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update, is_work
+from fedrouter.protocol.movement import movements
 from fedrouter.protocol.ranks import truncate
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.whitening import projection
@@ -139,9 +141,14 @@ class Client:
     def finish(self, prepared: PreparedRequest, results: Sequence[TrainResult]) -> ClientReply:
         """The reply to a request, from the results of its jobs; stores what the client keeps.
 
+        Updates are movements (see `protocol.movement`).
+
         Args:
             prepared: what `prepare` returned.
             results: one for each of its jobs.
+
+        Raises:
+            MessageError: an update that no message can carry.
         """
         if prepared.reply.changed or prepared.reply.sum_reply is not None:
             return prepared.reply
@@ -163,7 +170,13 @@ class Client:
                 )
             )
         reply = replace(prepared.reply, updates=tuple(updates))
-        return reply if request.sum_order is None else self._begin_sum(request, reply)
+        if request.sum_order is not None:
+            return self._begin_sum(request, reply)
+        federation = self._config.federation
+        reply = movements(reply, request.adapters)
+        if not federation.error_feedback:
+            return reply
+        return with_feedback(reply, request.train, self.store, federation.transport)
 
     @property
     def _sums(self) -> SecureSums:

@@ -5,6 +5,7 @@
     client-003/secret                           what the noise of its training is derived from
     client-003/labels.safetensors               the local task of every training row, by round
     client-003/personal/round-0007.safetensors  an adapter that the client kept after a round
+    client-003/errors/task-00.0/                what the rounding of its last updates lost
     client-003/predictions.jsonl                until the run ends: its answers to the test rows
     client-003/sum.safetensors                  its part in a sum over clients that is under way
 
@@ -153,7 +154,7 @@ class ClientStore:
     def _make_private(self, folder: Path) -> None:
         """Make a folder in that of the client, which only its owner may read."""
         self.path.mkdir(PRIVATE, parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def _labels(self) -> Path:

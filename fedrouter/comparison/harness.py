@@ -97,7 +97,8 @@ class _Harness:
         """Write the results of all finished cells; returns them."""
         summaries = self._folder.finished()
         failures = {cell: why for cell, why in self._failures.items() if cell not in summaries}
-        results = combine(self._folder.config_toml, summaries, failures)
+        metrics = {cell: self._folder.run(cell).read_metrics() for cell in summaries}
+        results = combine(self._folder.config_toml, summaries, failures, metrics)
         self._folder.begin()
         self._folder.write(results)
         return results

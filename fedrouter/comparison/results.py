@@ -5,10 +5,13 @@ A JSON object::
     config     the configuration of all cells as TOML, without the grid
     cells      one entry for each finished cell: strategy, scenario, seed, run (its folder), local
                and global (scores, or null), by_task, bytes_up, bytes_down, seconds, tokens,
-               simulated_s (null if time is not simulated)
+               simulated_s (null if time is not simulated), and evaluations: round, bytes so far,
+               local and global of each evaluation
     summary    one entry for each strategy and scenario: kind, seeds (a number), {mean, sd} over the
                seeds of every score and cost, and vs_fedrouter: the difference in ROUGE-1 to
                FedRouter, paired by seed, {mean, low, high, n} for local and global
+    equal_bytes  for each scenario with evaluations during training: the scores of each strategy
+               at the same number of bytes (`comparison.equal_bytes`)
     derived    interference, generalization, oracle_gap: relative differences in ROUGE-1, in %
     warnings   differences in trained tokens that make the comparison unfair
     failures   the cells that failed, with their reasons
@@ -18,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
+from fedrouter.comparison.equal_bytes import at_equal_bytes, evaluations
 from fedrouter.comparison.grid import Cell
 from fedrouter.comparison.statistics import paired_difference, spread
 from fedrouter.config import scenario_names, strategy_names
@@ -48,7 +52,10 @@ Entry = Mapping[str, Any]  # one of `cells`
 
 
 def combine(
-    config_toml: str, summaries: Mapping[Cell, Mapping[str, Any]], failures: Mapping[Cell, str]
+    config_toml: str,
+    summaries: Mapping[Cell, Mapping[str, Any]],
+    failures: Mapping[Cell, str],
+    metrics: Mapping[Cell, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """The results of all finished cells.
 
@@ -56,12 +63,18 @@ def combine(
         config_toml: the configuration of all cells, without the grid.
         summaries: cell -> the summary of its run.
         failures: cell -> the reason of its failure.
+        metrics: cell -> the metrics of its rounds, where they are known.
     """
-    cells = [_entry(cell, summaries[cell]) for cell in sorted(summaries, key=_order)]
+    records = metrics or {}
+    cells = [
+        _entry(cell, summaries[cell], records.get(cell, ()))
+        for cell in sorted(summaries, key=_order)
+    ]
     return {
         "config": config_toml,
         "cells": cells,
         "summary": _summary(cells),
+        "equal_bytes": at_equal_bytes(cells),
         "derived": {
             "interference": _gain(cells, "dual", "local", _rivals("shared", "personalized")),
             "generalization": _gain(cells, "single", "global", _rivals("personalized")),
@@ -101,7 +114,9 @@ def _names(cell: Cell) -> dict[str, Any]:
     return {"strategy": cell.strategy, "scenario": cell.scenario, "seed": cell.seed}
 
 
-def _entry(cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(
+    cell: Cell, summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     metrics, seconds = summary["metrics"], summary["seconds"]
     return {
         **_names(cell),
@@ -114,6 +129,7 @@ def _entry(cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(seconds["total"] - seconds["load"], 3),  # loading is shared by all cells
         "tokens": summary["tokens"],
         "simulated_s": summary.get("simulated_s"),
+        "evaluations": evaluations(summary, records),
     }
 
 

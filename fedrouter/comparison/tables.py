@@ -10,8 +10,8 @@ SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "exact_match": "exact match"
 HOW_TO_READ = (
     "Mean ± standard deviation over seeds. The column difference is the strategy's ROUGE-1 minus "
     "FedRouter's (negative: FedRouter is better), paired by seed, with a 95 % confidence interval. "
-    "Strategies are sorted by ROUGE-1. References use information that a federation does not have; "
-    "they are not ranked."
+    "Strategies are sorted by ROUGE-1, at equal bytes by loss. References use information that a "
+    "federation does not have; they are not ranked."
 )
 
 Row = tuple[str, ...]
@@ -36,13 +36,20 @@ class Table:
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Three tables for each scenario: scores on the clients' own tasks, on all tasks, and costs."""
+    """The tables of each scenario: scores on the clients' own tasks, on all tasks, costs and, if
+    runs were evaluated during training, scores at equal bytes."""
     shown = []
     for scenario in dict.fromkeys(entry["scenario"] for entry in results["summary"]):
         entries = [entry for entry in results["summary"] if entry["scenario"] == scenario]
         for scope, name in SCOPES.items():
             shown.append(_scores(f"{scenario}: scores on {name}", entries, scope))
         shown.append(_usage(f"{scenario}: costs", entries))
+        kinds = {entry["strategy"]: entry["kind"] for entry in entries}
+        shown += [
+            _equal_bytes(found, kinds)
+            for found in results.get("equal_bytes", ())  # which older files lack
+            if found["scenario"] == scenario
+        ]
     return shown
 
 
@@ -123,6 +130,36 @@ def _usage(title: str, entries: Sequence[Entry]) -> Table:
     time = ("seconds", "simulated s") if simulated else ("seconds",)
     columns = ("strategy", "MB up", "MB down", *time, "trained tokens", "seeds")
     return _table(title, columns, [(row(entry), entry) for entry in entries])
+
+
+def _equal_bytes(found: Mapping[str, Any], kinds: Mapping[str, str]) -> Table:
+    """The scores of a scenario's strategies at equal bytes, by the loss on all tasks."""
+
+    def row(entry: Entry) -> Row:
+        scores = [
+            _spread((entry[scope] or {}).get(name), ".3f")
+            for scope in SCOPES
+            for name in ("rouge1", "loss")
+        ]
+        sent = _spread(entry["round"], ".1f"), _spread(entry["bytes"], ".2f", unit=1e6)
+        return (entry["strategy"], *scores, *sent, str(entry["seeds"]))
+
+    def rank(entry: Entry) -> float:
+        scores = entry["global"] or entry["local"]
+        return float(scores["loss"]["mean"]) if scores else 0.0
+
+    title = f"{found['scenario']}: scores at equal bytes, up to {found['bytes'] / 1e6:.2f} MB"
+    columns = (
+        "strategy",
+        *(f"{name}, {scope}" for scope in SCOPES for name in ("ROUGE-1", "loss")),
+        "rounds",
+        "MB",
+        "seeds",
+    )
+    entries = sorted(found["strategies"], key=rank)
+    return _table(
+        title, columns, [(row(one), {**one, "kind": kinds[one["strategy"]]}) for one in entries]
+    )
 
 
 def _table(title: str, columns: Row, rows: Sequence[tuple[Row, Entry]]) -> Table:

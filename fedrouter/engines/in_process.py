@@ -13,9 +13,17 @@ from fedrouter.model.memory import release_memory
 from fedrouter.progress import Progress
 from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, compression_for
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, is_work
+from fedrouter.protocol.movement import with_weights
 from fedrouter.protocol.sizes import array_bytes
 from fedrouter.server.engine import Traffic
-from fedrouter.training.trainer import Checkpointing, TrainJob, TrainProgress, train
+from fedrouter.training.trainer import (
+    Checkpointing,
+    TrainJob,
+    TrainProgress,
+    TrainResult,
+    train,
+)
+from fedrouter.types import AdapterWeights
 
 
 class InProcessEngine:
@@ -31,6 +39,8 @@ class InProcessEngine:
         clients: the clients by id.
         transport: the dtype in which adapters travel.
         fuse: number of adapters trained in one pass.
+        initial: the run's initial adapter; adapters travel to clients as differences to it. None:
+            as they are.
         checkpointing: gradient checkpointing, as for `train`.
         progress: receives the progress in requests, and the loss, after every step of training.
     """
@@ -43,6 +53,7 @@ class InProcessEngine:
         *,
         transport: TransportDtype,
         fuse: int,
+        initial: AdapterWeights | None = None,
         checkpointing: Checkpointing = False,
         progress: Progress | None = None,
     ) -> None:
@@ -51,6 +62,7 @@ class InProcessEngine:
         self.clients = clients
         self.transport = transport
         self.fuse = fuse
+        self.initial = initial
         self.checkpointing = checkpointing
         self.progress = progress or Progress()
         self.traffic = Traffic()
@@ -69,19 +81,18 @@ class InProcessEngine:
         Requests are prepared as far ahead as the fusion needs, so that memory does not grow with
         their number.
         """
-        encoder = WeightsEncoder()
+        encoder = WeightsEncoder(self.initial)
         under_way, ahead = tee(self._prepare(request, encoder) for request in requests)
         shares: list[float] = []  # of each job drawn so far, in its request
         jobs, report = self._jobs(ahead, shares), partial(self._report, shares)
         results = train(
             self.base, self.spec, jobs, self.fuse, report, checkpointing=self.checkpointing
         )
-        for prepared in under_way:
-            client = self.clients[prepared.request.client]
-            reply = client.finish(prepared, list(islice(results, len(prepared.jobs))))
-            if not prepared.jobs and is_work(prepared.request):
+        for request, prepared in zip(requests, under_way, strict=True):
+            answer = self._answer(request, prepared, list(islice(results, len(prepared.jobs))))
+            if not prepared.jobs and is_work(request):
                 self.progress.advance(1)
-            yield self._receive(prepared.request, reply)
+            yield answer
         release_memory()
 
     def _jobs(self, requests: Iterable[PreparedRequest], shares: list[float]) -> Iterator[TrainJob]:
@@ -104,15 +115,18 @@ class InProcessEngine:
         self.traffic.down += array_bytes(replace(request, adapters={}))
         return self.clients[request.client].prepare(replace(request, adapters=adapters))
 
-    def _receive(self, request: ClientRequest, reply: ClientReply) -> ClientReply | Failure:
+    def _answer(
+        self, request: ClientRequest, prepared: PreparedRequest, results: Sequence[TrainResult]
+    ) -> ClientReply | Failure:
         """The reply to a request, with its adapters as they arrive."""
         updates, encoder = [], WeightsEncoder()
         try:
+            reply = self.clients[request.client].finish(prepared, results)
             for update in reply.updates:
                 weights, size = encoder.transmit(update.weights, self.transport)
                 self.traffic.up += size
                 updates.append(replace(update, weights=weights))
+            self.traffic.up += array_bytes(replace(reply, updates=()))
+            return with_weights(replace(reply, updates=tuple(updates)), request.adapters)
         except MessageError as error:
             return Failure(request.client, request.round, str(error))
-        self.traffic.up += array_bytes(replace(reply, updates=()))
-        return replace(reply, updates=tuple(updates))

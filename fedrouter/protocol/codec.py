@@ -19,7 +19,7 @@ from fedrouter.protocol.compression import (
     TransportDtype,
     WeightsEncoder,
     compression_for,
-    decode,
+    received,
 )
 from fedrouter.protocol.messages import ClientReply, ClientRequest
 from fedrouter.serialization import ArrayTable, deserialize, serialize
@@ -47,6 +47,7 @@ class WireArrays(ArrayTable):
         arrays: what arrived; None: to be sent.
         encoder: compresses the adapters that are to be sent.
         transport: in which dtype.
+        start: the adapter to which the adapters that arrived are differences; None: to none.
     """
 
     def __init__(
@@ -54,15 +55,24 @@ class WireArrays(ArrayTable):
         arrays: Arrays | None = None,
         encoder: WeightsEncoder | None = None,
         transport: TransportDtype = "float32",
+        start: AdapterWeights | None = None,
     ) -> None:
         super().__init__(arrays)
         self._encoder = encoder or WeightsEncoder()
         self._transport = transport
+        self._start = start or {}
 
     def put_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> dict[str, Any]:
-        """Add the compressed tensors; each is referred to by its key and that of its scales."""
+        """Add the compressed tensors; each is referred to by its key, that of its scales, and, if
+        it is packed, its shape; by nothing if it does not travel."""
         encoded = self._encoder.encode(weights, self._transport)
-        return {name: [self.put(part) for part in encoded.parts(name)] for name in encoded.arrays}
+        references: dict[str, Any] = {name: [] for name in encoded.unchanged}
+        for name, array in encoded.arrays.items():
+            references[name] = [self.put(array)]
+            if name in encoded.scales:
+                references[name].append(self.put(encoded.scales[name]))
+            references[name] += encoded.shapes.get(name, ())
+        return references
 
     def take_weights(self, references: Any) -> dict[str, NDArray[np.float32]]:
         """Remove the compressed tensors and return them as float32.
@@ -72,15 +82,33 @@ class WireArrays(ArrayTable):
         """
         if not isinstance(references, dict):
             raise ValueError("expected a table of tensors")
-        taken: dict[str, list[NDArray[Any]]] = {}
-        for name, keys in references.items():
-            if not isinstance(keys, list) or len(keys) not in (1, 2):
-                raise ValueError("expected a tensor, or a tensor and its scales")
-            taken[str(name)] = [self.take(key) for key in keys]
+        arrays: dict[str, NDArray[Any]] = {}
+        scales: dict[str, NDArray[Any]] = {}
+        shapes: dict[str, tuple[int, int]] = {}
+        for name, reference in references.items():
+            match reference:
+                case []:
+                    continue
+                case [key]:
+                    arrays[name] = self.take(key)
+                case [key, scale]:
+                    arrays[name], scales[name] = self.take(key), self.take(scale)
+                case [key, scale, rows, columns]:
+                    arrays[name], scales[name] = self.take(key), self.take(scale)
+                    shapes[name] = _shape(rows, columns)
+                case _:
+                    raise ValueError("expected a tensor, or a tensor and its scales")
+        unchanged = tuple(name for name, reference in references.items() if not reference)
         try:
-            return decode(EncodedWeights.of_parts(taken))
+            return received(EncodedWeights(arrays, scales, shapes, unchanged), self._start)
         except MessageError as error:
             raise ValueError(str(error)) from None
+
+
+def _shape(rows: Any, columns: Any) -> tuple[int, int]:
+    if type(rows) is not int or type(columns) is not int:
+        raise ValueError("expected the shape of a packed tensor")
+    return rows, columns
 
 
 def pack_request(
@@ -90,8 +118,9 @@ def pack_request(
 
     Args:
         request: the request.
-        transport: the dtype of adapters; those that are sent for comparison only are int8.
-        encoder: remembers adapters that other requests of the round send too; None: a new one.
+        transport: the dtype of adapters, where `compression_for` says no other.
+        encoder: remembers adapters that other requests of the round send too; None: a new one, of
+            the adapters themselves.
 
     Raises:
         MessageError: an adapter cannot be encoded; see `compression.encode`.
@@ -100,13 +129,20 @@ def pack_request(
     return _pack(request, adapters, compression_for(request, transport), encoder)
 
 
-def unpack_request(header: str, arrays: Arrays) -> ClientRequest:
+def unpack_request(
+    header: str, arrays: Arrays, start: AdapterWeights | None = None
+) -> ClientRequest:
     """The request that `pack_request` made these of.
+
+    Args:
+        header: the JSON.
+        arrays: the arrays.
+        start: that of the encoder.
 
     Raises:
         MessageError: they are nothing that it could have made.
     """
-    return _unpack(ClientRequest, header, arrays)
+    return _unpack(ClientRequest, header, arrays, start=start)
 
 
 def pack_reply(
@@ -148,9 +184,13 @@ def _pack(
 
 
 def _unpack(
-    kind: type[Message], header: str, arrays: Arrays, max_bytes: int = MAX_BYTES
+    kind: type[Message],
+    header: str,
+    arrays: Arrays,
+    max_bytes: int = MAX_BYTES,
+    start: AdapterWeights | None = None,
 ) -> Message:
-    size = FLOAT_BYTES * sum(array.size for array in arrays.values())
+    size = FLOAT_BYTES * sum(map(_numbers, arrays.values()))
     for what, number, limit in (
         ("characters in the header", len(header), MAX_HEADER),
         ("arrays", len(arrays), MAX_ARRAYS),
@@ -159,9 +199,14 @@ def _unpack(
         if number > limit:
             raise MessageError(f"message: expected at most {limit} {what}, got {number}")
     try:
-        return deserialize(kind, header, WireArrays(arrays))
+        return deserialize(kind, header, WireArrays(arrays, start=start))
     except ValueError as error:
         raise MessageError(f"message: {error}") from None
+
+
+def _numbers(array: NDArray[Any]) -> int:
+    """The most numbers that an array stands for; a vector of bytes may hold integers of 4 bits."""
+    return 2 * array.size if array.dtype == np.uint8 and array.ndim == 1 else array.size
 
 
 def array_bytes(array: NDArray[Any]) -> tuple[str, list[int], bytes]:

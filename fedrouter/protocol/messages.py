@@ -358,7 +358,8 @@ class Update:
     Attributes:
         slot: the index of the train order that it answers.
         adapter: the received adapter that it was trained from; None if the order names none.
-        weights: the matrices that the order asks for; may be empty.
+        weights: the matrices that the order asks for; may be empty. What travels is their movement
+            (see `protocol.movement`).
         samples: number of training samples: its weight in a mean.
         loss: mean training loss over the steps.
         tokens: number of tokens trained on.

@@ -6,11 +6,10 @@ from math import prod
 
 from fedrouter.protocol.compression import DTYPES, TransportDtype, compression_for
 from fedrouter.protocol.messages import ClientReply, ClientRequest
+from fedrouter.protocol.quantization import int4_bytes, int8_bytes
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.serialization import ArrayTable, serialize
 from fedrouter.types import select_matrices
-
-SCALE_BYTES = 4  # of each rank, with int8
 
 
 def array_bytes(message: ClientRequest | ClientReply) -> int:
@@ -22,15 +21,17 @@ def array_bytes(message: ClientRequest | ClientReply) -> int:
 
 def adapter_bytes(shapes: Mapping[str, Sequence[int]], transport: TransportDtype) -> int:
     """The bytes of matrices on the wire."""
-    numbers = sum(prod(shape) for shape in shapes.values())
-    scales = sum(min(shape) for shape in shapes.values()) if transport == "int8" else 0
-    return numbers * DTYPES[transport]().itemsize + scales * SCALE_BYTES
+    integers = {"int8": int8_bytes, "int4": int4_bytes}
+    if transport in integers:
+        return sum(integers[transport](shape) for shape in shapes.values())
+    return sum(prod(shape) for shape in shapes.values()) * DTYPES[transport]().itemsize
 
 
 def exchange_bytes(
     requests: Sequence[ClientRequest], expected: ExpectedArrays, transport: TransportDtype
 ) -> int:
-    """The bytes of requests and of their replies; those of profiles at most.
+    """The bytes of requests and of their replies; those of profiles at most. Adapters count even if
+    they are still the initial one, which does not travel.
 
     Args:
         requests: the requests to some clients.

@@ -8,7 +8,6 @@ Reasons quote no text from the reply except names.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from fedrouter.protocol.evaluation_validation import check_evaluation
 from fedrouter.protocol.limits import MAX_COUNT, check_count, check_loss
 from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder, Update
 from fedrouter.protocol.profile_validation import check_profile, largest_number
+from fedrouter.protocol.quantization import most_numbers
 from fedrouter.protocol.ranks import truncated_shapes
 from fedrouter.protocol.sum_validation import largest_sum_reply
 from fedrouter.routing.search import SEARCH
@@ -51,7 +51,7 @@ class ExpectedArrays:
         numbers = 0
         for order in request.train:
             for shape in select_matrices(self.shapes, order.send).values():
-                numbers += prod(shape) + max(shape)  # a tensor and the scales of int8
+                numbers += most_numbers(shape)
         if request.profile is not None:
             size, rows = min(self.dimension, LARGEST), largest_number(request.profile, self.n_local)
             numbers += (rows + 1) * self.dimension + size * (size + 1) // 2

@@ -296,8 +296,10 @@ def test_a_cell_holds_its_scores_and_costs() -> None:
             "bytes_down": 3_000_000,
             "seconds": 7.5,  # without loading
             "tokens": 1000,
+            "evaluations": [{"round": 1, "bytes": 5e6, "local": scores(0.5), "global": None}],
         }
     ]
+    assert results["equal_bytes"] == []
     [entry] = results["summary"]
     assert (entry["kind"], entry["seeds"], entry["global"]) == ("personalized", 1, None)
     assert entry["local"]["rougeL"] == {"mean": 0.25, "sd": None}

@@ -120,7 +120,7 @@ def test_an_override_cannot_smuggle_in_other_keys() -> None:
         ("federation.fraction=1.5", "federation.fraction = 1.5 should be at most 1"),
         (
             "federation.transport=fp8",
-            "federation.transport = 'fp8' should be 'float32', 'float16' or 'int8'",
+            "federation.transport = 'fp8' should be 'float32', 'float16', 'int8' or 'int4'",
         ),
         ("engine.fuse=0", "engine.fuse = 0 should be 'auto' or at least 1"),
         (

@@ -72,6 +72,8 @@ def config(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
         *toy_settings(tiny_folder, data),
         "federation.rounds=6",
         "federation.clients=3",
+        "federation.transport=int4",  # with error feedback
+        "federation.error_feedback=true",
         "data.scenario=single",
         "clustering.n_local=auto",
         "clustering.n_global=auto",

@@ -16,7 +16,7 @@ from fedrouter.protocol.codec import (
     unpack_reply,
     unpack_request,
 )
-from fedrouter.protocol.compression import TransportDtype
+from fedrouter.protocol.compression import TransportDtype, WeightsEncoder
 from fedrouter.protocol.messages import (
     AssignToNearest,
     ClientReply,
@@ -114,6 +114,58 @@ def test_an_order_to_compare_comes_back_with_adapters_as_int8() -> None:
     assert same(unpack_request(header, arrays), task)
 
 
+def test_what_the_client_has_does_not_travel() -> None:
+    moved = {name: array + np.float32(7) for name, array in WEIGHTS.items()}
+    task = ClientRequest(3, 7, train=ORDERS, adapters={"a": WEIGHTS, "b": moved})
+    header, arrays = pack_request(task, "int4", WeightsEncoder(WEIGHTS))
+    adapters = json.loads(header)["adapters"]
+    assert adapters["a"] == {A: [], B: []}
+    assert [one[2:] for one in adapters["b"].values()] == [[1, 2], [2, 1]]  # shapes
+    assert {array.dtype.name for array in arrays.values()} == {"uint8", "float32"}
+    assert same(unpack_request(header, arrays, WEIGHTS), task)
+    with pytest.raises(MessageError, match="adapter: expected all of its tensors"):
+        unpack_request(header, arrays)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        None,
+        "a",
+        {},
+        ["x"],
+        [1],
+        ["PACKED", "SCALES", 1],
+        ["PACKED", "SCALES", 1, "2"],
+        ["PACKED", "SCALES", True, 2],
+        ["PACKED", "SCALES", 1, 2, 3],
+        ["PACKED", "SCALES", 2, 2],
+        ["PACKED", "SCALES"],
+        ["PACKED"],
+        [],
+    ],
+)
+def test_references_to_tensors_that_cannot_be_right_are_refused(reference: Any) -> None:
+    update = Update(0, "global", {A: WEIGHTS[A]}, 5, 1.25, 100)
+    header, arrays = pack_reply(ClientReply(3, 7, updates=(update,)), "int4")
+    assert unpack_reply(header, arrays).updates[0].weights[A].shape == (1, 2)
+    document = json.loads(header)
+    packed, scales = document["updates"][0]["weights"][A][:2]
+    if isinstance(reference, list):
+        names = {"PACKED": packed, "SCALES": scales}
+        reference = [names.get(one, one) for one in reference]
+    document["updates"][0]["weights"][A] = reference
+    with pytest.raises(MessageError, match=r"updates\.0\.weights"):
+        unpack_reply(json.dumps(document), arrays)
+
+
+def test_packed_integers_count_as_two_numbers_each() -> None:
+    update = Update(0, "global", {A: np.ones((4, 64), np.float32)}, 5, 1.25, 100)
+    packed = pack_reply(ClientReply(3, 7, updates=(update,)), "int4")
+    with pytest.raises(MessageError, match=r"at most 1000 bytes of arrays as float32, got 1040"):
+        unpack_reply(*packed, max_bytes=1000)
+
+
 @pytest.mark.parametrize("geometry", [PLACES, MAPPED, FOLDED])
 def test_an_order_to_profile_comes_back_whole(geometry: TaskGeometry | None) -> None:
     task = ClientRequest(3, 0, ReassignByLoss(geometry, ("task-01",), scatter=True))
@@ -146,13 +198,14 @@ def test_half_of_a_symmetric_space_travels() -> None:
     assert arrays[key].tolist() == [1, -2, 3]
 
 
-@pytest.mark.parametrize("transport", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("transport", ["float32", "float16", "int8", "int4"])
 def test_a_reply_comes_back_whole(transport: TransportDtype) -> None:
     back = unpack_reply(*pack_reply(REPLY, transport))
-    if transport != "int8":  # these numbers are exact in float16
+    if transport in ("float32", "float16"):  # which hold these numbers exactly
         assert same(back, REPLY)
     for name, array in WEIGHTS.items():
-        np.testing.assert_allclose(back.updates[0].weights[name], array, rtol=1e-2)
+        step = {"int8": 4 / 127, "int4": 4 / 7}.get(transport, 0)
+        np.testing.assert_allclose(back.updates[0].weights[name], array, atol=step / 2)
 
 
 def test_arrays_travel_as_bytes() -> None:

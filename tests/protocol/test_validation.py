@@ -381,7 +381,8 @@ def test_what_a_client_computes_of_its_samples_is_accepted(points: np.ndarray) -
 
 
 def test_the_largest_reply() -> None:
-    # Of each tensor 2 numbers and 2 scales, twice; 1000 centroids, variances; a scatter of 3.
-    assert EXPECTED.largest_reply(replace(TRAIN, train=TRAIN.train * 2)) == 4 * 2 * (4 + 4)
+    # Of each tensor 2 numbers, one more of 4 bits and 2 scales, twice; 1000 centroids, variances;
+    # a scatter of 3.
+    assert EXPECTED.largest_reply(replace(TRAIN, train=TRAIN.train * 2)) == 4 * 2 * (5 + 5)
     profile = ClientRequest(1, 0, profile=ClusterPrompts())
     assert EXPECTED.largest_reply(profile) == 4 * (1001 * 2 + 3)

@@ -25,7 +25,7 @@ def settings(tiny_folder: Path, toy_data: Path, *more: str) -> list[str]:
     return [*base, "federation.rounds=4", "evaluation.enabled=false", *more]
 
 
-@pytest.mark.parametrize("transport", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("transport", ["float32", "float16", "int8", "int4"])
 def test_the_size_of_an_adapter_is_known_before_it_is_encoded(
     adapter: AdapterWeights, transport: TransportDtype
 ) -> None:

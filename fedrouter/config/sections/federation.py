@@ -64,12 +64,17 @@ class FederationConfig(Section):
     timeout_s: Positive = Field(
         default=3600.0, description="longest wait for a client's reply, in seconds"
     )
-    transport: Literal["float32", "float16", "int8"] = Field(
+    transport: Literal["float32", "float16", "int8", "int4"] = Field(
         default="float16",
-        description='"float32", "float16" or "int8": dtype in which adapters travel between server '
-        "and clients; adapters sent only for comparison always use int8",
+        description='"float32", "float16", "int8" or "int4": dtype in which adapters travel, as '
+        "differences to adapters that server and client both have; adapters sent only for "
+        "comparison always use int8, those only for evaluation at least float16",
     )
-
+    error_feedback: bool = Field(
+        default=True,
+        description="a client adds what the rounding of an update to int8 or int4 lost to its "
+        "next update of the same adapter",
+    )
     budget_mb: Positive | None = Field(
         default=None,
         description="megabytes (10^6) that all rounds and profiles may send, in both directions "

@@ -115,7 +115,8 @@ def _answer(message: Message, node: NodeConfig, *, simulated: bool) -> RecordDic
     shared_model = _shared_model(config.model.model_dump_json(), config.engine.device)
     spec = LoraSpec.from_config(config.adapter).resolved(shared_model.base.model)
     client = _client(config, texts, node, shared_model, spec, simulated=simulated)
-    work = client.prepare(unpack_request(texts["task"], arrays))
+    initial = shared_model.initial(spec, config.seed)
+    work = client.prepare(unpack_request(texts["task"], arrays, initial))
     engine = config.engine
     results = list(
         train(

@@ -21,9 +21,11 @@ from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_request, unpack_reply
 from fedrouter.protocol.compression import WeightsEncoder
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, is_work
+from fedrouter.protocol.movement import with_weights
 from fedrouter.protocol.open_requests import OpenRequest
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.engine import Closing, Late, Traffic
+from fedrouter.types import AdapterWeights
 
 POLL_S = 0.2
 REFUSED = -1  # in place of a client's id
@@ -73,6 +75,7 @@ class FlowerEngine:
         config: the run's resolved configuration, which is sent along.
         expected: what the arrays of replies look like; larger replies are refused unread.
         fingerprint: the base model's; replies from another one are refused.
+        initial: the run's initial adapter; adapters travel to clients as differences to it.
         folder: where clients keep what must outlive their process, for nodes that name no folder of
             their own (in a simulation).
         progress: called with the number of tasks done since its last call.
@@ -85,6 +88,7 @@ class FlowerEngine:
         *,
         expected: ExpectedArrays,
         fingerprint: str,
+        initial: AdapterWeights,
         folder: str = "",
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -96,6 +100,7 @@ class FlowerEngine:
         self._expected = expected
         self._texts = {"config": dump_config(config), "folder": folder}
         self._fingerprint = fingerprint
+        self._initial = initial
         self._progress = progress
         self._clients: dict[int, int] = {}  # node -> client, or REFUSED
         self._ranks: dict[int, int] = {}  # client -> the rank of its adapters, if not the run's
@@ -180,7 +185,7 @@ class FlowerEngine:
     def _send(self, tasks: Sequence[ClientRequest]) -> list[Sent]:
         """Send the requests."""
         nodes = {client: node for node, client in self._clients.items()}
-        messages, encoder = [], WeightsEncoder()
+        messages, encoder = [], WeightsEncoder(self._initial)
         for task in tasks:
             header, arrays = pack_request(task, self._config.federation.transport, encoder)
             self.traffic.down += sum(array.nbytes for array in arrays.values())
@@ -280,7 +285,7 @@ class FlowerEngine:
         most = self._expected.largest_reply(task)
         reply = unpack_reply(texts.get("reply", ""), arrays, most)
         self.traffic.up += sum(array.nbytes for array in arrays.values())
-        return reply
+        return with_weights(reply, task.adapters)
 
 
 def _hello(message: Message) -> tuple[int, int | None]:

@@ -38,6 +38,7 @@ SET_BY_RUN = (
     "federation.ranks",
     "federation.rounds",
     "federation.transport",
+    "federation.error_feedback",
     "clustering.n_local",
     "clustering.n_global",
     "clustering.space",

@@ -100,6 +100,7 @@ def serve(grid: Grid, *, config: str, settings: str, output: Path) -> None:
         fingerprint=shared_model.base.compared_fingerprint(
             mixed_quantization=made.federation.mixed_quantization
         ),
+        initial=shared_model.initial(layout.spec, made.seed),
         folder=str((output / "clients").resolve()),
     )
     progress = PrintedProgress()
