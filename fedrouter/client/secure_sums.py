@@ -101,8 +101,9 @@ class SecureSums:
         if reply.changed:
             return reply
         private = expected.private_sums
+        possible = sum_layouts(request, expected)
         vectors = sum_vectors(request, reply, projected, private)
-        layouts = {name: sum_layouts(request, expected)[name] for name in vectors}
+        layouts = {name: possible[name] for name in vectors}
         try:
             participant = Participant(self._client, order.session, vectors, layouts)
             public = participant.secrets.public
