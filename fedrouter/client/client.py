@@ -16,6 +16,7 @@ from fedrouter.client.context import RequestContext
 from fedrouter.client.error_feedback import with_feedback
 from fedrouter.client.evaluation import compare_adapters, evaluate
 from fedrouter.client.profiling import profile
+from fedrouter.client.releases import ClientReleases
 from fedrouter.client.secure_sums import SecureSums, sum_rules
 from fedrouter.client.store import ClientStore
 from fedrouter.config import ResolvedConfig
@@ -27,6 +28,7 @@ from fedrouter.protocol.movement import movements
 from fedrouter.protocol.ranks import truncate
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.whitening import projection
+from fedrouter.secure_aggregation.signatures import SigningKeys
 from fedrouter.seeding import derive_seed
 from fedrouter.strategies import make_strategy
 from fedrouter.training.private_gradients import GradientNoise, largest_uses
@@ -65,6 +67,8 @@ class Client:
             components of adapters (`protocol.ranks`).
         keep_predictions: whether the answers of the last evaluation are stored there as texts.
         report_task_names: whether scores and counts are reported by the names of true tasks.
+        signing_keys: for secure aggregation; None: keys are neither signed nor verified.
+        run: of the run's configuration, which is signed.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Client:
         rank: int | None = None,
         keep_predictions: bool = False,
         report_task_names: bool = True,
+        signing_keys: SigningKeys | None = None,
+        run: str = "",
     ) -> None:
         self.id = id
         self.data = data
@@ -89,6 +95,8 @@ class Client:
         self._config = config
         self._keep_predictions = keep_predictions
         self._report_task_names = report_task_names
+        self._signing_keys = signing_keys
+        self._run = run
 
     def context(self, request: ClientRequest) -> RequestContext:
         """What the client works with while it answers a request."""
@@ -180,15 +188,38 @@ class Client:
 
     @property
     def _sums(self) -> SecureSums:
-        rules = sum_rules(self._config.privacy)
-        return SecureSums(self.id, self.store.sum_file(), rules)
+        return SecureSums(
+            self.id,
+            self.store.sum_file(),
+            sum_rules(self._config.privacy),
+            keys=self._signing_keys,
+            run=self._run,
+            releases=self._releases,
+        )
+
+    @property
+    def _releases(self) -> ClientReleases | None:
+        """The client's own account; None if it adds no noise to sums."""
+        if self._config.privacy.epsilon is None:
+            return None
+        plan = make_strategy(self._config).privacy
+        assert plan is not None, "of a configuration with a privacy budget"
+        return ClientReleases(self.store.releases_file(), plan, self._secret)
+
+    @property
+    def _secret(self) -> str:
+        """What the client's noise is derived from."""
+        seeded = self._config.privacy.seeded_noise
+        return f"seed {self._config.seed}" if seeded else self.store.secret()
 
     def _begin_sum(self, request: ClientRequest, reply: ClientReply) -> ClientReply:
         initial = self._shared_model.initial(self._spec, self._config.seed)
         shapes = {name: array.shape for name, array in initial.items()}
         dimension = self.context(request).embed([]).shape[1]
         projected = projection(dimension, self._config.seed)
-        return self._sums.begin(request, reply, ExpectedArrays(shapes, dimension), projected)
+        private = make_strategy(self._config).private_sums
+        expected = ExpectedArrays(shapes, dimension, private_sums=private)
+        return self._sums.begin(request, reply, expected, projected)
 
     def _sent(self, weights: AdapterWeights, order: TrainOrder) -> AdapterWeights:
         """The part of a trained adapter that is sent: matrices and components."""
@@ -233,8 +264,7 @@ class Client:
         plan = make_strategy(self._config).privacy
         assert plan is not None, "of a configuration with a privacy budget"
         uses = largest_uses(steps, self._config.training.batch_size, samples)
-        secret = f"seed {self._config.seed}" if settings.seeded_noise else self.store.secret()
-        return GradientNoise(settings.max_norm, plan.round * uses**0.5, secret, path)
+        return GradientNoise(settings.max_norm, plan.round * uses**0.5, self._secret, path)
 
 
 def _needs_local_tasks(request: ClientRequest) -> bool:

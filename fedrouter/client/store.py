@@ -8,6 +8,7 @@
     client-003/errors/task-00.0/                what the rounding of its last updates lost
     client-003/predictions.jsonl                until the run ends: its answers to the test rows
     client-003/sum.safetensors                  its part in a sum over clients that is under way
+    client-003/releases.json                    the noisy sums that it has let be opened
 
 A client reads what it kept before the current round, and the local tasks that hold in it, so that a
 round that is repeated after a crash of the server starts from the same as the first time.
@@ -150,6 +151,11 @@ class ClientStore:
         """The file for the client's part in a sum over clients, in its folder."""
         self.path.mkdir(PRIVATE, parents=True, exist_ok=True)
         return self.path / "sum.safetensors"
+
+    def releases_file(self) -> Path:
+        """The file for the client's account of noisy sums, in its folder."""
+        self.path.mkdir(PRIVATE, parents=True, exist_ok=True)
+        return self.path / "releases.json"
 
     def _make_private(self, folder: Path) -> None:
         """Make a folder in that of the client, which only its owner may read."""

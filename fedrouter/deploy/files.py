@@ -100,9 +100,11 @@ def deployment(plan: Plan) -> Iterator[File]:
     yield File("operator/ca.crt", authority_pem)
     scripts = ["flwr.sh", "register.sh", "run.sh"]
     yield from _written("operator", ["config.toml", *scripts, "app/pyproject.toml"], plan)
-    for client, node in enumerate(plan.names):
-        key = make_node_key(f"fedrouter {node}")
+    keys = [make_node_key(f"fedrouter {node}") for node in plan.names]
+    trusted = b"".join(b"%d %s" % (client, key.public) for client, key in enumerate(keys))
+    for client, (node, key) in enumerate(zip(plan.names, keys, strict=True)):
         yield File(f"operator/keys/{node}.pub", key.public)
+        yield File(f"{node}/trusted_keys", trusted)
         yield File(f"{node}/ca.crt", authority_pem)
         yield File(f"{node}/node.key", key.private, SECRET)
         yield _text("node/fedrouter-node.service", f"{node}/fedrouter-{node}.service", plan, node)

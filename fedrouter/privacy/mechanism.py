@@ -30,8 +30,8 @@ def noisy_sum(
 ) -> NDArray[np.float64]:
     """A sum with normal noise of the standard deviation multiplier * sensitivity on each number.
 
-    With secure aggregation each of n clients could add a share of the noise instead, of this
-    deviation divided by sqrt(n).
+    With secure aggregation clients add the noise in shares instead
+    (`secure_aggregation.noise_shares`).
 
     Args:
         total: the sum of clipped vectors, of any shape.

@@ -11,6 +11,7 @@ from fedrouter.protocol.messages import (
 from fedrouter.secure_aggregation.fixed_point import VectorLayout, unsigned
 from fedrouter.secure_aggregation.keys import KEY_BYTES, NONCE_BYTES, PUBLIC_BYTES
 from fedrouter.secure_aggregation.messages import (
+    ConfirmOrder,
     EncryptedShares,
     KeysOrder,
     MaskedVectors,
@@ -18,10 +19,12 @@ from fedrouter.secure_aggregation.messages import (
     PublicKeys,
     RevealedShares,
     SharesOrder,
+    SignedView,
     SumOrder,
     SumReply,
     UnmaskOrder,
 )
+from fedrouter.secure_aggregation.signatures import SIGNATURE_BYTES
 from fedrouter.types import ByteArray
 
 TAG_BYTES = 16
@@ -31,11 +34,13 @@ CIPHERTEXT_BYTES = NONCE_BYTES + 2 * KEY_BYTES + TAG_BYTES  # two shares, encryp
 def largest_sum_reply(order: SumOrder) -> int:
     """The most numbers in the arrays of a reply to an order."""
     if isinstance(order, KeysOrder):
-        return PUBLIC_BYTES
+        return PUBLIC_BYTES + SIGNATURE_BYTES
     if isinstance(order, SharesOrder):
         return CIPHERTEXT_BYTES * len(order.clients)
     if isinstance(order, MaskOrder):
         return sum(group.size for group in order.groups)
+    if isinstance(order, ConfirmOrder):
+        return SIGNATURE_BYTES
     return KEY_BYTES * order.senders
 
 
@@ -81,11 +86,15 @@ def _check_part(
 ) -> None:
     if isinstance(given, PublicKeys):
         _check_shape(given.keys, (1, PUBLIC_BYTES))
+        if given.signature is not None:
+            _check_shape(given.signature, (1, SIGNATURE_BYTES))
         if not {*given.groups} <= layouts.keys() or len({*given.groups}) < len(given.groups):
             raise MessageError("sum: expected different vectors, of those asked for")
         _check_tasks(request, given)
     elif isinstance(given, EncryptedShares) and isinstance(order, SharesOrder):
         _check_shape(given.ciphertexts, (len(order.clients), CIPHERTEXT_BYTES))
+    elif isinstance(given, SignedView):
+        _check_shape(given.signature, (1, SIGNATURE_BYTES))
     elif isinstance(given, RevealedShares) and isinstance(order, UnmaskOrder):
         _check_shape(given.shares, (order.senders, KEY_BYTES))
     elif isinstance(given, MaskedVectors) and isinstance(order, MaskOrder):

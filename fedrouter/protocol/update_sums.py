@@ -39,14 +39,15 @@ def update_layouts(
     for order in orders:
         sizes = [int(np.prod(s)) for s in select_matrices(shapes, order.send).values()]
         for adapter in order.adapters if sizes else ():
-            layouts[_movement(adapter)] = VectorLayout(
+            layouts[movement_vector(adapter)] = VectorLayout(
                 32, (Part(sum(sizes), MAX_WEIGHT * MAX_MOVEMENT),)
             )
-            layouts[_weight(adapter)] = VectorLayout(64, (Part(1, MAX_WEIGHT), Part(1, 1e6)))
+            layouts[weight_vector(adapter)] = VectorLayout(64, (Part(1, MAX_WEIGHT), Part(1, 1e6)))
     return layouts
 
 
-def _movement(adapter: str) -> str:
+def movement_vector(adapter: str) -> str:
+    """The vector of an adapter's movements."""
     return f"{MOVEMENT}{adapter}"
 
 
@@ -55,7 +56,8 @@ def adapter_of(vector: str) -> str | None:
     return vector.removeprefix(MOVEMENT) if vector.startswith(MOVEMENT) else None
 
 
-def _weight(adapter: str) -> str:
+def weight_vector(adapter: str) -> str:
+    """The vector of the samples by which an adapter's movements are weighted."""
     return f"weight.{adapter}"
 
 
@@ -80,13 +82,13 @@ def update_vectors(
                 (update.weights[name].astype(np.float64) - start[name]).ravel()
                 for name in sorted(update.weights)
             ]
-            name = _movement(update.adapter)
+            name = movement_vector(update.adapter)
             vectors[name] = vectors[name] + update.samples * np.concatenate(moved)
             samples[update.adapter] += update.samples
     for adapter, number in samples.items():
         weight = min(number, MAX_WEIGHT)
-        vectors[_movement(adapter)] *= weight / number
-        vectors[_weight(adapter)] = np.array([weight, number], np.float64)
+        vectors[movement_vector(adapter)] *= weight / number
+        vectors[weight_vector(adapter)] = np.array([weight, number], np.float64)
     return dict(vectors)
 
 
@@ -102,11 +104,13 @@ def summed_updates(request: ClientRequest, sums: Mapping[str, _Values]) -> tuple
         return ()
     samples, losses, tokens = sums[TRAINING]
     loss = max(0.0, float(losses / max(samples, 1)))
-    opened = [a for a in request.adapters if _movement(a) in sums and _weight(a) in sums]
-    numbers = {adapter: max(1, round(sums[_weight(adapter)][1])) for adapter in opened}
+    opened = [
+        a for a in request.adapters if movement_vector(a) in sums and weight_vector(a) in sums
+    ]
+    numbers = {adapter: max(1, round(sums[weight_vector(adapter)][1])) for adapter in opened}
     updates: list[Update] = []
     for adapter in opened:
-        mean = sums[_movement(adapter)] / max(1, round(sums[_weight(adapter)][0]))
+        mean = sums[movement_vector(adapter)] / max(1, round(sums[weight_vector(adapter)][0]))
         sent = {o.send for o in request.train if adapter in o.adapters and o.send}
         start = select_matrices(request.adapters[adapter], max(sent, key=len))
         share = round(float(tokens * numbers[adapter] / sum(numbers.values())))

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from fedrouter.errors import MessageError
+from fedrouter.privacy.private_sums import PrivateSums
 from fedrouter.protocol.codec import FLOAT_BYTES
 from fedrouter.protocol.evaluation_validation import check_evaluation
 from fedrouter.protocol.limits import MAX_COUNT, check_count, check_loss
@@ -34,11 +35,13 @@ class ExpectedArrays:
         shapes: names and shapes of a whole adapter's tensors.
         dimension: the number of dimensions of embeddings.
         n_local: `clustering.n_local`, on which the number of a client's centroids depends.
+        private_sums: bounds and noise of sums over clients; None: clients add no noise to sums.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     dimension: int
     n_local: int | Literal["auto"] | None = None
+    private_sums: PrivateSums | None = None
 
     def of_rank(self, rank: int | None) -> "ExpectedArrays":
         """The same for a client whose adapters have another rank; None: that of the run."""

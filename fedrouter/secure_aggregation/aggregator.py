@@ -10,21 +10,18 @@ from numpy.typing import NDArray
 from fedrouter.errors import MessageError
 from fedrouter.secure_aggregation.fixed_point import VectorLayout, unsigned
 from fedrouter.secure_aggregation.keys import public_key
+from fedrouter.secure_aggregation.masks import common_mask, mask_secret, own_mask
 from fedrouter.secure_aggregation.messages import (
+    ConfirmOrder,
     Group,
     MaskOrder,
     SharesOrder,
     UnmaskOrder,
 )
-from fedrouter.secure_aggregation.participant import (
-    as_rows,
-    check_number,
-    common_mask,
-    mask_secret,
-    own_mask,
-)
-from fedrouter.secure_aggregation.rules import SumRules
+from fedrouter.secure_aggregation.participant import as_rows
+from fedrouter.secure_aggregation.rules import SumRules, check_number
 from fedrouter.secure_aggregation.shares import combine_shares
+from fedrouter.secure_aggregation.signatures import SIGNATURE_BYTES
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +34,8 @@ class Aggregator:
         roster: client -> public keys, in ascending order.
         groups: the vectors that are summed.
         senders: the clients that sent shares, in ascending order.
+        signatures: client -> its signature of its keys; empty if no client signs.
+        noisy: whether clients add noise to the sum.
     """
 
     session: str
@@ -44,6 +43,13 @@ class Aggregator:
     roster: Mapping[int, bytes] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
     senders: tuple[int, ...] = ()
+    signatures: Mapping[int, bytes] = field(default_factory=dict)
+    noisy: bool = False
+
+    @property
+    def signed(self) -> bool:
+        """Whether all clients signed their keys."""
+        return bool(self.roster) and self.signatures.keys() == self.roster.keys()
 
     def shares_order(self) -> SharesOrder:
         """Exchange 2: all public keys.
@@ -52,7 +58,11 @@ class Aggregator:
             MessageError: too few clients sent keys.
         """
         check_number(len(self.roster), self.rules.least(len(self.roster)), "that sent keys")
-        return SharesOrder(self.session, tuple(self.roster), as_rows(list(self.roster.values())))
+        keys = as_rows(list(self.roster.values()))
+        nothing = bytes(SIGNATURE_BYTES)
+        rows = [self.signatures.get(client, nothing) for client in self.roster]
+        signatures = as_rows(rows) if self.signatures else None
+        return SharesOrder(self.session, tuple(self.roster), keys, signatures)
 
     def mask_orders(
         self,
@@ -90,18 +100,41 @@ class Aggregator:
         }
         return replace(self, groups=wanted, senders=senders), orders
 
-    def unmask_order(self, survivors: Sequence[int]) -> UnmaskOrder:
-        """Exchange 4, given the clients whose masked vectors arrived.
+    def confirm_order(self, survivors: Sequence[int]) -> ConfirmOrder:
+        """Between exchanges 3 and 4, given the clients whose masked vectors arrived.
 
         Raises:
             MessageError: the sum, or that of one vector, would be over too few clients.
         """
-        least = self.rules.least(len(self.roster))
-        check_number(len(survivors), least, "whose vectors arrived")
+        number = len(self.roster)
+        check_number(len(survivors), self.rules.least(number), "whose vectors arrived")
         for group in self.groups:
             left = len({*group.clients} & {*survivors})
-            check_number(left, self.rules.min_clients, f"whose vector {group.name} arrived")
-        return UnmaskOrder(self.session, tuple(sorted(survivors)), len(self.senders))
+            least = self.rules.vector_least(len(group.clients), number, self.noisy)
+            check_number(left, least, f"whose vector {group.name} arrived")
+        return ConfirmOrder(self.session, tuple(sorted(survivors)))
+
+    def unmask_order(
+        self, survivors: Sequence[int], views: Mapping[int, NDArray[np.uint8]] | None = None
+    ) -> UnmaskOrder:
+        """Exchange 4.
+
+        Args:
+            survivors: the clients whose masked vectors arrived.
+            views: client -> its signature of what it was told; None: clients do not sign.
+
+        Raises:
+            MessageError: the sum, or that of one vector, would be over too few clients; or too few
+                clients signed.
+        """
+        named = self.confirm_order(survivors).survivors
+        if views is None:
+            return UnmaskOrder(self.session, named, len(self.senders))
+        least = self.rules.threshold_of(len(self.roster))
+        check_number(len(views), least, "that signed the list of survivors")
+        signers = tuple(sorted(views))
+        signatures = np.concatenate([views[client] for client in signers])
+        return UnmaskOrder(self.session, named, len(self.senders), signers, signatures)
 
     def opened(
         self,

@@ -1,4 +1,7 @@
-"""The four exchanges of one sum: keys, shares, masked vectors, and what opens the sum."""
+"""The exchanges of one sum: keys, shares, masked vectors, and what opens the sum.
+
+There are four, and a fifth between the last two if clients sign their keys.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -30,11 +33,14 @@ class SharesOrder:
         session: as in `KeysOrder`.
         clients: those that sent keys, in ascending order.
         keys: their public keys, shape (clients, 64).
+        signatures: of the keys, shape (clients, 96), zeros for a client that signed nothing; None:
+            no client signed.
     """
 
     session: Session
     clients: tuple[ClientId, ...]
     keys: ByteArray
+    signatures: ByteArray | None = None
     kind: Literal["shares"] = "shares"
 
 
@@ -72,6 +78,20 @@ class MaskOrder:
 
 
 @dataclass(frozen=True)
+class ConfirmOrder:
+    """Between exchanges 3 and 4, if clients signed their keys: sign what the server said.
+
+    Attributes:
+        session: as in `KeysOrder`.
+        survivors: as in `UnmaskOrder`.
+    """
+
+    session: Session
+    survivors: tuple[ClientId, ...]
+    kind: Literal["confirm"] = "confirm"
+
+
+@dataclass(frozen=True, eq=False)
 class UnmaskOrder:
     """Exchange 4: reveal a share of each client's seed or, if its vectors did not arrive, of its
     key for masks; never of both.
@@ -80,15 +100,19 @@ class UnmaskOrder:
         session: as in `KeysOrder`.
         survivors: the clients whose masked vectors arrived, in ascending order.
         senders: the number of clients that sent shares.
+        signers: the clients that were told the same of the sum and signed it.
+        signatures: theirs, shape (signers, 96); None: clients do not sign.
     """
 
     session: Session
     survivors: tuple[ClientId, ...]
     senders: Annotated[int, Field(ge=1)]
+    signers: tuple[ClientId, ...] = ()
+    signatures: ByteArray | None = None
     kind: Literal["unmask"] = "unmask"
 
 
-SumOrder = KeysOrder | SharesOrder | MaskOrder | UnmaskOrder
+SumOrder = KeysOrder | SharesOrder | MaskOrder | ConfirmOrder | UnmaskOrder
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +123,13 @@ class PublicKeys:
         keys: the two public keys, shape (1, 64).
         groups: the names of the vectors that the client has.
         tasks: for a profile, the index of the global task of each local task; otherwise empty.
+        signature: of the keys, shape (1, 96); None: the client has no key to sign with.
     """
 
     keys: ByteArray
     groups: tuple[Name, ...]
     tasks: tuple[int, ...] = ()
+    signature: ByteArray | None = None
     kind: Literal["keys"] = "keys"
 
 
@@ -126,6 +152,15 @@ class MaskedVectors:
 
 
 @dataclass(frozen=True, eq=False)
+class SignedView:
+    """The answer to `ConfirmOrder`: a signature of the keys, vectors and survivors that the client
+    was told of, shape (1, 96)."""
+
+    signature: ByteArray
+    kind: Literal["confirm"] = "confirm"
+
+
+@dataclass(frozen=True, eq=False)
 class RevealedShares:
     """The answer to `UnmaskOrder`: for each of the `senders` in `MaskOrder` a share of its seed or
     key, shape (senders, 32)."""
@@ -134,4 +169,4 @@ class RevealedShares:
     kind: Literal["unmask"] = "unmask"
 
 
-SumReply = PublicKeys | EncryptedShares | MaskedVectors | RevealedShares
+SumReply = PublicKeys | EncryptedShares | MaskedVectors | SignedView | RevealedShares

@@ -1,10 +1,14 @@
-"""A client's part in a sum: what it answers in each of the four exchanges, as pure functions.
+"""A client's part in a sum: what it answers in each of the exchanges, as pure functions.
 
 A client refuses what would reveal its vectors: a second order of the same kind, keys of too few
-clients, vectors that too few clients have, and shares of both secrets of one client.
+clients, vectors that too few clients have, and shares of both secrets of one client. If it knows
+the public keys of the others (`signatures`), it also refuses keys that these have not signed, and
+to open a sum of which fewer clients than the threshold were told the same.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,21 +22,24 @@ from fedrouter.secure_aggregation.keys import (
     Secrets,
     agree,
     decrypt,
-    derive,
     encrypt,
 )
-from fedrouter.secure_aggregation.masks import stream
+from fedrouter.secure_aggregation.masks import common_mask, mask_secret, own_mask
 from fedrouter.secure_aggregation.messages import (
+    ConfirmOrder,
     EncryptedShares,
     Group,
     MaskedVectors,
     MaskOrder,
     RevealedShares,
     SharesOrder,
+    SignedView,
     UnmaskOrder,
 )
-from fedrouter.secure_aggregation.rules import SumRules
+from fedrouter.secure_aggregation.noise_shares import noise_share
+from fedrouter.secure_aggregation.rules import SumRules, check_number
 from fedrouter.secure_aggregation.shares import split_secret
+from fedrouter.secure_aggregation.signatures import SumSignatures, check_signatures
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +55,9 @@ class Participant:
         roster: client -> public keys; empty before exchange 2.
         received: client -> the ciphertext of its shares; empty before exchange 3.
         groups: the vectors that were sent.
+        confirmed: the survivors whose list it signed; empty before.
+        question: digest of what was asked, on which the noise depends.
+        multiplier: the noise multiplier of the sum; 0: clients add no noise.
     """
 
     client: int
@@ -58,8 +68,13 @@ class Participant:
     roster: Mapping[int, bytes] = field(default_factory=dict)
     received: Mapping[int, bytes] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
+    confirmed: tuple[int, ...] = ()
+    question: str = ""
+    multiplier: float = 0.0
 
-    def share(self, order: SharesOrder, rules: SumRules) -> tuple["Participant", EncryptedShares]:
+    def share(
+        self, order: SharesOrder, rules: SumRules, signatures: SumSignatures | None = None
+    ) -> tuple["Participant", EncryptedShares]:
         """Exchange 2: the shares of the own seed and key for mask, encrypted for each client.
 
         Raises:
@@ -73,6 +88,8 @@ class Participant:
             raise MessageError("sum: expected two keys of each client, all different")
         if roster.get(self.client) != self.secrets.public:
             raise MessageError("sum: expected the client's own keys among those of all")
+        if signatures is not None:
+            check_signatures(signatures, "keys", roster, order.signatures)
         least, threshold = rules.least(len(roster)), rules.threshold_of(len(roster))
         if len(roster) < least:
             raise MessageError(f"sum: expected keys of {least} clients or more, got {len(roster)}")
@@ -87,8 +104,15 @@ class Participant:
         ]
         return replace(self, roster=roster), EncryptedShares(as_rows(texts))
 
-    def mask(self, order: MaskOrder, rules: SumRules) -> tuple["Participant", MaskedVectors]:
-        """Exchange 3: the own vectors plus masks.
+    def mask(
+        self, order: MaskOrder, rules: SumRules, secret: str = ""
+    ) -> tuple["Participant", MaskedVectors]:
+        """Exchange 3: the own vectors plus noise and masks.
+
+        Args:
+            order: the order.
+            rules: how many clients a sum needs.
+            secret: what the noise is derived from, if there is any.
 
         Raises:
             MessageError: the vectors were sent before, or too few clients have one of them.
@@ -112,23 +136,43 @@ class Participant:
             other: mask_secret(self.secrets.mask, self.roster[other], self.session)
             for other in senders - {self.client}
         }
-        return after, MaskedVectors(tuple(self._masked(group, agreed) for group in own))
+        vectors = []
+        for group in own:
+            vector = self._masked(group, agreed)
+            if self.multiplier:
+                vector = vector + after._noise(group, rules, secret)
+            vectors.append(vector)
+        return after, MaskedVectors(tuple(vectors))
 
-    def unmask(self, order: UnmaskOrder, rules: SumRules) -> RevealedShares:
+    def confirm(
+        self, order: ConfirmOrder, rules: SumRules, signatures: SumSignatures | None
+    ) -> tuple["Participant", SignedView]:
+        """Between exchanges 3 and 4: sign once what the server said of the sum.
+
+        Raises:
+            MessageError: the client has no key to sign with, or has signed before; or the sum, or
+                that of one vector, would be over too few clients.
+        """
+        if signatures is None or self.confirmed:
+            raise MessageError("sum: expected one order to sign, of a client that has a key")
+        self._check_survivors(order.survivors, rules)
+        signature = signatures.sign(self.client, "view", self._view(order.survivors))
+        return replace(self, confirmed=order.survivors), SignedView(as_rows([signature]))
+
+    def unmask(
+        self, order: UnmaskOrder, rules: SumRules, signatures: SumSignatures | None = None
+    ) -> RevealedShares:
         """Exchange 4: a share of every sender's seed, or of its key if its vectors did not arrive.
         The caller forgets the session afterwards.
 
         Raises:
-            MessageError: the sum, or that of one vector, would be over too few clients.
+            MessageError: the sum, or that of one vector, would be over too few clients; or too few
+                clients signed that they were told the same of it.
         """
-        survivors = set(order.survivors)
-        if not self.received or not survivors <= self.received.keys():
-            raise MessageError("sum: expected survivors among the clients that sent shares")
-        check_number(len(survivors), rules.least(len(self.roster)), "whose vectors arrived")
-        for group in self.groups:
-            left = len(survivors.intersection(group.clients))
-            check_number(left, rules.min_clients, f"whose vector {group.name} arrived")
-        shares = []
+        self._check_survivors(order.survivors, rules)
+        if signatures is not None:
+            self._check_confirmed(order, rules, signatures)
+        survivors, shares = set(order.survivors), []
         for sender, ciphertext in self.received.items():
             channel = self._channel(self.roster[sender])
             try:
@@ -137,6 +181,54 @@ class Participant:
                 raise MessageError(f"sum: {error}") from None
             shares.append(both[:KEY_BYTES] if sender in survivors else both[KEY_BYTES:])
         return RevealedShares(as_rows(shares))
+
+    @property
+    def release(self) -> str:
+        """Digest of what the noise depends on, beside the secret: what was asked, and which clients
+        have which vector."""
+        groups = [(group.name, sorted(group.clients)) for group in self.groups]
+        return hashlib.sha256(json.dumps([self.question, groups]).encode()).hexdigest()
+
+    def _check_survivors(self, survivors: Sequence[int], rules: SumRules) -> None:
+        if not self.received or not set(survivors) <= self.received.keys():
+            raise MessageError("sum: expected survivors among the clients that sent shares")
+        number = len(self.roster)
+        check_number(len(set(survivors)), rules.least(number), "whose vectors arrived")
+        for group in self.groups:
+            left = len(set(survivors).intersection(group.clients))
+            least = rules.vector_least(len(group.clients), number, self.multiplier > 0)
+            check_number(left, least, f"whose vector {group.name} arrived")
+
+    def _check_confirmed(
+        self, order: UnmaskOrder, rules: SumRules, signatures: SumSignatures
+    ) -> None:
+        """Check that enough survivors signed what the client itself was told of the sum."""
+        if not self.confirmed or order.survivors != self.confirmed:
+            raise MessageError("sum: expected the survivors whose list the client signed")
+        signers, view = set(order.signers), self._view(order.survivors)
+        if not signers <= set(order.survivors) or len(signers) < len(order.signers):
+            raise MessageError("sum: expected signatures of different survivors")
+        check_signatures(signatures, "view", dict.fromkeys(order.signers, view), order.signatures)
+        least = rules.threshold_of(len(self.roster))
+        check_number(len(signers), least, "that signed the list of survivors")
+
+    def _view(self, survivors: Sequence[int]) -> bytes:
+        """Digest of what the server said of the sum: keys, shares, vectors, survivors."""
+        said = [
+            [[client, key.hex()] for client, key in self.roster.items()],
+            list(self.received),
+            [[group.name, group.clients, group.size] for group in self.groups],
+            list(survivors),
+        ]
+        return hashlib.sha256(json.dumps(said).encode()).digest()
+
+    def _noise(self, group: Group, rules: SumRules, secret: str) -> NDArray[np.unsignedinteger]:
+        """The own share of the noise on a vector's sum. It is the same if the same is asked of the
+        same clients again, and no other sum has it."""
+        number = len(group.clients)
+        least = rules.noise_least(number, len(self.roster))
+        path = "share", self.release, self.client, group.name
+        return noise_share(self.layouts[group.name], number, least, secret, *path)
 
     def _channel(self, public: bytes) -> bytes:
         """The key under which shares go to and come from the client with these public keys."""
@@ -156,38 +248,6 @@ class Participant:
         return total
 
 
-def own_mask(seed: bytes, name: str, layout: VectorLayout) -> NDArray[np.unsignedinteger]:
-    """The mask that a client adds to one vector by itself."""
-    return stream(derive(seed, "own mask", name), layout.size, layout.bits)
-
-
-def mask_secret(private: bytes, public: bytes, session: str) -> bytes:
-    """The secret from which the masks that two clients have in common are derived.
-
-    Args:
-        private: the key for masks of one of the two.
-        public: the public keys of the other.
-        session: the session.
-    """
-    return agree(private, public[:KEY_BYTES], "masks", session)
-
-
-def common_mask(secret: bytes, name: str, layout: VectorLayout) -> NDArray[np.unsignedinteger]:
-    """The mask of one vector that two clients have in common: the one with the smaller id adds it,
-    the other subtracts it."""
-    return stream(derive(secret, "common mask", name), layout.size, layout.bits)
-
-
 def as_rows(texts: list[bytes]) -> NDArray[np.uint8]:
     """Byte strings of the same length as the rows of a matrix."""
     return np.frombuffer(b"".join(texts), np.uint8).reshape(len(texts), -1)
-
-
-def check_number(number: int, least: int, which: str) -> None:
-    """Check that there are enough clients.
-
-    Raises:
-        MessageError: there are not.
-    """
-    if number < least:
-        raise MessageError(f"sum: expected {least} clients or more {which}, got {number}")

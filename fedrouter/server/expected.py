@@ -5,6 +5,7 @@ from fedrouter.config import ResolvedConfig
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.protocol.validation import ExpectedArrays
+from fedrouter.strategies import make_strategy
 
 
 def expected_arrays(
@@ -16,4 +17,5 @@ def expected_arrays(
         {name: array.shape for name, array in initial.items()},
         shared_model.base.embed([], EmbeddingSpec.from_config(config.model)).shape[1],
         config.clustering.n_local,
+        make_strategy(config).private_sums,
     )

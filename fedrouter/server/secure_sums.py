@@ -1,4 +1,4 @@
-"""Replies of which the server sees the sum alone: the four exchanges of a sum over clients."""
+"""Replies of which the server sees the sum alone: the exchanges of a sum over clients."""
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedrouter.config import PrivacyConfig
 from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import ClientReply, ClientRequest
+from fedrouter.protocol.private_sums import noise_multiplier
 from fedrouter.protocol.sum_validation import check_sum_reply
 from fedrouter.protocol.sums import sum_layouts, summed_reply
 from fedrouter.protocol.update_sums import adapter_of
@@ -23,6 +24,7 @@ from fedrouter.secure_aggregation.messages import (
     MaskedVectors,
     PublicKeys,
     RevealedShares,
+    SignedView,
     SumOrder,
     SumReply,
 )
@@ -55,6 +57,7 @@ class SummedReplies(Replies):
         self._layouts: dict[str, VectorLayout] = {}
         for task in tasks:
             self._layouts |= sum_layouts(task, expected)
+        self._noisy = any(noise_multiplier(task, expected.private_sums) for task in tasks)
 
     def __iter__(self) -> Iterator[ClientReply]:
         """Yield the tasks of each client that was asked for a profile, the clients whose data
@@ -63,16 +66,25 @@ class SummedReplies(Replies):
         first = [replace(task, sum_order=KeysOrder(session)) for task in self._tasks]
         roster: dict[int, bytes] = {}
         held: dict[int, tuple[str, ...]] = {}
+        signatures: dict[int, bytes] = {}
         for reply in self._ask(first, self._check):
             if isinstance(reply.sum_reply, PublicKeys):
                 roster[reply.client] = bytes(reply.sum_reply.keys[0])
                 held[reply.client] = reply.sum_reply.groups
+                if reply.sum_reply.signature is not None:
+                    signatures[reply.client] = bytes(reply.sum_reply.signature[0])
                 yield _tasks_of(reply.client, reply.round, reply.sum_reply.tasks)
             else:
                 yield reply  # its data changed
-        if not self._tasks:
+        if not self._layouts:  # nothing is summed
             return
-        aggregator = Aggregator(session, self._rules, dict(sorted(roster.items())))
+        aggregator = Aggregator(
+            session,
+            self._rules,
+            dict(sorted(roster.items())),
+            signatures=signatures,
+            noisy=self._noisy,
+        )
         try:
             sums = self._sums(aggregator, held)
         except MessageError as error:
@@ -86,7 +98,7 @@ class SummedReplies(Replies):
     def _sums(
         self, aggregator: Aggregator, held: Mapping[int, Sequence[str]]
     ) -> dict[str, NDArray[np.float64]]:
-        """Exchanges 2 to 4: the sum of each vector that enough clients have.
+        """The exchanges after the first: the sum of each vector that enough clients have.
 
         Raises:
             MessageError: too few clients are left, or their shares do not fit each other.
@@ -98,7 +110,11 @@ class SummedReplies(Replies):
         self._note_unopened(aggregator, held)
         sent = self._exchange(orders)
         masked = {c: r.vectors for c, r in sent.items() if isinstance(r, MaskedVectors)}
-        last = aggregator.unmask_order(list(masked))
+        views = None
+        if aggregator.signed:
+            confirmed = self._exchange(dict.fromkeys(masked, aggregator.confirm_order([*masked])))
+            views = {c: r.signature for c, r in confirmed.items() if isinstance(r, SignedView)}
+        last = aggregator.unmask_order(list(masked), views)
         opened = self._exchange(dict.fromkeys(masked, last))
         revealed = {c: r.shares for c, r in opened.items() if isinstance(r, RevealedShares)}
         return aggregator.opened(masked, revealed, self._layouts)

@@ -12,11 +12,13 @@ from fedrouter.config import ResolvedConfig, Section
 from fedrouter.errors import ConfigError
 from fedrouter.privacy.budget import PrivacyLedger, PrivacyPlan
 from fedrouter.privacy.compatibility import check_compatible
+from fedrouter.privacy.private_sums import PrivateSums
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
 from fedrouter.protocol.open_requests import OpenRequest
 from fedrouter.routing.types import TaskProfile
+from fedrouter.secure_aggregation.rules import SumRules
 from fedrouter.serialization import ArrayTable, deserialize, serialize
-from fedrouter.strategies.aggregation import aggregate, private_means
+from fedrouter.strategies.aggregation import aggregate, opened_means, private_means
 from fedrouter.types import AdapterWeights
 
 SHARED = "global"  # the name of the one adapter that all clients share
@@ -205,7 +207,8 @@ class Strategy(Generic[State]):
         ledger = self._charged(state)
         if ledger is not None and self.privacy is not None:
             if self.config.privacy.unit == "client":
-                means = private_means(
+                masked = self.config.privacy.secure_aggregation
+                means = (opened_means if masked else private_means)(
                     state.adapters,
                     replies,
                     bound=self.movement_bound(round),
@@ -237,11 +240,28 @@ class Strategy(Generic[State]):
         return state.privacy.with_release(self.privacy, self.privacy.round)
 
     @property
+    def clients_of_round(self) -> int:
+        """The number of clients that are expected to take part in a round; public."""
+        federation = self.config.federation
+        return max(federation.min_clients, int(federation.fraction * federation.clients + 0.5))
+
+    @property
     def expected_clients(self) -> float:
         """The number of clients that are expected to train an adapter in a round; public."""
-        federation = self.config.federation
-        wanted = max(federation.min_clients, int(federation.fraction * federation.clients + 0.5))
-        return float(wanted)
+        return float(self.clients_of_round)
+
+    @property
+    def private_sums(self) -> PrivateSums | None:
+        """Bounds and noise of sums to which clients add the noise; None: they add none."""
+        settings = self.config.privacy
+        if self.privacy is None or not settings.secure_aggregation:
+            return None
+        return PrivateSums(
+            settings.unit,
+            self.privacy.profile or 0.0,
+            self.privacy.round if settings.unit == "client" else 0.0,
+            tuple(self.movement_bound(r + 1) for r in range(self.config.federation.rounds)),
+        )
 
     def movement_bound(self, round: int) -> float:
         """The norm to which a client's movement in a round is clipped; proportional to the
@@ -249,12 +269,23 @@ class Strategy(Generic[State]):
         return self.config.privacy.max_norm * self.learning_rate(round) / self.learning_rate(1)
 
     def noise_deviation(self, round: int) -> float:
-        """The standard deviation of all noise on each number of an adapter after a round."""
+        """The standard deviation of all noise on each number of an adapter after a round; under
+        secure aggregation at most, since all clients that answer add a share of it."""
         if self.privacy is None:
             return 0.0
         bounds = [self.movement_bound(done) for done in range(1, round + 1)]
         norm = sum(bound**2 for bound in bounds) ** 0.5
-        return float(self.privacy.round * norm / self.expected_clients)
+        return float(self.privacy.round * norm * self._noise_excess / self.expected_clients)
+
+    @property
+    def _noise_excess(self) -> float:
+        """How much larger the noise is if no client vanishes: a sum has the noise of the budget if
+        as few clients as possible are left."""
+        if not self.config.privacy.secure_aggregation:
+            return 1.0
+        privacy, clients = self.config.privacy, self.clients_of_round
+        least = SumRules(privacy.min_clients, privacy.threshold).noise_least(clients, clients)
+        return float(max(1.0, clients / least) ** 0.5)
 
     def learning_rate(self, round: int) -> float:
         """The learning rate of a round: a cosine from `lr` in the first to `lr_min` in the last."""

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedrouter.deploy import init_deployment
+from fedrouter.engines.flower.node_config import signing_keys
 from fedrouter.errors import DeployError, MissingExtraError
 
 
@@ -31,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_machine_gets_its_own_files(made: Path) -> None:
     files = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
     shared = ["versions.json", "Containerfile", ".dockerignore", "compose.yaml"]
-    node = [*shared, "ca.crt", "node.key", "node.toml", "start.sh"]
+    node = [*shared, "ca.crt", "node.key", "trusted_keys", "node.toml", "start.sh"]
     server = [*shared, "ca.crt", "server.crt", "server.key", "superlink.sh", "gate.sh", "gate.conf"]
     units = ["fedrouter-superlink.service", "fedrouter-gate.service"]
     operator = ["ca.crt", "config.toml", "flwr.sh", "register.sh", "run.sh", "app/pyproject.toml"]
@@ -142,7 +143,8 @@ def test_containers_run_the_scripts_of_their_folders(made: Path, tmp_path: Path)
 def test_settings_are_read_as_toml(made: Path) -> None:
     read = {path.name: tomllib.loads(path.read_text()) for path in (made / "node-2").glob("*.toml")}
     assert read["node.toml"]["client-id"] == 1
-    assert set(read["node.toml"]) == {"client-id", "data", "state-dir", "model"}
+    keys = {"node-key", "trusted-keys"}
+    assert set(read["node.toml"]) == {"client-id", "data", "state-dir", "model", *keys}
     connection = tomllib.loads((made / "operator/config.toml").read_text())["superlink"]
     authority = str(made / "operator/ca.crt")
     assert connection["default"] == "fedrouter"
@@ -180,6 +182,19 @@ def test_node_keys_are_p384_in_opensshs_format(made: Path) -> None:
         assert private.curve.name == "secp384r1"
         assert load_ssh_public_key(line) == private.public_key()
         assert line.startswith(b"ecdsa-sha2-nistp384 ") and line.endswith(f" {node}\n".encode())
+
+
+def test_nodes_know_each_others_keys(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = {(made / node / "trusted_keys").read_bytes() for node in ("node-1", "node-2")}
+    assert len(lists) == 1
+    for client, node in enumerate(("node-1", "node-2")):
+        monkeypatch.chdir(made / node)  # where start.sh starts it
+        settings = tomllib.loads((made / node / "node.toml").read_text())
+        keys = signing_keys(settings)
+        assert keys is not None
+        assert keys.private.public_key() == keys.trusted[client]
+        line = (made / f"operator/keys/{node}.pub").read_bytes()
+        assert load_ssh_public_key(line) == keys.trusted[client]
 
 
 def test_an_address_is_a_name_too(tmp_path: Path) -> None:

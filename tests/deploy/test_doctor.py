@@ -168,7 +168,34 @@ def test_settings_data_state_and_model_of_a_node(made: Path, server: HTTPServer)
     (node / "node.toml").write_text("data = 'data.jsonl'")
     assert "lacks 'state-dir'" in fault(node, "data")
     (node / "node.toml").write_text("no TOML")
-    assert {one.check for one in faults(node)} == {"data", "state", "model"}
+    assert {one.check for one in faults(node)} == {"trusted", "data", "state", "model"}
+
+
+def test_trusted_keys_that_do_not_hold(made: Path, server: HTTPServer, tmp_path: Path) -> None:
+    node = made / "node-1"
+    told = [one.text for one in examine(node) if one.check == "trusted"]
+    assert "keys of 1 clients, this one's among them; SHA-256" in told[0]
+    right = (node / "trusted_keys").read_bytes()
+    init_deployment(tmp_path / "other", nodes=2, host="localhost")
+    (node / "trusted_keys").write_bytes((tmp_path / "other/node-1/trusted_keys").read_bytes())
+    assert "trusted key of client 0 is not that of its private key" in fault(node, "trusted")
+    for lines, said in (
+        (b"1" + right[1:], "have none of client 0"),
+        (right + right, "line 2 of the trusted keys has a client or a key again"),
+        (b"node-1 key", "line 1 of the trusted keys begins with no client's id"),
+        (b"0 ssh-rsa AAAA", "line 1 of the trusted keys has no public key of ECDSA"),
+    ):
+        (node / "trusted_keys").write_bytes(lines)
+        assert said in fault(node, "trusted")
+    (node / "trusted_keys").unlink()
+    assert "trusted_keys" in fault(node, "trusted")
+    settings = (node / "node.toml").read_text()
+    (node / "node.toml").write_text(settings.replace("node-key =", "no-key ="))
+    assert "need each other" in fault(node, "trusted")
+    (node / "node.toml").write_text(settings[: settings.index("node-key")])
+    told = [one.text for one in examine(node) if one.check == "trusted"]
+    assert told == ["node.toml names no trusted-keys: secure sums are not signed"]
+    assert faults(node) == []
 
 
 def test_a_configuration_of_runs_that_is_wrong(made: Path) -> None:

@@ -13,8 +13,9 @@ from fedrouter.errors import MessageError
 from fedrouter.secure_aggregation.aggregator import Aggregator
 from fedrouter.secure_aggregation.fixed_point import Part, VectorLayout
 from fedrouter.secure_aggregation.keys import agree, decrypt, encrypt, public_key
+from fedrouter.secure_aggregation.masks import common_mask, mask_secret
 from fedrouter.secure_aggregation.messages import Group, MaskOrder, UnmaskOrder
-from fedrouter.secure_aggregation.participant import Participant, common_mask, mask_secret
+from fedrouter.secure_aggregation.participant import Participant
 from fedrouter.secure_aggregation.rules import SumRules
 from fedrouter.secure_aggregation.shares import combine_shares, split_secret
 

@@ -14,8 +14,8 @@ from fedrouter.client.secure_sums import read_participant
 from fedrouter.protocol.messages import AssignToNearest, ClientReply, ClientRequest
 from fedrouter.protocol.profile_sums import SCATTER, profile_layouts
 from fedrouter.routing.types import Standardization, TaskGeometry, TaskProfile
+from fedrouter.secure_aggregation.masks import common_mask, mask_secret
 from fedrouter.secure_aggregation.messages import KeysOrder, MaskedVectors
-from fedrouter.secure_aggregation.participant import common_mask, mask_secret
 from fedrouter.serialization import symmetric_matrix
 from fedrouter.server.rounds import replies_to
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrouter.client.releases import ClientReleases
 from fedrouter.client.secure_sums import SecureSums, sum_rules
 from fedrouter.config import ResolvedConfig
 from fedrouter.errors import MessageError
@@ -21,8 +22,9 @@ from fedrouter.protocol.codec import (
 from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.secure_aggregation.messages import KeysOrder
-from fedrouter.server.engine import Traffic
-from support.scripted_clients import SHAPES, ScriptedClient
+from fedrouter.secure_aggregation.signatures import SigningKeys
+from fedrouter.strategies import make_strategy
+from support.scripted_clients import SHAPES, ScriptedClient, ScriptedEngine
 
 Vanishes = Callable[[int, ClientRequest], bool]
 
@@ -32,8 +34,11 @@ def transported(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name: array_of(*array_bytes(array)) for name, array in arrays.items()}
 
 
-class MaskedEngine:
-    """Sends requests to scripted clients, and their replies, as bytes."""
+class MaskedEngine(ScriptedEngine):
+    """Sends requests to scripted clients, and their replies, as bytes.
+
+    With `keys`, clients sign and verify; with a privacy budget, they add noise and count sums.
+    """
 
     def __init__(
         self,
@@ -42,20 +47,18 @@ class MaskedEngine:
         folder: Path,
         dimension: int,
         vanishes: Vanishes = lambda client, request: False,
+        keys: Mapping[int, SigningKeys] | None = None,
     ) -> None:
-        self.traffic = Traffic()
+        super().__init__(config, lambda request, wire: wire)
         self.clients = clients
         self.vanishes = vanishes
-        self.expected = ExpectedArrays(SHAPES, dimension, config.clustering.n_local)
+        self.keys = keys or {}
+        self.strategy = make_strategy(config)
+        n_local, private = config.clustering.n_local, self.strategy.private_sums
+        self.expected = ExpectedArrays(SHAPES, dimension, n_local, private)
         self.rules = sum_rules(config.privacy)
         self.folder = folder
         self.seen: list[tuple[ClientRequest, ClientReply]] = []
-
-    def online(self) -> Sequence[int]:
-        return sorted(self.clients)
-
-    def rank(self, client: int) -> int | None:
-        return None
 
     def run(self, requests: Sequence[ClientRequest]) -> Iterator[ClientReply | Failure]:
         for request in requests:
@@ -76,7 +79,18 @@ class MaskedEngine:
                 yield Failure(request.client, request.round, str(error))
 
     def answer(self, request: ClientRequest) -> ClientReply:
-        sums = SecureSums(request.client, self.folder / f"{request.client}", self.rules)
+        client, plan, releases = request.client, self.strategy.privacy, None
+        if plan is not None:
+            account = self.folder / f"releases-{client}.json"
+            releases = ClientReleases(account, plan, f"secret of {client}")
+        sums = SecureSums(
+            client,
+            self.folder / f"{client}",
+            self.rules,
+            keys=self.keys.get(client),
+            run="run",
+            releases=releases,
+        )
         if not isinstance(request.sum_order, KeysOrder):
             return sums.answer(request)
         reply = self.clients[request.client].answer(request)

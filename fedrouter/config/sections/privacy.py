@@ -48,7 +48,8 @@ class PrivacyConfig(Section):
     unit: Literal["client", "sample"] = Field(
         default="client",
         description='what is protected: "client": all rows of a client together, by noise on the '
-        'sums over clients; "sample": single rows, by noise on the gradients in every client',
+        "sums over clients, which the server adds or, with secure_aggregation, the clients in "
+        'shares; "sample": single rows, by noise on the gradients in every client',
     )
     max_norm: Positive = Field(
         default=1.0,
@@ -76,13 +77,4 @@ class PrivacyConfig(Section):
         for given, missing in (("epsilon", "delta"), ("delta", "epsilon")):
             if getattr(self, given) is not None and getattr(self, missing) is None:
                 raise ValueError(f"privacy.{given} needs privacy.{missing} too")
-        return self
-
-    @model_validator(mode="after")
-    def _sums_are_not_clipped(self) -> Self:
-        if self.epsilon is not None and self.secure_aggregation:
-            raise ValueError(
-                "privacy.epsilon and privacy.secure_aggregation exclude each other, since the "
-                "server clips what single clients send; unset one of them"
-            )
         return self

@@ -1,5 +1,6 @@
 """The checks of a node."""
 
+import hashlib
 import os
 import re
 import tomllib
@@ -15,9 +16,10 @@ from fedrouter.deploy.doctor.certificate import check_authority, check_private
 from fedrouter.deploy.doctor.connection import check_connection
 from fedrouter.deploy.doctor.finding import Finding, found
 from fedrouter.deploy.doctor.software import check_programs, check_versions, model_fingerprint
-from fedrouter.engines.flower.node_config import node_config
+from fedrouter.engines.flower.node_config import node_config, signing_keys
 from fedrouter.errors import ConfigError
 
+PATHS = "data", "state-dir", "node-key", "trusted-keys"
 RUN = "run"  # `data`: the files are those that a run names
 
 
@@ -33,6 +35,7 @@ def examine_node(folder: Path, fingerprint: str | None) -> Iterator[Finding]:
         "programs": partial(check_programs, ["flower-supernode"]),
         "authority": partial(check_authority, folder / "ca.crt"),
         "key": partial(check_private, folder / "node.key"),
+        "trusted": partial(_trusted, folder),
         "server": partial(_connection, folder),
         "data": partial(_data, folder),
         "state": partial(_state, folder),
@@ -49,11 +52,24 @@ def _settings(folder: Path) -> Mapping[str, Any]:
         read = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; correct it") from error
-    here = {key: str(folder / read[key]) for key in ("data", "state-dir") if read.get(key)}
+    here = {key: str(folder / read[key]) for key in PATHS if read.get(key)}
     if read.get("data") == RUN:
         del here["data"]
     model = read.get("model", "nano")
     return {**read, **here, "model": str(folder / model) if (folder / model).exists() else model}
+
+
+def _trusted(folder: Path) -> Iterator[Finding]:
+    """The key to sign with in secure sums is among the trusted ones; their digest is to be compared
+    with that of other nodes."""
+    settings = _settings(folder)
+    keys = signing_keys(settings)
+    if keys is None:
+        yield Finding("trusted", "node.toml names no trusted-keys: secure sums are not signed")
+        return
+    digest = hashlib.sha256(Path(str(settings["trusted-keys"])).read_bytes()).hexdigest()
+    text = f"keys of {len(keys.trusted)} clients, this one's among them; SHA-256 {digest[:32]}"
+    yield Finding("trusted", f"{text}, the same on all nodes")
 
 
 def _connection(folder: Path) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ A node's configuration says what is the node's own business:
 * ``min-samples``: it describes no local task of fewer samples (default 10; a run may ask for more).
 * ``secure-aggregation``: whether it takes part in runs with secure aggregation only.
 * ``min-clients``: the least number of clients in a sum (a run may ask for more).
+* ``node-key``, ``trusted-keys``: files with the key with which it signs in secure sums, and with
+  the public keys of all clients. With them it takes part in a sum only with clients that sign.
 * ``task-names``: whether the server is told the names of true tasks (default: it is not).
 
 A server may choose none of these: ``data`` and ``state-dir`` must be given. What it may choose is
@@ -40,6 +42,7 @@ from fedrouter.engines.flower.node_config import (
     client_rank,
     node_config,
     reports_task_names,
+    signing_keys,
 )
 from fedrouter.engines.flower.records import from_records, to_records
 from fedrouter.errors import ConfigError, DataError, FedRouterError, MessageError, ModelError
@@ -49,6 +52,10 @@ from fedrouter.protocol.codec import pack_reply, unpack_request
 from fedrouter.strategies import strategy_class
 from fedrouter.training.trainer import train
 
+UNSIGNED = (
+    "keys of secure sums are not signed, since this node has no trusted-keys: it believes the "
+    "server who the other clients are (docs/privacy.md)"
+)
 _REASONS: Mapping[type[FedRouterError], str] = {
     ConfigError: "has a configuration that it cannot use",
     DataError: "has data that it cannot use",
@@ -144,9 +151,13 @@ def _client(
     *,
     simulated: bool,
 ) -> Client:
-    id = client_id(node)
-    key = hashlib.sha256(texts["config"].encode()).hexdigest()[:16]
-    folder = Path(str(node["state-dir"])) / key if "state-dir" in node else Path(texts["folder"])
+    id, keys = client_id(node), signing_keys(node)
+    run = hashlib.sha256(texts["config"].encode()).hexdigest()
+    folder = Path(texts["folder"])
+    if "state-dir" in node:
+        folder = Path(str(node["state-dir"])) / run[:16]
+    if keys is None and config.privacy.secure_aggregation and not (simulated or folder.exists()):
+        print(f"fedrouter client: {UNSIGNED}", flush=True)
     return Client(
         id,
         _holding(config.model_dump_json(), id, own="client-id" in node),
@@ -158,6 +169,8 @@ def _client(
         # On a machine of its own, the rows are the node's; no run may have them stored as texts.
         keep_predictions=simulated and config.evaluation.predictions,
         report_task_names=simulated or reports_task_names(node),
+        signing_keys=keys,
+        run=run,
     )
 
 

@@ -15,6 +15,7 @@ from fedrouter.config import Config, PrivacyConfig, ResolvedConfig
 from fedrouter.config.explain import explain
 from fedrouter.config.resolve import resolve
 from fedrouter.errors import ConfigError
+from fedrouter.secure_aggregation.signatures import SigningKeys, read_signing_keys
 
 MIN_SAMPLES = 10  # of a local task that a node describes, if its owner sets no other number
 NodeConfig = Mapping[str, object]
@@ -47,6 +48,8 @@ SET_BY_RUN = (
     "privacy.threshold",
     "privacy.min_samples",
     "training.batch_size",
+    "training.lr",
+    "training.lr_min",
     "training.max_grad_norm",
     "privacy.epsilon",
     "privacy.delta",
@@ -91,6 +94,31 @@ def reports_task_names(node: NodeConfig) -> bool:
         ConfigError: it is neither true nor false.
     """
     return _flag(node, "task-names")
+
+
+def signing_keys(node: NodeConfig) -> SigningKeys | None:
+    """The key with which a node signs in secure sums, and those that it trusts; None if its
+    configuration names none.
+
+    Raises:
+        ConfigError: it names one of the two files only, or one that cannot be used.
+        MissingExtraError: the package for it is not installed.
+    """
+    given = [node.get(key) for key in ("node-key", "trusted-keys")]
+    if not any(given):
+        return None
+    if not all(given):
+        raise ConfigError(
+            "this node's --node-config: node-key and trusted-keys need each other; give both, or "
+            "neither"
+        )
+    key, trusted = (Path(str(name)) for name in given)
+    try:
+        return read_signing_keys(key.read_bytes(), trusted.read_text("utf-8"), client_id(node))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"node-key = {str(key)!r}, trusted-keys = {str(trusted)!r}: {error}; see docs/deploy.md"
+        ) from None
 
 
 def node_config(config: ResolvedConfig, node: NodeConfig, *, simulated: bool) -> ResolvedConfig:

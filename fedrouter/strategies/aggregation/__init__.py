@@ -2,7 +2,7 @@
 
 from fedrouter.strategies.aggregation.by_rank import ordered
 from fedrouter.strategies.aggregation.mean import WeightedMean
-from fedrouter.strategies.aggregation.private import movement_ratio, private_means
+from fedrouter.strategies.aggregation.private import movement_ratio, opened_means, private_means
 from fedrouter.strategies.aggregation.robust import Aggregate, aggregate
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "WeightedMean",
     "aggregate",
     "movement_ratio",
+    "opened_means",
     "ordered",
     "private_means",
 ]

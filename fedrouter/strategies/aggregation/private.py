@@ -4,9 +4,11 @@ for several adapters at once."""
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedrouter.privacy.mechanism import clip_factor, noisy_sum
 from fedrouter.protocol.messages import ClientReply
+from fedrouter.protocol.sums import ALL_CLIENTS
 from fedrouter.strategies.aggregation.movements import collect
 from fedrouter.types import AdapterWeights, moved
 
@@ -55,6 +57,40 @@ def private_means(
         )
         for name, total in sums.items()
     }
+
+
+def opened_means(
+    adapters: Mapping[str, AdapterWeights],
+    replies: Iterable[ClientReply],
+    *,
+    bound: float,
+    multiplier: float,
+    clients: float,
+    secret: str,
+    round: int,
+) -> dict[str, AdapterWeights]:
+    """As `private_means`, from sums to which clients have added the noise (secure aggregation).
+
+    An adapter whose sum was not opened gets noise from the server, since otherwise it would tell
+    that it has few clients. If no sum was opened, all adapters are as before.
+
+    Args:
+        adapters: the shared adapters before the round.
+        replies: the reply of all clients together, if the sum was opened; of single clients, no
+            more than their tasks.
+        bound, multiplier, clients, secret, round: as for `private_means`.
+    """
+    sums: dict[str, NDArray[np.float64]] = {}
+    for reply in replies:
+        movements = collect(adapters, [reply]) if reply.client == ALL_CLIENTS else []
+        sums |= {one.adapter: one.vector.astype(np.float64) for one in movements}
+    if not sums:
+        return dict(adapters)
+    for name in adapters.keys() - sums.keys():
+        nothing = np.zeros(_numbers(adapters[name]))
+        path = "adapters", round, "not opened", name
+        sums[name] = noisy_sum(nothing, bound, multiplier, secret, *path)
+    return {name: moved(adapters[name], sums[name] / clients) for name in adapters}
 
 
 def _numbers(weights: AdapterWeights) -> int:

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.config import ResolvedConfig
-from fedrouter.privacy.mechanism import clip_factor, noisy_sum
+from fedrouter.privacy.budget import PrivacyLedger
+from fedrouter.privacy.mechanism import noisy_sum
 from fedrouter.protocol.messages import (
     AssignToNearest,
     AssignToStarts,
@@ -33,6 +34,8 @@ from fedrouter.protocol.messages import (
     ClientRequest,
     ProfileOrder,
 )
+from fedrouter.protocol.private_sums import SENSITIVITY, part_of_sums
+from fedrouter.protocol.sums import ALL_CLIENTS
 from fedrouter.routing.federated_kmeans import standardization
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
@@ -44,7 +47,6 @@ from fedrouter.types import AdapterWeights, FloatArray
 
 CENTER = "center"  # the exchange in which the center is moved
 ITERATIONS = 3  # of K-means; each spends a part of the budget
-SENSITIVITY = 1.0  # of the sums, to one sample or client
 # Squared distances of vectors of length 1 are at most 4, and 2 if they are unrelated. With these,
 # the out-of-distribution score is at most 4, the default threshold: no prompt exceeds it.
 MEAN_DISTANCE, DISTANCE_DEVIATION = 2.0, 0.5
@@ -127,12 +129,16 @@ class PrivateFedRouter(FedRouter):
             for profile in profiles:
                 state = self.add_client(state, profile)
             return state
-        sums, state = self._noisy_sums(state, profiles, start.shape)
+        assert self.privacy is not None and self.privacy.profile is not None
+        assert state.privacy is not None, "a state of this run"
+        ledger = state.privacy.with_release(self.privacy, self.privacy.profile)
+        state = replace(state, privacy=ledger)
+        found = self._noisy_sums(ledger, profiles, start.shape)
+        if found is None:
+            return state
+        sums, number = found
         geometry = replace(state.geometry, centroids=_unit(sums))
         if exchange == CENTER:
-            number = len(profiles)
-            if self.config.privacy.unit == "sample":
-                number = sum(sum(profile.counts) for profile in profiles)
             geometry = moved_center(state.geometry, sums[0] / max(1, number))
         return state.with_geometry(geometry)
 
@@ -146,23 +152,44 @@ class PrivateFedRouter(FedRouter):
         return np.zeros_like(centroids[:1]) if state.pending[0] == CENTER else centroids
 
     def _noisy_sums(
-        self, state: TaskState, profiles: Sequence[TaskProfile], shape: tuple[int, ...]
-    ) -> tuple[NDArray[np.float64], TaskState]:
-        """The noisy sums of the clients' vectors, and the state charged for them.
+        self, ledger: PrivacyLedger, profiles: Sequence[TaskProfile], shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.float64], int] | None:
+        """The noisy sums of the clients' vectors, and the number of clients or samples; None if
+        there are none.
 
         An exchange that is repeated after a crash has the same noise only if the same clients
         answer: the difference of two sums with the same noise would tell of the others.
         """
         assert self.privacy is not None and self.privacy.profile is not None
-        assert state.privacy is not None, "a state of this run"
-        ledger = state.privacy.with_release(self.privacy, self.privacy.profile)
         total, unit = np.zeros(shape), self.config.privacy.unit
         for profile in sorted(profiles, key=lambda profile: profile.client):
             total += part_of_sums(profile, shape, unit)
         answered = sorted(profile.client for profile in profiles)
+        number = len(answered)
+        if unit == "sample":
+            number = sum(sum(profile.counts) for profile in profiles)
         path: tuple[str | int, ...] = ("sums", len(ledger.multipliers), *answered)
-        noisy = noisy_sum(total, SENSITIVITY, self.privacy.profile, ledger.secret, *path)
-        return noisy, replace(state, privacy=ledger)
+        return noisy_sum(total, SENSITIVITY, self.privacy.profile, ledger.secret, *path), number
+
+
+class SummedPrivateFedRouter(PrivateFedRouter):
+    """The same from sums of which the server sees no client's part, and to which clients have added
+    the noise (`privacy.secure_aggregation`)."""
+
+    private = True
+
+    def _noisy_sums(
+        self, ledger: PrivacyLedger, profiles: Sequence[TaskProfile], shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.float64], int] | None:
+        """The sums in the profile of all clients together; None if they were not opened."""
+        for profile in profiles:
+            if profile.client == ALL_CLIENTS:
+                return profile.centroids.astype(np.float64), profile.counts[0]
+        return None
+
+    def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
+        """The state with one more client, of which the numbers of samples are not known."""
+        return super().add_client(state, replace(profile, counts=(0,) * len(profile.tasks)))
 
 
 def moved_center(geometry: TaskGeometry, mean: NDArray[np.float64]) -> TaskGeometry:
@@ -180,24 +207,6 @@ def moved_center(geometry: TaskGeometry, mean: NDArray[np.float64]) -> TaskGeome
     shift = before.deviation * mean * len(mean) ** 0.5
     center = (before.mean + shift).astype(np.float32)
     return replace(geometry, standardization=replace(before, mean=center))
-
-
-def part_of_sums(profile: TaskProfile, shape: tuple[int, ...], unit: str) -> NDArray[np.float64]:
-    """A client's part in the sums of vectors by task, shape (T, d).
-
-    The vectors have length 1, so that one sample changes the sums by at most 1. If clients are the
-    unit, each counts as one sample: its part is the mean over its samples.
-
-    Args:
-        profile: the answer to `AssignToStarts` with one start.
-        shape: (T, d).
-        unit: of privacy: "client" or "sample".
-    """
-    counts = np.array(profile.counts, np.float64)
-    sums = np.zeros(shape)
-    sums[list(profile.tasks)] = profile.centroids * counts[:, None]
-    part = sums * clip_factor([sums / counts.sum()], SENSITIVITY)
-    return part / counts.sum() if unit == "client" else part
 
 
 def _unit(vectors: NDArray[np.float64]) -> FloatArray:

@@ -13,9 +13,10 @@ pytest.importorskip("dp_accounting", reason="the extra privacy is not installed"
 
 from fedrouter.errors import ConfigError, PrivacyError
 from fedrouter.protocol.messages import AssignToNearest, AssignToStarts, ClientReply
+from fedrouter.protocol.private_sums import part_of_sums
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies import make_strategy
-from fedrouter.strategies.fedrouter.private import PrivateFedRouter, part_of_sums
+from fedrouter.strategies.fedrouter.private import PrivateFedRouter
 from fedrouter.strategies.fedrouter.state import TaskState
 
 INITIAL = {"m.lora_A.weight": np.ones((1, 2), np.float32)}
@@ -189,7 +190,10 @@ def test_bounds_follow_the_learning_rate_and_expected_clients_are_public(name: s
     assert method.noise_deviation(2) == pytest.approx(expected)
 
 
-def test_a_budget_and_secure_sums_exclude_each_other() -> None:
-    given = ["privacy.epsilon=8", "privacy.delta=1e-3", "privacy.secure_aggregation=true"]
-    with pytest.raises(ConfigError, match="exclude each other"):
-        resolved(*given)
+def test_noise_in_shares_is_larger_if_no_client_vanishes() -> None:
+    given = *TASKS, *BUDGET, "federation.clients=10", "strategy=fedavg"
+    shares = *given, "privacy.secure_aggregation=true"
+    by_server = make_strategy(resolved(*given)).noise_deviation(3)
+    for sets, least in (((), 6), (("privacy.threshold=9",), 9)):
+        found = make_strategy(resolved(*shares, *sets)).noise_deviation(3)
+        assert found == pytest.approx(by_server * (10 / least) ** 0.5)
