@@ -124,9 +124,7 @@ class PrivateFedRouter(FedRouter):
         state = replace(state, pending=state.pending[1:])
         profiles = [reply.profile for reply in replies if reply.profile is not None]
         if exchange == ASSIGN:
-            for profile in profiles:
-                state = self.add_client(state, profile)
-            return state
+            return self.add_assigned(state, profiles)
         sums, state = self._noisy_sums(state, profiles, start.shape)
         geometry = replace(state.geometry, centroids=_unit(sums))
         if exchange == CENTER:
