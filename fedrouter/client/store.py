@@ -6,7 +6,7 @@
     client-003/labels.safetensors               the local task of every training row, by round
     client-003/personal/round-0007.safetensors  an adapter that the client kept after a round
     client-003/errors/task-00.0/                what the rounding of its last updates lost
-    client-003/predictions.jsonl                until the run ends: its answers to the test rows
+    client-003/answers                          until the run ends: the digest of its answers
     client-003/sum.safetensors                  its part in a sum over clients that is under way
     client-003/releases.json                    the noisy sums that it has let be opened
 
@@ -29,8 +29,8 @@ from safetensors.numpy import load_file
 
 from fedrouter.data.rows import Row
 from fedrouter.errors import DataError
-from fedrouter.storage.atomic import write_bytes, write_chunks, write_tensors
-from fedrouter.storage.predictions import PREDICTIONS, Prediction, encode
+from fedrouter.storage.atomic import write_bytes, write_tensors
+from fedrouter.storage.predictions import Prediction, keep
 from fedrouter.storage.run_folder import PRIVATE
 from fedrouter.types import AdapterWeights, FloatArray
 
@@ -136,7 +136,7 @@ class ClientStore:
     def write_predictions(self, predictions: Iterable[Prediction]) -> None:
         """Store the client's answers to the test rows, until the server collects them."""
         self._make_private(self.path)
-        write_chunks(self.path / PREDICTIONS, encode(predictions))
+        keep(self.path, predictions)
 
     def secret(self) -> str:
         """64 random hexadecimal digits, drawn at the first call: a round that is repeated after a

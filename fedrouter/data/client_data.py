@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from fedrouter.config import ResolvedConfig
 from fedrouter.data.loading import Splits, load_splits
@@ -42,26 +43,39 @@ def deal(config: ResolvedConfig, splits: Splits, pooled: bool = False) -> list[C
     data, number = config.data, config.federation.clients
     seed = derive_seed(config.seed, "partition")
     test = sample_test(splits.test, config.evaluation.samples, config.seed)
+    own_test = _OwnTest(test, data.scenario, number)
     dealt = []
     for id, share in enumerate(partition(splits.train, data.scenario, number, seed, data.alpha)):
         train = [splits.train[i] for i in share]
-        own = _own_test(test, train, data.scenario, id, number)
+        own = own_test(id, train)
         dealt.append(ClientData(splits.train if pooled and id == 0 else train, own, test))
     return dealt
 
 
-def _own_test(
-    test: Sequence[Row], train: Sequence[Row], scenario: str, id: int, clients: int
-) -> list[Row]:
-    """A client's own test rows: those of its tasks (of its groups in scenario `column`); where
-    rows name no task, every client gets an equal share."""
-    if scenario == "column":
-        groups = {row.group for row in train}
-        return [row for row in test if row.group in groups]
-    tasks = {row.task for row in train}
-    if None in tasks:
-        return list(test[id::clients])
-    return [row for row in test if row.task in tasks]
+class _OwnTest:
+    """The clients' own test rows; clients with the same tasks share one list.
+
+    Args:
+        test: all test rows.
+        scenario: how training rows were dealt.
+        clients: number of clients.
+    """
+
+    def __init__(self, test: Sequence[Row], scenario: str, clients: int) -> None:
+        self._test = test
+        self._clients = clients
+        self._name = attrgetter("group" if scenario == "column" else "task")
+        self._lists: dict[frozenset[str | None], list[Row]] = {}
+
+    def __call__(self, client: int, train: Sequence[Row]) -> Sequence[Row]:
+        """The test rows of the tasks of a client's training rows (of its groups in scenario
+        `column`); where rows name no task, every client gets an equal share."""
+        names = frozenset(self._name(row) for row in train)
+        if None in names:
+            return self._test[client :: self._clients]
+        if names not in self._lists:
+            self._lists[names] = [row for row in self._test if self._name(row) in names]
+        return self._lists[names]
 
 
 def sample_test(rows: Sequence[Row], per_task: int | None, seed: int) -> list[Row]:

@@ -9,6 +9,7 @@ from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.config import ModelConfig
 from fedrouter.data.rows import Row
 from fedrouter.evaluation.multi_adapter import MultiAdapterModel
+from fedrouter.evaluation.recent import RecentEntries
 from fedrouter.evaluation.scoring import EvalItem, EvalResult, evaluate_items
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.prompt_format import Example
@@ -16,19 +17,24 @@ from fedrouter.routing.types import AdapterMixture
 from fedrouter.seeding import derive_seed
 from fedrouter.types import AdapterWeights
 
+EXAMPLES = 100_000  # tokenized rows that are kept: about 100 MiB where they have 100 tokens
+RESULTS = 50_000  # results that are kept, of 1 to 2 KiB each
+INITIAL = 4  # initial adapters that are kept, one for each seed and shape
+
 
 class SharedModel:
     """A base model with caches, keyed by content, of tokenized rows and evaluation results.
 
     Clients that share test rows and adapters, and runs that are compared on the same base model,
-    then evaluate each item once. (Embeddings are cached in the base model itself.)
+    then evaluate each item once. (Embeddings are cached in the base model itself.) The caches are
+    bounded: a comparison may have hundreds of runs, each with adapters of its own.
     """
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
-        self._examples: dict[Row, Example] = {}
-        self._results: dict[tuple[LoraSpec, int, EvalItem], EvalResult] = {}
-        self._initial: dict[tuple[LoraSpec, int], AdapterWeights] = {}
+        self._examples = RecentEntries[Row, Example](EXAMPLES)
+        self._results = RecentEntries[tuple[LoraSpec, int, EvalItem], EvalResult](RESULTS)
+        self._initial = RecentEntries[tuple[LoraSpec, int], AdapterWeights](INITIAL)
 
     @classmethod
     def load(cls, config: ModelConfig, device: str = "auto") -> "SharedModel":
@@ -37,16 +43,21 @@ class SharedModel:
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
         """The rows as token ids, each tokenized once."""
-        new = [row for row in dict.fromkeys(rows) if row not in self._examples]
-        self._examples.update(zip(new, self.base.prompts.examples(new), strict=True))
-        return [self._examples[row] for row in rows]
+        found = {row: self._examples.get(row) for row in rows}
+        new = [row for row, example in found.items() if example is None]
+        made = dict(zip(new, self.base.prompts.examples(new), strict=True))
+        for row, example in made.items():
+            self._examples.put(row, example)
+        return [found[row] or made[row] for row in rows]
 
     def initial(self, spec: LoraSpec, seed: int) -> AdapterWeights:
         """The initial weights of all adapters of a run, a function of the seed alone."""
-        if (spec, seed) not in self._initial:
+        weights = self._initial.get((spec, seed))
+        if weights is None:
             draws = torch.Generator().manual_seed(derive_seed(seed, "adapter"))
-            self._initial[spec, seed] = initial_weights(self.base.model, spec, draws)
-        return self._initial[spec, seed]
+            weights = initial_weights(self.base.model, spec, draws)
+            self._initial.put((spec, seed), weights)
+        return weights
 
     def answers(
         self,
@@ -68,13 +79,18 @@ class SharedModel:
         digests = {name: _digest(weights) for name, weights in adapters.items()}
         by_digest = {digests[name]: weights for name, weights in adapters.items()}
         wanted = [EvalItem(item.row, _renamed(item.mixture, digests)) for item in items]
-        new = [x for x in dict.fromkeys(wanted) if (spec, max_new_tokens, x) not in self._results]
+        found = {
+            item: self._results.get((spec, max_new_tokens, item)) for item in dict.fromkeys(wanted)
+        }
+        new = [item for item, result in found.items() if result is None]
         progress(len(wanted) - len(new))
+        made: Mapping[EvalItem, EvalResult] = {}
         if new:
             with MultiAdapterModel(self.base, spec, by_digest) as multi_adapter:
-                results = evaluate_items(multi_adapter, new, max_new_tokens, progress)
-            self._results.update({(spec, max_new_tokens, x): r for x, r in results.items()})
-        return [self._results[spec, max_new_tokens, item] for item in wanted]
+                made = evaluate_items(multi_adapter, new, max_new_tokens, progress)
+        for item, result in made.items():
+            self._results.put((spec, max_new_tokens, item), result)
+        return [found[item] or made[item] for item in wanted]
 
 
 def _renamed(mixture: AdapterMixture, names: Mapping[str, str]) -> AdapterMixture:

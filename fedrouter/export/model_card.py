@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from fedrouter.evaluation.metrics import most_frequent
 from fedrouter.export.source import BUILTIN_FOLDER, ExportSource
 from fedrouter.export.template import around_instruction
-from fedrouter.server.summary import privacy_line
+from fedrouter.server.summary import client_list, privacy_line
 
 METRICS = {
     "rouge1": "ROUGE-1",
@@ -70,7 +70,7 @@ def _facts(source: ExportSource, id: str) -> str:
     facts = {
         "task": id,
         "training samples": samples,
-        "of clients": ", ".join(map(str, task["clients"])),
+        "of clients": client_list(task["clients"]),
         "by their true task": labels,
         "strategy": summary["strategy"],
         "rounds": summary["rounds"],

@@ -5,7 +5,9 @@ repeated run has the same passes. At most one row may exceed them: a batch has a
 """
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -56,6 +58,14 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def resident_bytes() -> int:
+    """The resident memory of this process; 0 where the system does not tell (not Linux)."""
+    if sys.platform != "linux":
+        return 0
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _tokens(model: PreTrainedModel, values: int, most: int) -> int:

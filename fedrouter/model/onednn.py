@@ -11,11 +11,17 @@ the input's gradient. Two cases differ from torch's own:
   rows, features 576 and 1,536). The weight is converted to float32 in blocks, and so multiplied.
 """
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+# oneDNN compiles a kernel of 0.2 to 0.5 MiB for each shape of a product, and keeps the last 1,024;
+# so does torch's layer above it. Passes of many lengths then take 400 MiB, which in addition keep
+# the memory around them from being used again. A pass needs five kernels, its gradients five more.
+KERNELS = 32
+CACHE_SIZES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 FEW_ROWS = 16  # below it MKL is as fast: oneDNN lays the weight out anew in every call
 FEWEST_TO_CONVERT = 4  # rows; below it the conversion takes longer than torch's slow product
 BLOCK = 2**20  # elements of a weight that are converted at a time: 4 MiB, which stay in the cache
@@ -93,7 +99,13 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def use_onednn(model: nn.Module) -> None:
     """Choose the kernels of a frozen model's linear layers, where torch's own are slow. State dict,
-    modules and hooks stay as they are."""
+    modules and hooks stay as they are.
+
+    The kernels that are kept are limited to KERNELS by environment variables, which are read at the
+    first product of the process; those that are set already are left alone.
+    """
+    for name in CACHE_SIZES:
+        os.environ.setdefault(name, str(KERNELS))
     for module in model.modules():
         if type(module) is nn.Linear and _is_frozen_on_cpu(module.weight):
             module.__class__ = _layer_class(module.weight.dtype)

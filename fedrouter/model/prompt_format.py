@@ -20,6 +20,15 @@ from fedrouter.model.tokenization import Tokenization
 Conversation = Sequence[Message]
 
 
+class _Shared(dict[int, int]):
+    """One object for each token id: an integer of its own for every token takes four times the
+    memory of the reference to it."""
+
+    def __missing__(self, id: int) -> int:
+        self[id] = id
+        return id
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A training sample.
@@ -86,6 +95,7 @@ class PromptFormat:
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None or pad >= embeddings else pad
         self._tokenizer, self._embeddings = tokenizer, embeddings
+        self._shared = _Shared()
         # Byte-level tokenizers with add_prefix_space put a space before each text and leave it.
         self._adds_space = self._tokens.decode(self._tokens.text_ids(["a"])[0]) == " a"
 
@@ -209,7 +219,7 @@ class PromptFormat:
     def _join(self, turns: Conversation, prompt: list[int], rest: list[int]) -> Example:
         if len(prompt) + len(rest) > self.max_length:
             prompt = self._shortened(turns, len(rest))
-        return Example((*prompt, *rest), len(prompt))
+        return Example(tuple(self._shared[id] for id in (*prompt, *rest)), len(prompt))
 
     def _shortened(self, turns: Conversation, reserved: int) -> list[int]:
         """The longest prompt that leaves `reserved` tokens free, shortened as the class says."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedrouter.evaluation.metrics import most_frequent
 from fedrouter.report.page import Section, disclosure
+from fedrouter.server.summary import client_list
 from fedrouter.storage.predictions import CollectedPrediction, read_predictions
 from fedrouter.storage.run_folder import RunFolder
 
@@ -114,7 +115,7 @@ def _routing(one: CollectedPrediction, majority: Mapping[str, str]) -> dict[str,
         mixed = ", ".join(f"{name} {weight:.2f}" for name, weight in one["adapters"].items())
         shown["answered by"] = mixed or "the base model (out of distribution)"
     if one["task"] is None:
-        shown["clients"] = ", ".join(map(str, one["clients"]))
+        shown["clients"] = client_list(one["clients"])
     scores = one["scores"]
     shown["scores"] = (
         f"ROUGE-1 {scores['rouge1']:.3f}, exact match {scores['exact_match']:.0f}, "

@@ -169,7 +169,10 @@ def limit_ranks(
     limited: dict[tuple[int, int], AdapterWeights] = {}  # one array for all clients of a rank
 
     def limit(weights: AdapterWeights, rank: int) -> AdapterWeights:
-        return limited.setdefault((id(weights), rank), truncate(weights, rank))
+        key = id(weights), rank
+        if key not in limited:
+            limited[key] = truncate(weights, rank)
+        return limited[key]
 
     return [
         task

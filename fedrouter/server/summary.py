@@ -9,6 +9,7 @@ from fedrouter.protocol.messages import EvaluationReport, LabelScores
 from fedrouter.strategies import ServerState, TaskState
 
 SCOPES = ("local", "global", "base")
+SHOWN_CLIENTS = 32  # of a task; more are a number
 TASK_COLUMNS = ["task", "clients", "samples", "true tasks"]
 Counts = Mapping[str, Mapping[str, int]]  # task -> true task -> number
 
@@ -87,12 +88,23 @@ def task_rows(tasks: Sequence[Mapping[str, Any]]) -> list[list[object]]:
     return [
         [
             task["id"],
-            ", ".join(str(client) for client in task["clients"]),
+            client_list(task["clients"]),
             "-" if task["samples"] is None else task["samples"],
             ", ".join(f"{name} {count}" for name, count in task["true_tasks"].items()) or "-",
         ]
         for task in tasks
     ]
+
+
+def client_list(clients: Sequence[int]) -> str:
+    """The clients' ids for people; their number, if there are many.
+
+    >>> client_list([0, 3]), client_list(range(2000))
+    ('0, 3', '2,000 clients')
+    """
+    if len(clients) > SHOWN_CLIENTS:
+        return f"{len(clients):,} clients"
+    return ", ".join(map(str, clients))
 
 
 def privacy_line(privacy: Mapping[str, Any] | None) -> str:

@@ -1,23 +1,30 @@
 """`predictions.jsonl`: the answers to the test rows of a run on one machine, one a line.
 
-Clients that are processes of this machine each store their answers in their folder; the server
-collects them at the end of the run. In a deployed federation no client does, since the rows are not
-the server's; a node writes none either.
+Clients that are processes of this machine store their answers, and the server collects them at the
+end of the run. In a deployed federation no client does, since the rows are not the server's; a node
+writes none either. Until then thousands of clients may have given the same answers, which are
+stored once::
+
+    clients/answers/DIGEST.jsonl    the answers, by the SHA-256 of the file
+    clients/client-003/answers      the digest of those that this client gave
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from hashlib import file_digest
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
 
 from typing_extensions import TypedDict
 
 from fedrouter.errors import RunError
-from fedrouter.storage.atomic import write_chunks
+from fedrouter.storage.atomic import write_bytes, write_chunks
 from fedrouter.storage.formats import parse_as
+from fedrouter.storage.run_folder import PRIVATE
 
 PREDICTIONS = "predictions.jsonl"
+ANSWERS = "answers"
 LARGEST = 200 * 2**20  # bytes of the file: `inspection` refuses larger ones
 LONGEST = 16 * 2**20  # bytes of a line
 
@@ -65,16 +72,37 @@ def encode(predictions: Iterable[Prediction]) -> Iterator[bytes]:
         yield f"{json.dumps(one, ensure_ascii=False)}\n".encode(errors="replace")
 
 
+def keep(client: Path, predictions: Iterable[Prediction]) -> None:
+    """Store a client's answers until they are collected.
+
+    Args:
+        client: the client's folder, in that of all clients; it exists.
+        predictions: its answers to the test rows.
+    """
+    folder, lines = client.parent / ANSWERS, b"".join(encode(predictions))
+    folder.mkdir(PRIVATE, exist_ok=True)
+    digest = sha256(lines).hexdigest()
+    file = folder / f"{digest}.jsonl"
+    if not file.exists():
+        write_bytes(file, lines)
+    write_bytes(client / ANSWERS, digest.encode())
+
+
 def collect(run: Path) -> int:
     """Make `predictions.jsonl` in a run folder of what its clients have stored, and remove that.
 
     Returns:
         The number of answers that are left out, as the file would be larger than LARGEST.
     """
-    files = sorted((run / "clients").glob(f"client-*/{PREDICTIONS}"))
-    if not files:
+    stored = {file.stem: file for file in (run / "clients" / ANSWERS).glob("*.jsonl")}
+    owners = sorted((run / "clients").glob(f"client-*/{ANSWERS}"))
+    same: dict[Path, list[int]] = {}
+    for owner in owners:
+        if file := stored.get(owner.read_text()):
+            same.setdefault(file, []).append(int(owner.parent.name.removeprefix("client-")))
+    if not same:
         return 0
-    size, lines = 0, _merged(files)
+    size, lines = 0, _merged(same)
 
     def fits(line: bytes) -> bool:
         nonlocal size
@@ -83,8 +111,9 @@ def collect(run: Path) -> int:
 
     write_chunks(run / PREDICTIONS, takewhile(fits, lines))
     left_out = sum(1 for _ in lines) + (size > LARGEST)
-    for file in files:
-        file.unlink()
+    for owner in owners:
+        owner.unlink()
+    shutil.rmtree(run / "clients" / ANSWERS)
     return left_out
 
 
@@ -107,16 +136,10 @@ def read_predictions(run: Path) -> Iterator[CollectedPrediction]:
                 ) from None
 
 
-def _merged(files: Sequence[Path]) -> Iterator[bytes]:
-    """The lines of all clients; files with the same content are one, whose lines name its
-    clients. One file is open at a time: a run may have thousands of clients."""
-    same: dict[str, list[Path]] = {}
-    for file in files:
+def _merged(same: Mapping[Path, list[int]]) -> Iterator[bytes]:
+    """The lines of all files, each with the clients that gave these answers."""
+    for file, clients in same.items():
         with file.open("rb") as opened:
-            same.setdefault(file_digest(opened, "sha256").hexdigest(), []).append(file)
-    for group in same.values():
-        clients = [int(file.parent.name.removeprefix("client-")) for file in group]
-        with group[0].open("rb") as opened:
             for line in opened:
                 one: Prediction = json.loads(line)
                 yield from encode([CollectedPrediction(**one, clients=clients)])

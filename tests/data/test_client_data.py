@@ -48,6 +48,13 @@ def test_explicit_choices_win() -> None:
     assert config.engine.fuse == 3
 
 
+def test_clients_with_the_same_tasks_share_their_test_rows() -> None:
+    config = resolve(load_config(None, ["federation.clients=6"]), tasks(NAMED))
+    own = [client.test for client in deal(config, Splits(NAMED, NAMED))]
+    assert all(tasks(list(rows)) <= tasks(NAMED) and len(rows) == 8 for rows in own)
+    assert len({id(rows) for rows in own}) == 3  # pairs of three tasks
+
+
 def test_files_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sets = ["data.train=a.jsonl", "data.test=b.jsonl"]

@@ -18,6 +18,28 @@ client_app = pytest.importorskip("fedrouter.engines.flower.client_app")
 records = pytest.importorskip("fedrouter.engines.flower.records")
 
 
+def test_the_clients_of_a_process_read_the_rows_once(
+    tiny_base: BaseModel,
+    tiny_folder: Path,
+    toy_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a simulation thousands of clients share an actor."""
+    sets = [*toy_settings(tiny_folder, toy_data), "federation.clients=5"]
+    config = resolve(load_config(None, sets), {"count", "colour", "strip"})
+    spec = LoraSpec.from_config(config.adapter).resolved(tiny_base.model)
+    loaded, load = [], client_app.load_splits
+    monkeypatch.setattr(client_app, "load_splits", lambda *args: loaded.append(1) or load(*args))
+    texts, shared_model = {"config": "", "folder": str(tmp_path)}, SharedModel(tiny_base)
+    clients = [
+        client_app._client(config, texts, {"partition-id": id}, shared_model, spec, simulated=True)
+        for id in range(5)
+    ]
+    assert len({id(client.data) for client in clients}) == 5
+    assert len(loaded) == 1
+
+
 def test_only_in_a_simulation_answers_are_stored_as_texts(
     tiny_base: BaseModel, tiny_folder: Path, toy_data: Path, tmp_path: Path
 ) -> None:
@@ -38,12 +60,12 @@ def test_only_in_a_simulation_answers_are_stored_as_texts(
         texts = {"config": dump_config(config), "folder": ""}
         client = client_app._client(config, texts, node, shared_model, spec, simulated=simulated)
         assert client.prepare(request).reply.evaluation is not None
-        return [path.name for path in tmp_path.rglob("predictions.jsonl")]
+        return [path.parent.name for path in tmp_path.rglob("answers/*.jsonl")]
 
     assert files(last, simulated=False) == []
     between = EvaluateOrder(SingleAdapter("global"), ("local", "global"))
     assert files(replace(last, evaluate=between), simulated=True) == []  # not the last one
-    assert files(last, simulated=True) == ["predictions.jsonl"]
+    assert files(last, simulated=True) == ["answers"]
 
 
 @pytest.mark.parametrize("mixed", [False, True])

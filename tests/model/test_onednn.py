@@ -1,6 +1,8 @@
 """The frozen base model's matrix products against torch's own."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,3 +132,30 @@ def test_few_rows_in_16_bits_are_left_to_torch(shape: tuple[int, ...]) -> None:
     fast, plain = frozen(dtype=torch.bfloat16)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     assert torch.equal(fast(x), plain(x))
+
+
+MANY_SHAPES = """
+import torch
+from torch import nn
+from fedrouter.model.memory import release_memory, resident_bytes
+from fedrouter.model.onednn import use_onednn
+
+layer = nn.Sequential(nn.Linear(256, 704, bias=False)).requires_grad_(False)
+use_onednn(layer)
+with torch.no_grad():
+    for rows in range(100, 400):
+        layer(torch.zeros(rows, 256))
+        if rows == 150:
+            release_memory()
+            before = resident_bytes()
+release_memory()
+print((resident_bytes() - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory")
+def test_products_of_many_shapes_do_not_fill_the_memory() -> None:
+    """250 more kernels would take 60 MiB and more."""
+    script = [sys.executable, "-c", MANY_SHAPES]
+    grown = subprocess.run(script, check=True, capture_output=True, text=True).stdout
+    assert int(grown) < 30

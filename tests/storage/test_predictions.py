@@ -5,7 +5,15 @@ import pytest
 
 from fedrouter.errors import RunError
 from fedrouter.storage import predictions
-from fedrouter.storage.predictions import PREDICTIONS, Prediction, collect, encode, read_predictions
+from fedrouter.storage.predictions import (
+    ANSWERS,
+    PREDICTIONS,
+    Prediction,
+    collect,
+    encode,
+    keep,
+    read_predictions,
+)
 
 
 def prediction(prompt: str, answer: str) -> Prediction:
@@ -25,9 +33,8 @@ def prediction(prompt: str, answer: str) -> Prediction:
 def stored(run: Path, answers: dict[int, list[str]]) -> None:
     for client, texts in answers.items():
         folder = run / "clients" / f"client-{client:03d}"
-        folder.mkdir(parents=True)
-        lines = encode(prediction(f"row {i}", text) for i, text in enumerate(texts))
-        (folder / PREDICTIONS).write_bytes(b"".join(lines))
+        folder.mkdir(parents=True, exist_ok=True)
+        keep(folder, (prediction(f"row {i}", text) for i, text in enumerate(texts)))
 
 
 def test_clients_with_the_same_answers_share_their_lines(tmp_path: Path) -> None:
@@ -43,6 +50,22 @@ def test_clients_with_the_same_answers_share_their_lines(tmp_path: Path) -> None
     ]
     assert {**lines[0]} == {**prediction("row 0", "a"), "clients": [0, 12]}
     assert not list(tmp_path.glob("clients/*/*"))
+
+
+def test_the_same_answers_of_many_clients_are_stored_once(tmp_path: Path) -> None:
+    stored(tmp_path, {client: ["a"] for client in range(50)} | {50: ["b"]})
+    assert len(list(tmp_path.glob(f"clients/{ANSWERS}/*"))) == 2
+
+
+def test_a_client_that_answers_again_is_collected_once(tmp_path: Path) -> None:
+    """As after a crash in the evaluation, where answers may differ in the last bit."""
+    stored(tmp_path, {0: ["a"], 1: ["a"]})
+    stored(tmp_path, {0: ["b"], 1: ["a"]})
+    (tmp_path / "clients/client-001" / ANSWERS).write_text("../../elsewhere")  # no digest
+    assert collect(tmp_path) == 0
+    assert [(line["answer"], line["clients"]) for line in read_predictions(tmp_path)] == [
+        ("b", [0])
+    ]
 
 
 def test_where_no_client_has_stored_any_there_is_no_file(tmp_path: Path) -> None:
@@ -63,7 +86,7 @@ def test_a_file_too_large_to_be_read_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored(tmp_path, {0: ["a", "b", "c", "d"]})
-    one = len((tmp_path / "clients/client-000" / PREDICTIONS).read_bytes()) // 4 + 20
+    one = len(next(encode([prediction("row 0", "a")]))) + 20
     monkeypatch.setattr(predictions, "LARGEST", 2 * one)
     assert collect(tmp_path) == 2
     assert [line["answer"] for line in read_predictions(tmp_path)] == ["a", "b"]

@@ -670,6 +670,22 @@ def test_fedrouter_refines_where_its_tasks_lie(toys: list[Toy]) -> None:
     assert same(after, TaskState.unpack(*after.pack()))
 
 
+def test_thousands_of_clients_are_assigned_at_once(
+    toys: list[Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, each would copy what is known of all others."""
+    for settings in ((), ("clustering.n_global=auto",)):
+        method = strategy("fedrouter", "clustering.space=whitened", *settings)
+        state = method.init([described(toy.id, points(toy)) for toy in toys], INITIAL, "base")
+        state = replace(state, pending=("assign",))
+        one = scattered(replace(toys[0], counts=(15,), places=(12.0,), names=()), tasks=(0,))
+        replies = [ClientReply(c, 0, profile=replace(one, client=c)) for c in range(3000)]
+        monkeypatch.setattr(type(method), "add_client", None)
+        after = method.apply_auxiliary(state, replies)
+        assert after.assignment == dict.fromkeys(range(3000), ("task-00",))
+        assert after.counts == dict.fromkeys(range(3000), (15,))
+
+
 def test_the_oracle_refines_nothing() -> None:
     method = strategy("oracle", "clustering.space=whitened")
     state = method.init(

@@ -24,7 +24,7 @@ machine, does the run's configuration decide.
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -158,9 +158,10 @@ def _client(
         folder = Path(str(node["state-dir"])) / run[:16]
     if keys is None and config.privacy.secure_aggregation and not (simulated or folder.exists()):
         print(f"fedrouter client: {UNSIGNED}", flush=True)
+    rows = config.model_dump_json()  # the key by which they are read once
     return Client(
         id,
-        _holding(config.model_dump_json(), id, own="client-id" in node),
+        _own_rows(rows) if "client-id" in node else _dealt(rows)[id],
         shared_model=shared_model,
         spec=spec,
         config=config,
@@ -182,14 +183,21 @@ def _shared_model(model: str, device: str) -> SharedModel:
     return SharedModel.load(ModelConfig.model_validate_json(model), device)
 
 
-@lru_cache(maxsize=64)
-def _holding(config_json: str, id: int, own: bool) -> ClientData:
-    """The rows of a client: its own file's, or its share of the run's."""
+@lru_cache(maxsize=1)
+def _own_rows(config_json: str) -> ClientData:
+    """The rows of a node that has data of its own."""
     config = ResolvedConfig.model_validate_json(config_json)
     splits = load_splits(config.data, config.seed)
-    if own:
-        for note in splits.notes:
-            print(f"fedrouter client: {note}", flush=True)
-        test = sample_test(splits.test, config.evaluation.samples, config.seed)
-        return ClientData(splits.train, test)
-    return deal(config, splits, strategy_class(config.strategy).pooled)[id]
+    for note in splits.notes:
+        print(f"fedrouter client: {note}", flush=True)
+    return ClientData(
+        splits.train, sample_test(splits.test, config.evaluation.samples, config.seed)
+    )
+
+
+@lru_cache(maxsize=1)
+def _dealt(config_json: str) -> Sequence[ClientData]:
+    """The rows of all clients of a run, read and dealt once for all that this process hosts."""
+    config = ResolvedConfig.model_validate_json(config_json)
+    splits = load_splits(config.data, config.seed)
+    return deal(config, splits, strategy_class(config.strategy).pooled)

@@ -45,6 +45,17 @@ class LateClients(Strategy[TaskState]):
             state = self.add_client(state, profile)
         return state
 
+    def add_assigned(self, state: TaskState, profiles: Sequence[TaskProfile]) -> TaskState:
+        """The state with the clients of profiles that name a task for each local task, which may be
+        thousands: all at once, since every state copies what is known of the other clients."""
+        names = state.geometry.tasks
+        tasks = {p.client: tuple(names[t] for t in p.tasks) for p in profiles}
+        return replace(
+            state,
+            assignment={**state.assignment, **tasks},
+            counts={**state.counts, **{p.client: p.counts for p in profiles}},
+        )
+
     def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
         """The state with one more client. Its local tasks are assigned to the tasks that the
         profile names or, if it names none, to the nearest ones."""

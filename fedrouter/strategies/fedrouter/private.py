@@ -126,9 +126,7 @@ class PrivateFedRouter(FedRouter):
         state = replace(state, pending=state.pending[1:])
         profiles = [reply.profile for reply in replies if reply.profile is not None]
         if exchange == ASSIGN:
-            for profile in profiles:
-                state = self.add_client(state, profile)
-            return state
+            return self.add_assigned(state, profiles)
         assert self.privacy is not None and self.privacy.profile is not None
         assert state.privacy is not None, "a state of this run"
         ledger = state.privacy.with_release(self.privacy, self.privacy.profile)

@@ -161,9 +161,8 @@ class RefinedFedRouter(FedRouter):
         state = replace(state, assignment={}, counts={})
         if not kept:
             return replace(state, pending=())
-        for profile in kept:
-            state = self.add_client(state, replace(profile, counts=counts[profile.client]))
-        return self._refit(state, kept, scatters)
+        own = [replace(profile, counts=counts[profile.client]) for profile in kept]
+        return self._refit(self.add_assigned(state, own), kept, scatters)
 
     def _refit(
         self, state: TaskState, profiles: Sequence[TaskProfile], scatters: ScatterSum

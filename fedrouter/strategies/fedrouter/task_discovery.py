@@ -87,9 +87,11 @@ class TaskDiscovery(RefinedFedRouter):
         client has no more than `TaskSearch.max_new_tasks` to itself; other local tasks are assigned
         to the nearest tasks."""
         new = [j for j, task in enumerate(profile.tasks) if task < 0]
+        if not new:
+            return super().add_client(state, profile)
         new = new[: max(0, SEARCH.max_new_tasks - _unshared_births(state, profile.client))]
         nearest = nearest_tasks(state.geometry, profile.centroids)
-        pairs = zip(profile.tasks, nearest, strict=False)  # a profile may name no tasks
+        pairs = zip(profile.tasks, nearest, strict=True)
         known = tuple(near if task < 0 else task for task, near in pairs)
         state = super().add_client(state, replace(profile, tasks=known))
         for local_task in new:
