@@ -80,6 +80,19 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _components_keep_their_places(self) -> Self:
+        kept, means = self.federation.kept_components, self.aggregation.ranks
+        moves = means == "svd" or (means == "partition" and self.federation.ranks is not None)
+        if kept and moves:
+            raise ValueError(
+                f"{kept} adds to components what was trained in an earlier round, and "
+                f"aggregation.ranks = {means!r} puts them in another order in each round of clients "
+                "of different ranks; set federation.late = 'drop' and federation.error_feedback = "
+                "false"
+            )
+        return self
+
     @property
     def strategy_settings(self) -> Section:
         """The section of the strategy in use, `[strategies.NAME]`, with defaults for unset keys."""

@@ -20,7 +20,8 @@ def with_best_components_first(
 
     All of them are, also those that only clients of full rank trained: other clients are sent their
     first components too, to evaluate or compare them. Not with `aggregation.ranks =
-    "zero_padding"`, which is the naive method, and "svd", which orders them itself.
+    "zero_padding"`, which is the naive method, and "svd", which orders them itself; nor where
+    something refers to the components of an earlier round (`FederationConfig.kept_components`).
 
     Args:
         config: the run's configuration.
@@ -28,7 +29,7 @@ def with_best_components_first(
         online: the clients that are connected.
         before, after: the states before and after the aggregation.
     """
-    if config.aggregation.ranks != "partition":
+    if config.aggregation.ranks != "partition" or config.federation.kept_components:
         return after
     ranks = (engine.rank(client) for client in online)
     if all(rank is None or rank == config.adapter.rank for rank in ranks):

@@ -130,3 +130,12 @@ def test_products_and_robust_rules_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="set it to 'none'"):
         load_config(None, ["aggregation.ranks=svd", "aggregation.robust=median"])
     assert resolved("aggregation.ranks=svd").aggregation.robust == "none"
+
+
+@pytest.mark.parametrize("moves", ["federation.ranks=[2, 4]", "aggregation.ranks=svd"])
+@pytest.mark.parametrize("keeps", ["federation.transport=int8", "federation.deadline_s=5"])
+def test_nothing_refers_to_components_that_change_their_places(moves: str, keeps: str) -> None:
+    with pytest.raises(ConfigError, match="puts them in another order") as error:
+        load_config(None, [moves, keeps])
+    assert "\n" not in str(error.value)
+    load_config(None, [moves, keeps, "federation.error_feedback=false", "federation.late=drop"])

@@ -22,9 +22,16 @@ def weights(seed: int) -> AdapterWeights:
     }
 
 
-def after(ranks: list[int | None], mean: str = "partition") -> ServerState:
+def after(
+    ranks: list[int | None], mean: str = "partition", transport: str = "float16"
+) -> ServerState:
     """The state after a round in which the adapter "new" was trained and "old" was not."""
-    sets = ["adapter.rank=4", f"aggregation.ranks={mean}", "aggregation.robust=none"]
+    sets = [
+        f"federation.transport={transport}",
+        "adapter.rank=4",
+        f"aggregation.ranks={mean}",
+        "aggregation.robust=none",
+    ]
     config = resolve(load_config(None, sets), {"a"})
     before = ServerState(round=1, base="base", adapters={"old": weights(0), "new": weights(1)})
     state = ServerState(
@@ -45,7 +52,14 @@ def test_new_adapters_are_ordered_if_one_client_has_a_lower_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "mean"), [([None, None], "partition"), ([4, 4], "partition"), ([2, 4], "svd")]
+    ("ranks", "mean", "transport"),
+    [
+        ([None, None], "partition", "float16"),
+        ([4, 4], "partition", "float16"),
+        ([2, 4], "svd", "float16"),
+        ([2, 4], "partition", "int8"),  # clients feed back errors of components
+    ],
 )
-def test_otherwise_nothing_changes(ranks: list[int | None], mean: str) -> None:
-    np.testing.assert_array_equal(after(ranks, mean).adapters["new"][A], weights(2)[A])
+def test_otherwise_nothing_changes(ranks: list[int | None], mean: str, transport: str) -> None:
+    found = after(ranks, mean, transport).adapters["new"]
+    np.testing.assert_array_equal(found[A], weights(2)[A])

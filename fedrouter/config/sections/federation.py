@@ -104,6 +104,15 @@ class FederationConfig(Section):
         return None if self.ranks is None else self.ranks[client % len(self.ranks)]
 
     @property
+    def kept_components(self) -> str:
+        """The key by which something refers to the components of adapters of an earlier round;
+        "" if none does."""
+        if self.late == "next" and (self.deadline_s is not None or self.over_selection > 1):
+            return "federation.late = 'next'"
+        rounded = self.transport in ("int8", "int4")
+        return "federation.error_feedback = true" if rounded and self.error_feedback else ""
+
+    @property
     def timed(self) -> tuple[str, ...]:
         """The keys that are set and depend on how long clients take."""
         given = {
