@@ -60,11 +60,3 @@ def round_closing(settings: FederationConfig, asked: int, online: int) -> Closin
         return None
     wanted = min(asked, wanted_clients(settings, online))
     return Closing(wanted, min(asked, settings.min_clients), settings.deadline_s)
-
-
-def exchange_closing(settings: FederationConfig, asked: int) -> Closing | None:
-    """When an exchange between rounds is closed, which has no use for late replies; None: when all
-    clients have answered."""
-    if settings.deadline_s is None:
-        return None
-    return Closing(asked, min(asked, settings.min_clients), settings.deadline_s)

@@ -18,11 +18,10 @@ from fedrouter.protocol.messages import (
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.budget import BudgetSpentError, check_budget, check_time
 from fedrouter.server.engine import Closing, Engine, TimedEngine, Traffic, simulated_seconds
-from fedrouter.server.late import TimedReplies, open_request
+from fedrouter.server.late import TimedReplies
 from fedrouter.server.participation import (
     asked_clients,
     busy_clients,
-    exchange_closing,
     participants,
     round_closing,
 )
@@ -180,26 +179,22 @@ def exchanges(
     expected: ExpectedArrays,
     progress: Progress,
 ) -> tuple[ServerState, list[Failure]]:
-    """Run all pending exchanges; returns the state after them and the clients that failed.
+    """Run all pending exchanges with the clients that are not busy; returns the state after them
+    and the clients that failed. They are few and short, and have no deadline.
 
     Raises:
         BudgetSpentError: an exchange does not fit the budget of bytes any more.
     """
     failures: list[Failure] = []
-    settings = strategy.config.federation
     while state.pending:
         busy = busy_clients(state)
         clients = [client for client in engine.online() if client not in busy]
         tasks = strategy.auxiliary_requests(state, clients)
-        check_budget(settings, engine.traffic, tasks, expected)
+        check_budget(strategy.config.federation, engine.traffic, tasks, expected)
         progress.phase("refine", len(tasks))
-        counts, closing = sample_counts(state), exchange_closing(settings, len(tasks))
-        replies = replies_to(strategy.config, engine, tasks, expected, counts, closing=closing)
+        replies = replies_to(strategy.config, engine, tasks, expected, sample_counts(state))
         state = strategy.apply_auxiliary(state, replies)
-        asked = {task.client: task for task in tasks}
-        late = (open_request(asked[o.client], o, counts, settings, {}) for o in replies.late)
-        state = replace(state, open_requests=(*state.open_requests, *late))
-        failures += [*replies.failures, *replies.missed]
+        failures += replies.failures
     return state, failures
 
 
@@ -236,8 +231,6 @@ def replies_to(
     requests: Sequence[ClientRequest],
     expected: ExpectedArrays,
     counts: Mapping[int, Sequence[int]],
-    *,
-    closing: Closing | None = None,
 ) -> Replies:
     """The clients' replies to requests or, with secure aggregation, their sum.
 
@@ -246,11 +239,11 @@ def replies_to(
         engine: runs the requests.
         requests: of one round.
         expected: names and shapes of arrays.
-        counts, closing: as for `CheckedReplies`.
+        counts: as for `CheckedReplies`.
     """
     if config.privacy.secure_aggregation:
         return SummedReplies(engine, requests, expected, config.privacy)
-    return CheckedReplies(engine, requests, expected, counts, closing)
+    return CheckedReplies(engine, requests, expected, counts)
 
 
 def _round_replies(

@@ -6,7 +6,6 @@ from support.configs import resolved
 from fedrouter.server.engine import Closing
 from fedrouter.server.participation import (
     asked_clients,
-    exchange_closing,
     participants,
     round_closing,
 )
@@ -28,13 +27,11 @@ def test_a_deadline_needs_the_minimum_of_clients() -> None:
     assert closing.is_due(8, 0.1)
     assert closing.is_due(3, 5.0)
     assert not closing.is_due(2, 99.0)
-    assert exchange_closing(settings, asked=2) == Closing(2, 2, 5.0)
 
 
 def test_without_such_settings_all_are_waited_for() -> None:
     settings = resolved().federation
     assert round_closing(settings, asked=8, online=8) is None
-    assert exchange_closing(settings, asked=8) is None
 
 
 def test_a_factor_of_one_draws_the_same_clients_as_before() -> None:
