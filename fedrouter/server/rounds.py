@@ -17,17 +17,11 @@ from fedrouter.protocol.messages import (
 )
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.budget import BudgetSpentError, check_budget, check_time
-from fedrouter.server.engine import Closing, Engine, TimedEngine, Traffic, simulated_seconds
+from fedrouter.server.engine import Engine, TimedEngine, Traffic, simulated_seconds
 from fedrouter.server.late import TimedReplies
-from fedrouter.server.participation import (
-    asked_clients,
-    busy_clients,
-    participants,
-    round_closing,
-)
+from fedrouter.server.participation import Asked, ask_clients, asked_number, busy_clients
 from fedrouter.server.replies import CheckedReplies, Replies, sample_counts
 from fedrouter.server.secure_sums import SummedReplies
-from fedrouter.server.step_budget import limit_steps
 from fedrouter.strategies import ServerState, Strategy
 
 EXCLUDED = (
@@ -119,10 +113,8 @@ def rounds(
             check_time(config.federation, simulated_seconds(engine))
             state, failures = exchanges(strategy, engine, state, expected, progress)
             refined = time.perf_counter() - began
-            online = engine.online()
-            chosen = participants(config, round, online, busy_clients(state))
-            tasks = strategy.plan(state, round, chosen)
-            check_budget(config.federation, engine.traffic, tasks, expected)
+            asked = ask_clients(strategy, state, round, engine.online())
+            check_budget(config.federation, engine.traffic, asked.requests, expected)
         except BudgetSpentError as spent:
             if round == 1:
                 raise ConfigError(f"no round fits: {spent}; raise the budget") from None
@@ -130,21 +122,17 @@ def rounds(
             return
         progress.round(round, config.federation.rounds)
         progress.phase("train", tasks_left(config, state))
-        if evaluation_is_due(config, state.round):
-            scopes: tuple[Scope, ...] = ("local", "global")
-            tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
-        closing = round_closing(config.federation, len(tasks), len(online))
-        replies = _round_replies(config, engine, tasks, expected, state=state, closing=closing)
+        replies = _round_replies(strategy, engine, state, asked, expected)
         state = strategy.aggregate(state, round, replies)
         if isinstance(replies, TimedReplies):
             state = replace(state, open_requests=replies.open_requests, speeds=replies.speeds)
         failures += [
-            Failure(client, round, EXCLUDED) for client in chosen if client in state.excluded
+            Failure(client, round, EXCLUDED) for client in asked.clients if client in state.excluded
         ]
         took = time.perf_counter() - began - refined
         record = RoundRecord(
             round=round,
-            clients=chosen,
+            clients=asked.clients,
             lr=strategy.learning_rate(round),
             loss=replies.mean_loss,
             losses=replies.mean_losses,
@@ -201,7 +189,7 @@ def exchanges(
 def tasks_left(config: ResolvedConfig, state: ServerState) -> int:
     """An estimate of the number of requests from a state to the end of the run."""
     settings = config.federation
-    each_round = min(settings.clients, asked_clients(settings, settings.clients))
+    each_round = min(settings.clients, asked_number(settings, settings.clients))
     return each_round * (settings.rounds - state.round)
 
 
@@ -247,19 +235,24 @@ def replies_to(
 
 
 def _round_replies(
-    config: ResolvedConfig,
+    strategy: Strategy[Any],
     engine: Engine,
-    requests: Sequence[ClientRequest],
-    expected: ExpectedArrays,
-    *,
     state: ServerState,
-    closing: Closing | None,
+    asked: Asked,
+    expected: ExpectedArrays,
 ) -> Replies:
     """The replies that count in a round, whose state before is `state`."""
-    settings = config.federation
-    if closing is None:
+    config, requests = strategy.config, asked.requests
+    if evaluation_is_due(config, state.round):
+        requests = [with_evaluation(one, strategy, state, ("local", "global")) for one in requests]
+    if asked.closing is None:
         return replies_to(config, engine, requests, expected, sample_counts(state))
     assert isinstance(engine, TimedEngine), "Experiment refuses others"
-    if settings.equal_time:
-        requests = limit_steps(requests, state.speeds)
-    return TimedReplies(engine, requests, expected, state=state, settings=settings, closing=closing)
+    return TimedReplies(
+        engine,
+        requests,
+        expected,
+        state=state,
+        settings=config.federation,
+        closing=asked.closing,
+    )

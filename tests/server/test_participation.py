@@ -5,7 +5,7 @@ from support.configs import resolved
 
 from fedrouter.server.engine import Closing
 from fedrouter.server.participation import (
-    asked_clients,
+    asked_number,
     participants,
     round_closing,
 )
@@ -13,8 +13,8 @@ from fedrouter.server.participation import (
 
 def test_over_selection_asks_more_than_a_round_waits_for() -> None:
     config = resolved("federation.fraction=0.5", "federation.over_selection=1.3")
-    assert asked_clients(config.federation, 8) == 6  # 1.3 * 4, rounded up
-    assert asked_clients(config.federation, 20) == 13  # not 14 by rounding errors
+    assert asked_number(config.federation, 8) == 6  # 1.3 * 4, rounded up
+    assert asked_number(config.federation, 20) == 13  # not 14 by rounding errors
     assert len(participants(config, 1, range(8))) == 6
     assert round_closing(config.federation, asked=6, online=8) == Closing(4, 1)
 
@@ -45,5 +45,5 @@ def test_a_busy_client_is_never_asked(factor: float, busy: set[int], round: int)
     config = resolved("federation.fraction=0.6", f"federation.over_selection={factor}")
     chosen = participants(config, round, range(8), busy)
     assert not busy.intersection(chosen)
-    assert len(chosen) == min(asked_clients(config.federation, 8), 8 - len(busy))
+    assert len(chosen) == min(asked_number(config.federation, 8), 8 - len(busy))
     assert chosen == sorted(set(chosen))
