@@ -1,10 +1,9 @@
 """Slow and absent devices: loss, simulated time and bytes.
 
 Eight clients, two built-in tasks each, their numbers given. "half absent" has half of the clients
-absent at random in each round, at about as many updates as "all present": twice the rounds, and one
-more, as a client's first round may be spent on its profile. In the other cases a quarter of the
-clients is ten times as slow as the others, over the same number of rounds. Finished cells are
-appended to a file and not run again.
+absent at random in each round, at about as many updates as "all present": twice the rounds. In the
+other cases a quarter of the clients is ten times as slow as the others, over the same number of
+rounds. Finished cells are appended to a file and not run again.
 
 ``python -m bench.devices --out FILE [--seeds 1,2,3] [--cases "all present,half absent"]``
 """
@@ -29,7 +28,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "half absent": (
         "federation.devices=[{share=1.0, absent=0.5}]",
         DEADLINE,
-        "federation.rounds=11",
+        "federation.rounds=10",
     ),
     "slow: all waited for": (SLOW, "federation.rounds=5"),
     "slow: late dropped": (SLOW, DEADLINE, "federation.late=drop", "federation.rounds=5"),

@@ -67,9 +67,9 @@ def closing_time(
 class SimulatedDevices:
     """The clients of another engine as devices of `federation.devices`; a `TimedEngine`.
 
-    Absent clients do not receive the request. Late ones do their work at once, and their replies
-    are in `Late` until they are due. An evaluation alone, as after the last round, takes no time,
-    and nobody is absent from it.
+    Clients are absent from training only, and do not receive the request then. Late ones do their
+    work at once, and their replies are in `Late` until they are due. An evaluation alone, as after
+    the last round, takes no time.
 
     Args:
         engine: runs the requests.
@@ -174,6 +174,9 @@ class SimulatedDevices:
         return Failure(task.client, task.round, reason)
 
     def _absent(self, task: ClientRequest) -> bool:
+        """Whether a client is absent from a round's training."""
+        if not task.train:
+            return False
         draw = generator(self._config.seed, "devices", "absent", task.round, task.client).random()
         return bool(draw < self._classes[task.client].absent)
 

@@ -115,13 +115,6 @@ class Replies(ABC):
             self._losses.append((update.adapter, update.loss, update.samples))
 
     @property
-    def missed(self) -> list[Failure]:
-        """The late clients as failures, where a late reply has no use."""
-        asked = {request.client: request.round for request in self._tasks}
-        reason = "no reply within federation.deadline_s"
-        return [Failure(one.client, asked[one.client], reason) for one in self.late]
-
-    @property
     def mean_loss(self) -> float | None:
         """Mean training loss, weighted by samples; None without updates."""
         return _mean(self._losses)

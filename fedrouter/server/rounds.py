@@ -17,19 +17,12 @@ from fedrouter.protocol.messages import (
 )
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.server.budget import BudgetSpentError, check_budget, check_time
-from fedrouter.server.engine import Closing, Engine, TimedEngine, Traffic, simulated_seconds
-from fedrouter.server.late import TimedReplies, open_request
+from fedrouter.server.engine import Engine, TimedEngine, Traffic, simulated_seconds
+from fedrouter.server.late import TimedReplies
 from fedrouter.server.low_ranks import with_best_components_first
-from fedrouter.server.participation import (
-    asked_clients,
-    busy_clients,
-    exchange_closing,
-    participants,
-    round_closing,
-)
+from fedrouter.server.participation import Asked, ask_clients, asked_number, busy_clients
 from fedrouter.server.replies import CheckedReplies, Replies, sample_counts
 from fedrouter.server.secure_sums import SummedReplies
-from fedrouter.server.step_budget import limit_steps
 from fedrouter.strategies import ServerState, Strategy
 
 EXCLUDED = (
@@ -122,9 +115,8 @@ def rounds(
             state, failures = exchanges(strategy, engine, state, expected, progress)
             refined = time.perf_counter() - began
             online = engine.online()
-            chosen = participants(config, round, online, busy_clients(state))
-            tasks = strategy.plan(state, round, chosen)
-            check_budget(config.federation, engine.traffic, tasks, expected)
+            asked = ask_clients(strategy, state, round, online)
+            check_budget(config.federation, engine.traffic, asked.requests, expected)
         except BudgetSpentError as spent:
             if round == 1:
                 raise ConfigError(f"no round fits: {spent}; raise the budget") from None
@@ -132,22 +124,18 @@ def rounds(
             return
         progress.round(round, config.federation.rounds)
         progress.phase("train", tasks_left(config, state))
-        if evaluation_is_due(config, state.round):
-            scopes: tuple[Scope, ...] = ("local", "global")
-            tasks = [with_evaluation(task, strategy, state, scopes) for task in tasks]
-        closing = round_closing(config.federation, len(tasks), len(online))
-        replies = _round_replies(config, engine, tasks, expected, state=state, closing=closing)
+        replies = _round_replies(strategy, engine, state, asked, expected)
         aggregated = strategy.aggregate(state, round, replies)
         state = with_best_components_first(config, engine, online, state, aggregated)
         if isinstance(replies, TimedReplies):
             state = replace(state, open_requests=replies.open_requests, speeds=replies.speeds)
         failures += [
-            Failure(client, round, EXCLUDED) for client in chosen if client in state.excluded
+            Failure(client, round, EXCLUDED) for client in asked.clients if client in state.excluded
         ]
         took = time.perf_counter() - began - refined
         record = RoundRecord(
             round=round,
-            clients=chosen,
+            clients=asked.clients,
             lr=strategy.learning_rate(round),
             loss=replies.mean_loss,
             losses=replies.mean_losses,
@@ -182,33 +170,29 @@ def exchanges(
     expected: ExpectedArrays,
     progress: Progress,
 ) -> tuple[ServerState, list[Failure]]:
-    """Run all pending exchanges; returns the state after them and the clients that failed.
+    """Run all pending exchanges with the clients that are not busy; returns the state after them
+    and the clients that failed. They are few and short, and have no deadline.
 
     Raises:
         BudgetSpentError: an exchange does not fit the budget of bytes any more.
     """
     failures: list[Failure] = []
-    settings = strategy.config.federation
     while state.pending:
         busy = busy_clients(state)
         clients = [client for client in engine.online() if client not in busy]
         tasks = strategy.auxiliary_requests(state, clients)
-        check_budget(settings, engine.traffic, tasks, expected)
+        check_budget(strategy.config.federation, engine.traffic, tasks, expected)
         progress.phase("refine", len(tasks))
-        counts, closing = sample_counts(state), exchange_closing(settings, len(tasks))
-        replies = replies_to(strategy.config, engine, tasks, expected, counts, closing=closing)
+        replies = replies_to(strategy.config, engine, tasks, expected, sample_counts(state))
         state = strategy.apply_auxiliary(state, replies)
-        asked = {task.client: task for task in tasks}
-        late = (open_request(asked[o.client], o, counts, settings, {}) for o in replies.late)
-        state = replace(state, open_requests=(*state.open_requests, *late))
-        failures += [*replies.failures, *replies.missed]
+        failures += replies.failures
     return state, failures
 
 
 def tasks_left(config: ResolvedConfig, state: ServerState) -> int:
     """An estimate of the number of requests from a state to the end of the run."""
     settings = config.federation
-    each_round = min(settings.clients, asked_clients(settings, settings.clients))
+    each_round = min(settings.clients, asked_number(settings, settings.clients))
     return each_round * (settings.rounds - state.round)
 
 
@@ -238,8 +222,6 @@ def replies_to(
     requests: Sequence[ClientRequest],
     expected: ExpectedArrays,
     counts: Mapping[int, Sequence[int]],
-    *,
-    closing: Closing | None = None,
 ) -> Replies:
     """The clients' replies to requests or, with secure aggregation, their sum.
 
@@ -248,27 +230,32 @@ def replies_to(
         engine: runs the requests.
         requests: of one round.
         expected: names and shapes of arrays.
-        counts, closing: as for `CheckedReplies`.
+        counts: as for `CheckedReplies`.
     """
     if config.privacy.secure_aggregation:
         return SummedReplies(engine, requests, expected, config.privacy)
-    return CheckedReplies(engine, requests, expected, counts, closing)
+    return CheckedReplies(engine, requests, expected, counts)
 
 
 def _round_replies(
-    config: ResolvedConfig,
+    strategy: Strategy[Any],
     engine: Engine,
-    requests: Sequence[ClientRequest],
-    expected: ExpectedArrays,
-    *,
     state: ServerState,
-    closing: Closing | None,
+    asked: Asked,
+    expected: ExpectedArrays,
 ) -> Replies:
     """The replies that count in a round, whose state before is `state`."""
-    settings = config.federation
-    if closing is None:
+    config, requests = strategy.config, asked.requests
+    if evaluation_is_due(config, state.round):
+        requests = [with_evaluation(one, strategy, state, ("local", "global")) for one in requests]
+    if asked.closing is None:
         return replies_to(config, engine, requests, expected, sample_counts(state))
     assert isinstance(engine, TimedEngine), "Experiment refuses others"
-    if settings.equal_time:
-        requests = limit_steps(requests, state.speeds)
-    return TimedReplies(engine, requests, expected, state=state, settings=settings, closing=closing)
+    return TimedReplies(
+        engine,
+        requests,
+        expected,
+        state=state,
+        settings=config.federation,
+        closing=asked.closing,
+    )

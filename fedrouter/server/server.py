@@ -19,7 +19,6 @@ from fedrouter.routing.types import TaskProfile
 from fedrouter.server.checkpoint_meta import CheckpointMeta, check_config, read_meta
 from fedrouter.server.engine import Engine, TimedEngine, simulated_seconds
 from fedrouter.server.expected import expected_arrays
-from fedrouter.server.participation import exchange_closing
 from fedrouter.server.privacy import privacy_table, privacy_warnings, public_profile
 from fedrouter.server.replies import Replies, sample_counts
 from fedrouter.server.resource_usage import ResourceUsage, peak_rss_mb
@@ -129,15 +128,13 @@ class Server:
 
     def _profiles(self, tasks: Sequence[ClientRequest]) -> Iterator[TaskProfile]:
         """Yield the clients' profiles; raises an EngineError if all of several requests fail."""
-        closing = exchange_closing(self.config.federation, len(tasks))
-        replies = replies_to(self.config, self.engine, tasks, self._expected, {}, closing=closing)
+        replies = replies_to(self.config, self.engine, tasks, self._expected, {})
         for reply in replies:
             if reply.profile is not None:
                 yield reply.profile
         self._report(replies)
-        failures = [*replies.failures, *replies.missed]
-        if len({failure.client for failure in failures}) == len(tasks) > 0:
-            raise EngineError(f"no client sent a profile; {failures[0].reason}")
+        if len({failure.client for failure in replies.failures}) == len(tasks) > 0:
+            raise EngineError(f"no client sent a profile; {replies.failures[0].reason}")
 
     def _restore(self, folder: RunFolder) -> ServerState | None:
         """The state of the last undamaged checkpoint; None if there is no checkpoint yet."""
@@ -281,5 +278,5 @@ class Server:
         return replies.evaluation
 
     def _report(self, replies: Replies) -> None:
-        for failure in (*replies.failures, *replies.missed):
+        for failure in replies.failures:
             self._progress.message(f"client {failure.client}: {failure.reason}")

@@ -119,7 +119,7 @@ def test_a_slow_client_holds_no_round_and_its_late_reply_counts(federation: Fede
     deployment = federation.deployment
     late = ["federation.deadline_s=1", "federation.min_clients=2", "federation.clients=3"]
     federation.settings += ["strategy=fedavg", "federation.rounds=5", "evaluation.enabled=false"]
-    federation.settings += late
+    federation.settings += [*late, "federation.wait_s=200"]
     federation.use_app("slow_app")
     deployment.superlink()
     for client in range(3):

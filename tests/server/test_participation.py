@@ -5,8 +5,7 @@ from support.configs import resolved
 
 from fedrouter.server.engine import Closing
 from fedrouter.server.participation import (
-    asked_clients,
-    exchange_closing,
+    asked_number,
     participants,
     round_closing,
 )
@@ -14,8 +13,8 @@ from fedrouter.server.participation import (
 
 def test_over_selection_asks_more_than_a_round_waits_for() -> None:
     config = resolved("federation.fraction=0.5", "federation.over_selection=1.3")
-    assert asked_clients(config.federation, 8) == 6  # 1.3 * 4, rounded up
-    assert asked_clients(config.federation, 20) == 13  # not 14 by rounding errors
+    assert asked_number(config.federation, 8) == 6  # 1.3 * 4, rounded up
+    assert asked_number(config.federation, 20) == 13  # not 14 by rounding errors
     assert len(participants(config, 1, range(8))) == 6
     assert round_closing(config.federation, asked=6, online=8) == Closing(4, 1)
 
@@ -28,13 +27,11 @@ def test_a_deadline_needs_the_minimum_of_clients() -> None:
     assert closing.is_due(8, 0.1)
     assert closing.is_due(3, 5.0)
     assert not closing.is_due(2, 99.0)
-    assert exchange_closing(settings, asked=2) == Closing(2, 2, 5.0)
 
 
 def test_without_such_settings_all_are_waited_for() -> None:
     settings = resolved().federation
     assert round_closing(settings, asked=8, online=8) is None
-    assert exchange_closing(settings, asked=8) is None
 
 
 def test_a_factor_of_one_draws_the_same_clients_as_before() -> None:
@@ -48,5 +45,5 @@ def test_a_busy_client_is_never_asked(factor: float, busy: set[int], round: int)
     config = resolved("federation.fraction=0.6", f"federation.over_selection={factor}")
     chosen = participants(config, round, range(8), busy)
     assert not busy.intersection(chosen)
-    assert len(chosen) == min(asked_clients(config.federation, 8), 8 - len(busy))
+    assert len(chosen) == min(asked_number(config.federation, 8), 8 - len(busy))
     assert chosen == sorted(set(chosen))

@@ -1,4 +1,4 @@
-"""A Flower app whose client 1 is slow to train, copied into the app in tests with real processes."""
+"""A Flower app whose client 1 is slow to train; copied into the app by a test of real processes."""
 
 import time
 from typing import Any

@@ -23,5 +23,5 @@ class DeviceClass(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="probability that the client does not answer in a round",
+        description="probability that the client is absent from a round",
     )

@@ -37,8 +37,8 @@ class FederationConfig(Section):
     )
     deadline_s: Positive | None = Field(
         default=None,
-        description="seconds after which a round, or an exchange between rounds, closes if "
-        "min_clients have replied; unset: all clients are waited for, each at most timeout_s",
+        description="seconds after which a round closes if min_clients have replied; unset: all "
+        "clients are waited for, each at most timeout_s",
     )
     late: Literal["next", "drop"] = Field(
         default="next",

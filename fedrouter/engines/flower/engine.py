@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from google.protobuf.message import DecodeError
 
 from fedrouter.config import ResolvedConfig, dump_config
-from fedrouter.engines.flower.records import from_records, to_records
+from fedrouter.engines.flower.greeting import REFUSED, read_greeting
+from fedrouter.engines.flower.records import UNREADABLE, from_records, to_records
 from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_request, unpack_reply
 from fedrouter.protocol.compression import WeightsEncoder
@@ -28,20 +28,6 @@ from fedrouter.server.engine import Closing, Late, Traffic
 from fedrouter.types import AdapterWeights
 
 POLL_S = 0.2
-REFUSED = -1  # in place of a client's id
-# What Flower's reader of a message raises, which believes what the sender wrote. Errors of the
-# connection are others.
-UNREADABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    DecodeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 FLOWER_ERRORS = {
     1: "its ClientApp could not be loaded",
     2: "its ClientApp failed",
@@ -212,7 +198,7 @@ class FlowerEngine:
                 reply = self._pull(id)
                 if reply is None:
                     continue
-                client, rank = _hello(reply)
+                client, rank = read_greeting(reply)
             except MessageError:
                 client, rank = REFUSED, None
             del self._greeted[id]
@@ -286,21 +272,3 @@ class FlowerEngine:
         reply = unpack_reply(texts.get("reply", ""), arrays, most)
         self.traffic.up += sum(array.nbytes for array in arrays.values())
         return with_weights(reply, task.adapters)
-
-
-def _hello(message: Message) -> tuple[int, int | None]:
-    """The client's id and the rank of its adapters in its answer to a greeting; REFUSED and None
-    where there are none."""
-    if message.has_error():
-        return REFUSED, None
-    try:
-        texts, _ = from_records(message.content)
-        client, rank = _number(texts.get("client")), _number(texts.get("rank"))
-        return REFUSED if client is None else client, rank or None
-    except UNREADABLE:
-        return REFUSED, None
-
-
-def _number(text: str | None) -> int | None:
-    """A decimal number of up to ten digits; None if the text is none."""
-    return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None

@@ -7,12 +7,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import array_bytes, array_of
 
 RAW = "fedrouter.raw"
+# What Flower's reader of a message raises, which believes what the sender wrote. Errors of the
+# connection are others.
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    DecodeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def to_records(texts: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> RecordDict:
