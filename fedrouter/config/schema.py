@@ -87,9 +87,8 @@ class Config(Section):
         if kept and moves:
             raise ValueError(
                 f"{kept} adds to components what was trained in an earlier round, and "
-                f"aggregation.ranks = {means!r} puts them in another order in each round of clients "
-                "of different ranks; set federation.late = 'drop' and federation.error_feedback = "
-                "false"
+                f"aggregation.ranks = {means!r} puts them in another order in each round; set "
+                "federation.late = 'drop' and federation.error_feedback = false"
             )
         return self
 

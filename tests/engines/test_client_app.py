@@ -6,8 +6,11 @@ import pytest
 from support.toys import toy_settings
 
 from fedrouter.adapters.lora import LoraSpec
+from fedrouter.client.client import Client
 from fedrouter.config import dump_config, load_config
 from fedrouter.config.resolve import resolve
+from fedrouter.deploy import init_deployment
+from fedrouter.errors import ConfigError
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.codec import pack_request
@@ -100,3 +103,34 @@ def test_a_quantized_node_passes_as_the_servers_base_where_the_run_allows_it(
     said = records.from_records(answer)[0]["base"]
     wanted = server.base.compared_fingerprint(mixed_quantization=mixed)
     assert (said == wanted) is mixed
+
+
+def test_a_node_says_once_that_it_signs_nothing(
+    tiny_base: BaseModel,
+    tiny_folder: Path,
+    toy_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sets = [*toy_settings(tiny_folder, toy_data), "strategy=fedavg"]
+    config = resolve(load_config(None, [*sets, "privacy.secure_aggregation=true"]), {"count"})
+    spec = LoraSpec.from_config(config.adapter).resolved(tiny_base.model)
+    texts = {"config": dump_config(config), "folder": ""}
+    init_deployment(tmp_path / "federation", nodes=1, host="localhost")
+    monkeypatch.chdir(tmp_path / "federation/node-1")
+    node = {"client-id": 0, "data": str(toy_data), "state-dir": "state"}
+
+    def client(node: dict[str, object]) -> Client:
+        return client_app._client(
+            config, texts, node, SharedModel(tiny_base), spec, simulated=False
+        )
+
+    client(node).store.sum_file()  # creates the client's folder
+    client(node)
+    assert capsys.readouterr().out.count("keys of secure sums are not signed") == 1
+    signing = {**node, "node-key": "node.key", "trusted-keys": "trusted_keys", "state-dir": "new"}
+    assert client(signing)._sums._keys is not None
+    assert "not signed" not in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="node-key and trusted-keys need each other"):
+        client({**node, "node-key": "node.key"})

@@ -20,6 +20,7 @@ from fedrouter.server.summary import privacy_line
 from fedrouter.storage.run_folder import RunFolder
 
 BUDGET = ("privacy.epsilon=4", "privacy.delta=0.01", "evaluation.samples=2")
+SHARES = ("privacy.secure_aggregation=true", "privacy.min_clients=2")
 TOLD = ("clustering.space=standardized",)
 
 
@@ -63,6 +64,12 @@ def adapters(folder: Path) -> dict[str, np.ndarray]:
         pytest.param(TOLD, id="fedrouter, clients"),
         pytest.param(
             (*TOLD, "privacy.unit=sample"), id="fedrouter, samples", marks=pytest.mark.slow
+        ),
+        pytest.param((*TOLD, *SHARES), id="fedrouter, shares", marks=pytest.mark.slow),
+        pytest.param(
+            (*TOLD, *SHARES, "privacy.unit=sample"),
+            id="fedrouter, shares, samples",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -1,5 +1,7 @@
 """The server sees sums alone, and they are those that it computes without masks."""
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,13 @@ from support.configs import resolved
 from support.masked_clients import MaskedEngine, Vanishes
 from support.scripted_clients import DIMENSION, INITIAL, ScriptedClient, ScriptedEngine
 
+from fedrouter.deploy.certificates import make_node_key
 from fedrouter.errors import ConfigError
 from fedrouter.progress import Progress
 from fedrouter.protocol.messages import (
     AssignToNearest,
     AssignToStarts,
+    ClientReply,
     ClientRequest,
     DescribeEmbeddings,
     EvaluateOrder,
@@ -23,7 +27,15 @@ from fedrouter.protocol.messages import (
 from fedrouter.routing.federated_kmeans import lloyd_step, standardization
 from fedrouter.routing.types import Standardization, TaskGeometry
 from fedrouter.routing.whitening import fit_geometry, sum_scatters
-from fedrouter.secure_aggregation.messages import KeysOrder, MaskOrder, SharesOrder, UnmaskOrder
+from fedrouter.secure_aggregation.keys import Secrets
+from fedrouter.secure_aggregation.messages import (
+    ConfirmOrder,
+    KeysOrder,
+    MaskOrder,
+    SharesOrder,
+    UnmaskOrder,
+)
+from fedrouter.secure_aggregation.signatures import SigningKeys, read_signing_keys
 from fedrouter.server.rounds import FinishedRound, exchanges, replies_to, rounds
 from fedrouter.strategies import ServerState, make_strategy
 
@@ -254,6 +266,49 @@ def test_a_client_refuses_an_order_of_another_session(tmp_path: Path) -> None:
     old = next(r for r, _ in masked.seen if isinstance(r.sum_order, SharesOrder))
     [failure] = masked.run([old])
     assert "the exchange of keys first" in failure.reason
+
+
+@cache
+def signing_keys() -> dict[int, SigningKeys]:
+    pairs = [make_node_key(f"client {c}") for c in range(8)]
+    trusted = "".join(f"{c} {pair.public.decode()}" for c, pair in enumerate(pairs))
+    return {c: read_signing_keys(pair.private, trusted, c) for c, pair in enumerate(pairs)}
+
+
+def signed_rounds(folder: Path, lying: bool) -> tuple[list[FinishedRound], MaskedEngine]:
+    """FedAvg with clients that sign; a lying server replaces the keys of client 2 in round 1."""
+
+    class Lying(MaskedEngine):
+        def answer(self, request: ClientRequest) -> ClientReply:
+            order = request.sum_order
+            if lying and request.round == 1 and isinstance(order, SharesOrder):
+                keys = order.keys.copy()
+                keys[2] = np.frombuffer(Secrets.draw().public, np.uint8)
+                request = replace(request, sum_order=replace(order, keys=keys))
+            return super().answer(request)
+
+    config = resolved(*SECURE, "strategy=fedavg")
+    clients = {id: ScriptedClient(id, 2) for id in range(8)}
+    signed = Lying(config, clients, folder, DIMENSION, keys=signing_keys())
+    return go(config, signed), signed
+
+
+def test_signed_sums_end_as_others_do(tmp_path: Path) -> None:
+    ours, signed = signed_rounds(tmp_path, lying=False)
+    (tmp_path / "unsigned").mkdir()
+    theirs, _ = run_rounds(tmp_path / "unsigned", "strategy=fedavg")
+    np.testing.assert_array_equal(adapters(ours[-1].state), adapters(theirs[-1].state))
+    assert [one.record.failures for one in ours] == [[], []]
+    confirmed = [reply for r, reply in signed.seen if isinstance(r.sum_order, ConfirmOrder)]
+    assert len(confirmed) == 2 * 8
+
+
+def test_a_server_that_replaces_a_key_opens_nothing(tmp_path: Path) -> None:
+    ours, _ = signed_rounds(tmp_path, lying=True)
+    told = {str(failure["reason"]) for failure in ours[0].record.failures}
+    assert any("expected the keys of client 2 signed by its trusted key" in t for t in told)
+    assert all(np.array_equal(ours[0].state.adapters["global"][n], INITIAL[n]) for n in INITIAL)
+    assert ours[1].record.failures == []
 
 
 def test_what_does_not_go_together_is_refused_at_once() -> None:

@@ -69,7 +69,7 @@ class PrivacyConfig(Section):
         default=False,
         description="derive the noise from the run's seed, which every client knows, so that a run "
         "can be repeated: for experiments. Otherwise it is derived from a secret of the server or, "
-        'if privacy.unit is "sample", of the client',
+        'if clients add it (privacy.unit is "sample", or secure_aggregation), of each client',
     )
 
     @model_validator(mode="after")
