@@ -1,7 +1,8 @@
 """How many tokens a pass may have, by the memory that a base model takes for each of them.
 
-The numbers depend on the model and the machine alone, never on what memory is free, so that a
-repeated run has the same passes. At most one row may exceed them: a batch has at least one.
+The numbers depend on the model and on the memory of the machine or container, never on what is
+free, so that a repeated run has the same passes. At most one row may exceed them: a batch has at
+least one.
 """
 
 import ctypes
@@ -13,10 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 from fedrouter.model.batching import BATCH_TOKENS
+from fedrouter.model.machine import machine_bytes
 
 GENERATE_TOKENS = 4 * BATCH_TOKENS  # padded prompt tokens in a batch of `generate`
-PASS_BYTES = 2**30  # memory of a pass on a CPU
-PASS_SHARE = 4  # on a GPU: one part in PASS_SHARE of its memory
+PASS_BYTES = 2**30  # most memory of a pass on a CPU
+PASS_SHARE = 4  # a pass gets one part in PASS_SHARE of the memory of the machine or the GPU
 # Values that a decoder layer computes for each token and keeps for the backward pass, as a multiple
 # of the hidden size: 17.3 in nano and 16.1 in SmolLM2-135M, with the adapters' inputs and masks.
 LAYER_VALUES = 20
@@ -75,7 +77,7 @@ def _tokens(model: PreTrainedModel, values: int, most: int) -> int:
 
 def _pass_bytes(device: torch.device) -> int:
     if device.type != "cuda":
-        return PASS_BYTES
+        return min(PASS_BYTES, machine_bytes() // PASS_SHARE)
     return int(torch.cuda.get_device_properties(device).total_memory) // PASS_SHARE
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from fedrouter.model import memory
 from fedrouter.model.memory import (
     GENERATE_TOKENS,
     generation_tokens,
@@ -15,6 +16,11 @@ from fedrouter.model.memory import (
     scoring_tokens,
     training_tokens,
 )
+
+
+@pytest.fixture(autouse=True)
+def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 2**36)
 
 
 def llama(dtype: torch.dtype, **changes: int) -> PreTrainedModel:
@@ -31,6 +37,13 @@ def test_passes_of_a_large_model_are_bound_by_their_memory() -> None:
     assert training_tokens(model, checkpointing=True) == 2**30 // (2 * ((16 + 20) * 2048 + 128_256))
     assert scoring_tokens(model) == 2**30 // (2 * (20 * 2048 + 128_256))
     assert generation_tokens(model) == 2**30 // (2 * (20 * 2048 + 2 * 16 * 512))
+
+
+def test_a_small_machine_has_smaller_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 2**31)
+    model = llama(torch.bfloat16)
+    assert training_tokens(model, checkpointing=True) == 2**29 // (2 * ((16 + 20) * 2048 + 128_256))
+    assert scoring_tokens(model) == 2**29 // (2 * (20 * 2048 + 128_256))
 
 
 def test_twice_the_bytes_halve_the_tokens() -> None:
