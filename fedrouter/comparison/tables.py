@@ -114,7 +114,7 @@ def _scores(title: str, entries: Sequence[Entry], scope: str) -> Table:
 
 def _usage(title: str, entries: Sequence[Entry]) -> Table:
     """The costs; those of simulated time only if there is some."""
-    simulated = any(entry["simulated_s"] for entry in entries)
+    simulated = any(entry.get("simulated_s") for entry in entries)
 
     def row(entry: Entry) -> Row:
         return (
@@ -122,7 +122,7 @@ def _usage(title: str, entries: Sequence[Entry]) -> Table:
             _spread(entry["bytes_up"], ".2f", unit=1e6),
             _spread(entry["bytes_down"], ".2f", unit=1e6),
             _spread(entry["seconds"], ",.1f"),
-            *([_spread(entry["simulated_s"], ",.1f")] if simulated else []),
+            *([_spread(entry.get("simulated_s"), ",.1f")] if simulated else []),
             _spread(entry["tokens"], ",.0f"),
             str(entry["seeds"]),
         )
