@@ -1,4 +1,5 @@
-"""Loss and bytes by how adapters travel: float32, float16, int8, int4, with and without feedback.
+"""Loss and bytes by how adapters travel: float32, float16, int8, int4, with and without error
+feedback.
 
 Eight clients, two built-in tasks each, their numbers given. Every cell is a run of some rounds; the
 loss is that of all test rows, each answered by the adapter of its task. Finished cells are appended
@@ -24,8 +25,7 @@ EXACT = "float32"  # what the others are compared with
 CASES: Mapping[str, tuple[str, ...]] = {
     EXACT: ("federation.transport=float32",),
     "float16": ("federation.transport=float16",),
-    "int8": ("federation.transport=int8", "federation.error_feedback=false"),
-    "int8, feedback": ("federation.transport=int8",),
+    "int8": ("federation.transport=int8",),
     "int4": ("federation.transport=int4", "federation.error_feedback=false"),
     "int4, feedback": ("federation.transport=int4",),
 }

@@ -45,10 +45,10 @@ def test_errors_belong_to_an_adapter_and_a_shape(tmp_path: Path) -> None:
     assert sent(store, 2, grown).tolist() == [[7, 0, 0]]
 
 
-def test_what_is_not_rounded_to_integers_is_left_alone(tmp_path: Path) -> None:
+def test_what_loses_less_is_left_alone(tmp_path: Path) -> None:
     movement = np.array([[7, 0.375]], np.float32)
     store = ClientStore(tmp_path, 3, [])
-    for transport in ("float32", "float16"):
+    for transport in ("float32", "float16", "int8"):
         assert sent(store, 1, movement, transport) is movement
     own = ClientReply(3, 1, updates=(Update(0, None, {A: movement}, 3, 1.0, 5),))
     assert with_feedback(own, ORDERS, store, "int4").updates[0].weights[A] is movement

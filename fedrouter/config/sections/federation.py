@@ -72,8 +72,8 @@ class FederationConfig(Section):
     )
     error_feedback: bool = Field(
         default=True,
-        description="a client adds what the rounding of an update to int8 or int4 lost to its "
-        "next update of the same adapter",
+        description="a client adds what the rounding of an update to int4 lost to its next update "
+        "of the same adapter",
     )
     budget_mb: Positive | None = Field(
         default=None,
