@@ -7,7 +7,7 @@
     client-003/personal/round-0007.safetensors  an adapter that the client kept after a round
     client-003/predictions.jsonl                until the run ends: its answers to the test rows
     client-003/sum.safetensors                  its part in a sum over clients that is under way
-    client-003/releases.json                    the noisy sums that it has let be opened
+    client-003/releases.json                    the noisy sums that it sent its part of
 
 A client reads what it kept before the current round, and the local tasks that hold in it, so that a
 round that is repeated after a crash of the server starts from the same as the first time.
