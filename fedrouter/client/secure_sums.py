@@ -137,6 +137,10 @@ class SecureSums:
         if isinstance(order, MaskOrder):
             secret = "" if self._releases is None else self._releases.secret
             participant, vectors = participant.mask(order, self._rules, secret)
+            if participant.multiplier and self._releases is not None:
+                self._releases.charge(
+                    participant.release, participant.answer, participant.multiplier
+                )
             write_participant(self._path, participant)
             return _masked(reply, vectors)
         if isinstance(order, ConfirmOrder):
@@ -148,7 +152,7 @@ class SecureSums:
         self._path.unlink()  # before anything is revealed: there is one answer only
         revealed = participant.unmask(order, self._rules, self._signatures(request))
         if participant.multiplier and self._releases is not None:
-            self._releases.charge(participant.release, order.survivors, participant.multiplier)
+            self._releases.open(participant.release, order.survivors)
         return _masked(reply, revealed)
 
     def _signatures(self, request: ClientRequest) -> SumSignatures | None:

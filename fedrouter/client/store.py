@@ -8,7 +8,7 @@
     client-003/errors/task-00.0/                what the rounding of its last updates lost
     client-003/answers                          until the run ends: the digest of its answers
     client-003/sum.safetensors                  its part in a sum over clients that is under way
-    client-003/releases.json                    the noisy sums that it has let be opened
+    client-003/releases.json                    the noisy sums that it sent its part of
 
 A client reads what it kept before the current round, and the local tasks that hold in it, so that a
 round that is repeated after a crash of the server starts from the same as the first time.

@@ -124,6 +124,8 @@ class Participant:
             raise MessageError("sum: expected the shares of clients that sent keys")
         check_number(len(senders), rules.least(len(self.roster)), "that shared their secrets")
         own = [group for group in order.groups if self.client in group.clients]
+        if len({group.name for group in order.groups}) < len(order.groups):
+            raise MessageError("sum: expected each vector once; no mask is used twice")
         for group in order.groups:
             if not set(group.clients) <= senders or len(set(group.clients)) != len(group.clients):
                 raise MessageError("sum: expected vectors of clients that sent shares")
@@ -184,10 +186,19 @@ class Participant:
 
     @property
     def release(self) -> str:
-        """Digest of what the noise depends on, beside the secret: what was asked, and which clients
-        have which vector."""
+        """Digest of what the noise depends on, beside the secret: what was asked, which clients
+        have which vector, and of how many clients the threshold is a part."""
         groups = [(group.name, sorted(group.clients)) for group in self.groups]
-        return hashlib.sha256(json.dumps([self.question, groups]).encode()).hexdigest()
+        told = [self.question, groups, len(self.roster)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    @property
+    def answer(self) -> str:
+        """Digest of the client's values."""
+        digest = hashlib.sha256()
+        for name, vector in sorted(self.values.items()):
+            digest.update(f"{name} {len(vector)} ".encode() + vector.astype("<f8").tobytes())
+        return digest.hexdigest()
 
     def _check_survivors(self, survivors: Sequence[int], rules: SumRules) -> None:
         if not self.received or not set(survivors) <= self.received.keys():

@@ -19,20 +19,31 @@ def plan() -> PrivacyPlan:
     return PrivacyPlan(4.0, 1e-3, None, multiplier)
 
 
-def test_a_client_counts_what_it_lets_be_opened(plan: PrivacyPlan, tmp_path: Path) -> None:
+def test_a_client_counts_what_it_sends(plan: PrivacyPlan, tmp_path: Path) -> None:
     path = tmp_path / "releases.json"
     for release in ("first", "second"):  # each in a process of its own
-        ClientReleases(path, plan, "secret").charge(release, (0, 1, 2), plan.round)
+        ClientReleases(path, plan, "secret").charge(release, "answer", plan.round)
     account = ClientReleases(path, plan, "secret")
-    account.charge("second", (2, 1, 0), plan.round)  # the same once more
-    with pytest.raises(MessageError, match="over other clients before"):
-        account.charge("second", (0, 1), plan.round)
+    account.charge("second", "answer", plan.round)  # the same once more
+    with pytest.raises(MessageError, match="another one before"):
+        account.charge("second", "another", plan.round)
     with pytest.raises(MessageError, match="own account the privacy budget is spent: release 3"):
-        account.charge("third", (0, 1, 2), plan.round)
+        account.charge("third", "answer", plan.round)
+
+
+def test_a_sum_is_opened_over_the_same_clients_again(plan: PrivacyPlan, tmp_path: Path) -> None:
+    account = ClientReleases(tmp_path / "releases.json", plan, "secret")
+    account.charge("first", "answer", plan.round)
+    account.charge("second", "answer", plan.round)
+    account.open("first", (0, 1, 2))
+    account.open("first", (2, 1, 0))
+    account.open("second", (0, 1))
+    with pytest.raises(MessageError, match="over other clients before"):
+        account.open("first", (0, 1))
 
 
 def test_a_damaged_account_is_refused(plan: PrivacyPlan, tmp_path: Path) -> None:
     path = tmp_path / "releases.json"
     path.write_text("{}")
     with pytest.raises(DataError, match="the account of this client is damaged"):
-        ClientReleases(path, plan, "secret").charge("first", (0, 1), plan.round)
+        ClientReleases(path, plan, "secret").charge("first", "answer", plan.round)

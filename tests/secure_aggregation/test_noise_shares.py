@@ -1,5 +1,7 @@
 """Noise in shares: its scale on the opened sum, whoever vanishes, and what it leaves of values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -113,4 +115,7 @@ def test_an_opened_sum_has_the_noise_if_clients_vanish_and_none_without_a_budget
 def test_noise_depends_on_the_question_and_on_the_clients() -> None:
     first, again = Noisy(1.0).clients[0], Noisy(1.0).clients[0]
     assert first.release == again.release
-    assert first.release != Participant(0, SESSION, {}, {}, groups=first.groups).release
+    for other in ({"question": "other"}, {"groups": ()}, {"roster": {0: b""}}):
+        assert replace(first, **other).release != first.release
+    assert first.answer == again.answer
+    assert first.answer != replace(first, values={"v": np.ones(SIZE)}).answer

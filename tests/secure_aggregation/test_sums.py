@@ -129,6 +129,10 @@ def test_clients_refuse_what_would_reveal_them() -> None:
     alone = MaskOrder(SESSION, tuple(range(5)), received, (Group("task", (0, 1), 4),))
     with pytest.raises(MessageError, match="3 clients or more with vector task, got 2"):
         shared.mask(alone, rules)
+    everyone = tuple(range(5))
+    twice = Group("task", everyone, 4), Group("task", everyone[1:], 4)
+    with pytest.raises(MessageError, match="each vector once"):
+        shared.mask(MaskOrder(SESSION, everyone, received, twice), rules)
     few = Aggregator(SESSION, SumRules(2), {c: fresh[c].secrets.public for c in (0, 1)})
     with pytest.raises(MessageError, match="keys of 3 clients or more, got 2"):
         fresh[0].share(few.shares_order(), rules)

@@ -67,6 +67,7 @@ def test_with_hardly_any_noise_the_sum_is_that_of_clipped_movements(tmp_path: Pa
     assert first.record.tokens == pytest.approx(7 * CLIENTS, abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [(), (1, 6)])
 def test_the_noise_of_the_opened_sum_is_that_of_the_budget(
     tmp_path: Path, lost: tuple[int, ...]
@@ -124,6 +125,7 @@ def test_fedrouter_finds_the_tasks_from_sums_with_noise(tmp_path: Path) -> None:
     assert len(once) == 4 + 2  # nothing is summed when clients say which tasks they have
 
 
+@pytest.mark.slow
 def test_adapters_that_are_not_opened_get_noise_too(tmp_path: Path) -> None:
     """Clients 1 and 5, 2 and 6 are gone: one task is left with no clients, two with two."""
 
