@@ -1,15 +1,15 @@
 """The memory of a node: the peak of a SuperNode's ClientApp process, by base model and dtype.
 
 Each measurement is a process of its own, which answers a server's messages as the ClientApp does:
-it profiles 24 rows, trains two adapters for one step of 8 rows each, and answers 4 test rows.
+it profiles its rows, trains two adapters for one step of 8 rows each, and answers its test rows.
 Resident memory is read after each message. With `--limit-mib` the process may have no more data
 than that (`ulimit -d`, which counts all private memory, whether it is used or not), as on a small
 machine: the size of passes follows from it. Finished measurements are appended to a file and not
 repeated.
 
-``python -m bench.node_memory --out FILE [--limit-mib 2048] [--bases nano,models/smollm2-135m]
-[--kinds float32,bfloat16,int8,nf4]``; needs ``pip install fedrouter[flower]``, and for int8 and nf4
-``fedrouter[quantization]``.
+``python -m bench.node_memory --out FILE [--limit-mib 2048] [--batch-size 24]
+[--bases nano,models/smollm2-135m] [--kinds float32,bfloat16,int8,nf4]``; needs
+``pip install fedrouter[flower]``, and for int8 and nf4 ``fedrouter[quantization]``.
 """
 
 import argparse
@@ -43,16 +43,16 @@ SETTINGS = (
     "privacy.min_samples=1",
     "data.test_fraction=0.15",
     "training.steps=1",
-    "training.batch_size=8",
     "evaluation.max_new_tokens=8",
 )
-Case = tuple[str, str, int]  # base model, kind of weights, limit in MiB (0: none)
+Case = tuple[str, str, int, int]  # base model, weights, limit in MiB (0: none), rows in a batch
 
 
-def measured(base: str, kind: str, limit: int) -> dict[str, Any]:
+def measured(base: str, kind: str, limit: int, batch: int) -> dict[str, Any]:
     """The memory of one node, measured in a process of its own."""
-    arguments = ["--base", base, "--kind", kind, "--limit-mib", str(limit)]
-    command = [sys.executable, "-m", "bench.node_memory", *arguments]
+    arguments = ["--base", base, "--kind", kind]
+    numbers = ["--limit-mib", str(limit), "--batch-size", str(batch)]
+    command = [sys.executable, "-m", "bench.node_memory", *arguments, *numbers]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     named = {"base": Path(base).name, "weights": kind, "limit, MiB": limit or "-"}
     if done.returncode:
@@ -61,7 +61,7 @@ def measured(base: str, kind: str, limit: int) -> dict[str, Any]:
     return {**named, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def one_node(base: str, kind: str, limit: int) -> dict[str, Any]:
+def one_node(base: str, kind: str, limit: int, batch: int) -> dict[str, Any]:
     """What `measured` returns, in this process."""
     if limit:
         import resource
@@ -69,17 +69,17 @@ def one_node(base: str, kind: str, limit: int) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_DATA, (limit * MIB, limit * MIB))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_rows(folder / "rows.jsonl")
-        sets = [*SETTINGS, *KINDS[kind], f"model.name={base}", f"data.train={folder}/rows.jsonl"]
-        return answer_all(load_config(None, sets), folder)
+        write_rows(folder / "rows.jsonl", 3 * batch + 4)
+        sets = [*SETTINGS, *KINDS[kind], f"training.batch_size={batch}", f"model.name={base}"]
+        return answer_all(load_config(None, [*sets, f"data.train={folder}/rows.jsonl"]), folder)
 
 
-def write_rows(path: Path) -> None:
+def write_rows(path: Path, number: int) -> None:
     """Rows of two built-in tasks."""
     from fedrouter.data.builtin import builtin_rows
 
-    train, _ = builtin_rows(24, 1, 1)
-    chosen = [row for row in train if row.task in sorted({row.task for row in train})[:2]][:28]
+    train, _ = builtin_rows(number, 1, 1)
+    chosen = [row for row in train if row.task in sorted({row.task for row in train})[:2]][:number]
     records = [{"instruction": row.instruction, "response": row.response} for row in chosen]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
@@ -162,16 +162,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--limit-mib", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--bases", default="nano,models/smollm2-135m")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--base", help=argparse.SUPPRESS)
     parser.add_argument("--kind", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.base:
-        print(json.dumps(one_node(asked.base, asked.kind, asked.limit_mib)))
+        print(json.dumps(one_node(asked.base, asked.kind, asked.limit_mib, asked.batch_size)))
         return
     cells = [
-        (base, kind, asked.limit_mib)
+        (base, kind, asked.limit_mib, asked.batch_size)
         for base in asked.bases.split(",")
         for kind in asked.kinds.split(",")
     ]

@@ -1,6 +1,7 @@
 """Which client holds which rows: the scenarios of a simulated federation."""
 
 from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import cycle, islice
 from typing import Literal
 
@@ -129,9 +130,13 @@ def _dirichlet(rows: Sequence[Row], clients: int, seed: int, alpha: float) -> Sh
         cuts = np.rint(shares.cumsum()[:-1] * len(indices)).astype(np.int64)
         for part, share in zip(parts, np.split(draws.permutation(indices), cuts), strict=True):
             part.extend(share.tolist())
+    largest = [(-len(part), client) for client, part in enumerate(parts)]
+    heapify(largest)
     for part in parts:
         if not part:
-            part.append(max(parts, key=len).pop())
+            size, client = heappop(largest)
+            part.append(parts[client].pop())
+            heappush(largest, (size + 1, client))
     return parts
 
 
@@ -146,11 +151,11 @@ def _by_column(rows: Sequence[Row], clients: int) -> Shares:
             f"data.split_column; set {len(members)} clients or fewer, or another column"
         )
     hands: list[list[str]] = [[] for _ in range(clients)]
-    sizes = [0] * clients
+    fewest = [(0, client) for client in range(clients)]  # a heap of rows and clients
     for value in sorted(members, key=lambda value: -len(members[value])):
-        client = sizes.index(min(sizes))
+        size, client = fewest[0]
         hands[client].append(value)
-        sizes[client] += len(members[value])
+        heapreplace(fewest, (size + len(members[value]), client))
     return [[i for value in hand for i in members[value]] for hand in sorted(hands, key=min)]
 
 

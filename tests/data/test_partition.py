@@ -83,6 +83,12 @@ def test_dirichlet_concentrates_with_a_small_alpha_and_evens_out_with_a_large_on
     assert largest_share(1e4) < 0.27
 
 
+def test_clients_that_dirichlet_leaves_without_rows_take_one_of_the_largest_share() -> None:
+    """With an alpha this small one client has all rows of a task."""
+    parts = partition(make_rows(2000), "dirichlet", 1500, seed=1, alpha=1e-4)
+    assert sorted(map(len, parts)) == [1] * 1499 + [501]
+
+
 def test_column_gives_each_client_one_group_where_the_numbers_agree() -> None:
     rows = make_rows(2, 5, 3)
     assert partition(rows, "column", 3, seed=0) == [[0, 1], [2, 3, 4, 5, 6], [7, 8, 9]]
