@@ -1,9 +1,10 @@
 """Slow and absent devices: loss, simulated time and bytes.
 
 Eight clients, two built-in tasks each, their numbers given. "half absent" has half of the clients
-absent at random in each round, at about as many updates as "all present": twice the rounds. In the
-other cases a quarter of the clients is ten times as slow as the others, over the same number of
-rounds. Finished cells are appended to a file and not run again.
+absent at random in each round, at about as many updates as "all present": twice the rounds. "half
+asked" has the same number of rounds and nobody absent, but the server asks half of the clients. In
+the other cases a quarter of the clients is ten times as slow as the others, over as many rounds as
+"all present". Finished cells are appended to a file and not run again.
 
 ``python -m bench.devices --out FILE [--seeds 1,2,3] [--cases "all present,half absent"]``
 """
@@ -28,6 +29,11 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "half absent": (
         "federation.devices=[{share=1.0, absent=0.5}]",
         DEADLINE,
+        "federation.rounds=10",
+    ),
+    "half asked": (
+        "federation.devices=[{share=1.0}]",
+        "federation.fraction=0.5",
         "federation.rounds=10",
     ),
     "slow: all waited for": (SLOW, "federation.rounds=5"),

@@ -296,6 +296,7 @@ def test_a_cell_holds_its_scores_and_costs() -> None:
             "bytes_down": 3_000_000,
             "seconds": 7.5,  # without loading
             "tokens": 1000,
+            "simulated_s": None,
             "evaluations": [{"round": 1, "bytes": 5e6, "local": scores(0.5), "global": None}],
         }
     ]

@@ -57,11 +57,12 @@ def test_a_run_report_has_all_its_parts_and_needs_nothing_else(run_copy: Path) -
         "By discovered task",
         "Test prompts of all clients, by task (100.0% right)",
         "Bytes per round",
+        "Training loss over bytes, up and down",
         "Configuration",
     ):
         assert title in page.titles
     assert (page.outside, page.scripts) == ([], 0)
-    assert page.images == 9
+    assert page.images == 10
     assert 'name="viewport"' in path.read_text()
 
 
