@@ -26,8 +26,8 @@ CASES: Mapping[str, tuple[str, ...]] = {
     EXACT: ("federation.transport=float32",),
     "float16": ("federation.transport=float16",),
     "int8": ("federation.transport=int8",),
-    "int4": ("federation.transport=int4", "federation.error_feedback=false"),
-    "int4, feedback": ("federation.transport=int4",),
+    "int4": ("federation.transport=int4",),
+    "int4, feedback": ("federation.transport=int4", "federation.error_feedback=true"),
 }
 SETTINGS = (
     "clustering.n_local=2",

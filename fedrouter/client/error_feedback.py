@@ -5,7 +5,8 @@ keeps e_(r+1) = m_r + e_r - Q(m_r + e_r) (Seide et al., "1-Bit Stochastic Gradie
 Karimireddy et al., "Error Feedback Fixes SignSGD", 2019). The sum of what is sent therefore differs
 from the sum of all movements by the last error alone.
 
-Only int4 needs it, which loses 8 % of a movement; int8 loses 0.5 % (docs/performance.md).
+It is for int4, which loses 8 % of a movement; int8 loses 0.5 %. It made no difference where it was
+measured (docs/performance.md), so that it is a setting.
 
 An error is kept for each adapter and local task, in the client's folder, by round: a round that is
 repeated starts from the same one. A reply that is lost takes its movement with it, not its error.

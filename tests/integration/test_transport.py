@@ -61,7 +61,8 @@ def test_flower_ends_as_one_process_does(
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
     sets = [*toy_settings(tiny_folder, toy_data), f"strategy={strategy}", "evaluation.samples=1"]
-    sets += ["federation.transport=int4", "federation.rounds=2", "federation.ranks=[2, 1]"]
+    sets += ["federation.transport=int4", "federation.error_feedback=true"]
+    sets += ["federation.rounds=2", "federation.ranks=[2, 1]"]
     sets += ["engine.fuse=1", "engine.device=cpu"]  # fused sums differ in the last bit
     one = run(load_config(None, sets), tmp_path / "one")
     experiment = Experiment(load_config(None, sets))

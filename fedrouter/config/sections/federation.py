@@ -71,7 +71,7 @@ class FederationConfig(Section):
         "comparison always use int8, those only for evaluation at least float16",
     )
     error_feedback: bool = Field(
-        default=True,
+        default=False,
         description="a client adds what the rounding of an update to int4 lost to its next update "
         "of the same adapter",
     )
