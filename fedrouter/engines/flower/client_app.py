@@ -151,12 +151,13 @@ def _client(
     *,
     simulated: bool,
 ) -> Client:
-    id, keys = client_id(node), signing_keys(node)
+    id, summed = client_id(node), config.privacy.secure_aggregation
+    keys = signing_keys(node) if summed else None
     run = hashlib.sha256(texts["config"].encode()).hexdigest()
     folder = Path(texts["folder"])
     if "state-dir" in node:
         folder = Path(str(node["state-dir"])) / run[:16]
-    if keys is None and config.privacy.secure_aggregation and not (simulated or folder.exists()):
+    if summed and keys is None and not (simulated or folder.exists()):
         print(f"fedrouter client: {UNSIGNED}", flush=True)
     rows = config.model_dump_json()  # the key by which they are read once
     return Client(
