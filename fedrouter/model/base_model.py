@@ -30,7 +30,7 @@ from fedrouter.model.checks import check_causal, check_finite, check_weights, ma
 from fedrouter.model.embedding import PAPER_EMBEDDING, EmbeddingSpec, pool
 from fedrouter.model.hidden_states import HiddenStates
 from fedrouter.model.loading import load_pretrained, resolve_device
-from fedrouter.model.memory import scoring_tokens
+from fedrouter.model.memory import release_memory, scoring_tokens
 from fedrouter.model.onednn import FEW_ROWS, use_onednn
 from fedrouter.model.prompt_format import PromptFormat
 from fedrouter.model.quantization import may_be_quantized
@@ -102,6 +102,7 @@ class BaseModel:
         base = cls(nn.Module.to(model, where), tokenizer, config)
         base.prompts.check_vocabulary()
         base.note = note
+        release_memory()  # of conversions to another dtype, in nf4 as much as the model itself
         base.load_seconds = time.perf_counter() - started
         return base
 

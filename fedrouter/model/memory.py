@@ -18,7 +18,8 @@ from fedrouter.model.machine import machine_bytes
 
 GENERATE_TOKENS = 4 * BATCH_TOKENS  # padded prompt tokens in a batch of `generate`
 PASS_BYTES = 2**30  # most memory of a pass on a CPU
-PASS_SHARE = 4  # a pass gets one part in PASS_SHARE of the memory of the machine or the GPU
+PASS_SHARE = 4  # on a GPU: one part in PASS_SHARE of its memory
+MACHINE_SHARE = 8  # on a small machine with a CPU, of which Python and the model take a half
 # Values that a decoder layer computes for each token and keeps for the backward pass, as a multiple
 # of the hidden size: 17.3 in nano and 16.1 in SmolLM2-135M, with the adapters' inputs and masks.
 LAYER_VALUES = 20
@@ -77,7 +78,7 @@ def _tokens(model: PreTrainedModel, values: int, most: int) -> int:
 
 def _pass_bytes(device: torch.device) -> int:
     if device.type != "cuda":
-        return min(PASS_BYTES, machine_bytes() // PASS_SHARE)
+        return min(PASS_BYTES, machine_bytes() // MACHINE_SHARE)
     return int(torch.cuda.get_device_properties(device).total_memory) // PASS_SHARE
 
 

@@ -42,8 +42,8 @@ def test_passes_of_a_large_model_are_bound_by_their_memory() -> None:
 def test_a_small_machine_has_smaller_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "machine_bytes", lambda: 2**31)
     model = llama(torch.bfloat16)
-    assert training_tokens(model, checkpointing=True) == 2**29 // (2 * ((16 + 20) * 2048 + 128_256))
-    assert scoring_tokens(model) == 2**29 // (2 * (20 * 2048 + 128_256))
+    assert training_tokens(model, checkpointing=True) == 2**28 // (2 * ((16 + 20) * 2048 + 128_256))
+    assert scoring_tokens(model) == 2**28 // (2 * (20 * 2048 + 128_256))
 
 
 def test_twice_the_bytes_halve_the_tokens() -> None:

@@ -179,8 +179,8 @@ class EngineConfig(Section):
         default="auto",
         description="true: training keeps only the inputs of layers and computes the rest again in "
         "the backward pass, with the same results; auto: if the activations of one row of "
-        "model.max_length tokens exceed a quarter of the memory of the GPU or, on a CPU, of the "
-        "machine or container, but at most 1 GiB",
+        "model.max_length tokens exceed a quarter of the memory of the GPU or, on a CPU, an eighth "
+        "of that of the machine or container, or 1 GiB",
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description='"cpu", "cuda", "cuda:N", "mps"; auto: a GPU where there is one'
