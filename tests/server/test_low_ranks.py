@@ -23,11 +23,12 @@ def weights(seed: int) -> AdapterWeights:
 
 
 def after(
-    ranks: list[int | None], mean: str = "partition", transport: str = "float16"
+    ranks: list[int | None], mean: str = "partition", *, feedback: bool = False
 ) -> ServerState:
     """The state after a round in which the adapter "new" was trained and "old" was not."""
     sets = [
-        f"federation.transport={transport}",
+        "federation.transport=int8",
+        f"federation.error_feedback={str(feedback).lower()}",
         "adapter.rank=4",
         f"aggregation.ranks={mean}",
         "aggregation.robust=none",
@@ -52,14 +53,14 @@ def test_new_adapters_are_ordered_if_one_client_has_a_lower_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "mean", "transport"),
+    ("ranks", "mean", "feedback"),
     [
-        ([None, None], "partition", "float16"),
-        ([4, 4], "partition", "float16"),
-        ([2, 4], "svd", "float16"),
-        ([2, 4], "partition", "int8"),  # clients feed back errors of components
+        ([None, None], "partition", False),
+        ([4, 4], "partition", False),
+        ([2, 4], "svd", False),
+        ([2, 4], "partition", True),
     ],
 )
-def test_otherwise_nothing_changes(ranks: list[int | None], mean: str, transport: str) -> None:
-    found = after(ranks, mean, transport).adapters["new"]
+def test_otherwise_nothing_changes(ranks: list[int | None], mean: str, feedback: bool) -> None:
+    found = after(ranks, mean, feedback=feedback).adapters["new"]
     np.testing.assert_array_equal(found[A], weights(2)[A])
