@@ -3,8 +3,9 @@
 Eight clients, two built-in tasks each, their numbers given. "half absent" has half of the clients
 absent at random in each round, at about as many updates as "all present": twice the rounds. "half
 asked" has the same number of rounds and nobody absent, but the server asks half of the clients. In
-the other cases a quarter of the clients is ten times as slow as the others, over as many rounds as
-"all present". Finished cells are appended to a file and not run again.
+the other cases a quarter of the clients is ten times as slow as the others: 5 rounds that wait for
+them take longer than 20 rounds with a deadline. Finished cells are appended to a file and not run
+again.
 
 ``python -m bench.devices --out FILE [--seeds 1,2,3] [--cases "all present,half absent"]``
 """
@@ -37,8 +38,8 @@ CASES: Mapping[str, tuple[str, ...]] = {
         "federation.rounds=10",
     ),
     "slow: all waited for": (SLOW, "federation.rounds=5"),
-    "slow: late dropped": (SLOW, DEADLINE, "federation.late=drop", "federation.rounds=5"),
-    "slow: late in the next": (SLOW, DEADLINE, "federation.rounds=5"),
+    "slow: late dropped": (SLOW, DEADLINE, "federation.late=drop", "federation.rounds=20"),
+    "slow: late in the next": (SLOW, DEADLINE, "federation.rounds=20"),
     "slow: equal time": (SLOW, "federation.equal_time=true", "federation.rounds=5"),
 }
 SETTINGS = (
