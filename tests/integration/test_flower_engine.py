@@ -312,7 +312,7 @@ def test_a_run_sets_on_a_node_what_is_listed_and_nothing_else() -> None:
         "federation.mixed_quantization": True,
         "federation.rounds": 3,
         "federation.transport": "int8",
-        "federation.error_feedback": False,
+        "federation.error_feedback": True,
         "clustering.n_local": 3,
         "clustering.n_global": 3,
         "clustering.space": "raw",
