@@ -23,6 +23,8 @@ from fedrouter.errors import printable
 
 Value = TypeVar("Value")
 
+MAX_FAULT = 300  # characters of a fault, which may quote what somebody sent
+
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)  # each is built once
 
 
@@ -197,7 +199,7 @@ def deserialize(kind: type[Value], text: str | bytes, table: ArrayTable) -> Valu
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = printable(".".join(map(str, first["loc"])), 100)
-        fault = first["msg"].removeprefix("Value error, ")
+        fault = printable(first["msg"].removeprefix("Value error, "), MAX_FAULT)
         raise ValueError(f"{where}: {fault}" if where else fault) from None
     if table.arrays:
         raise ValueError("there is an array that no field refers to")

@@ -299,6 +299,16 @@ def test_the_names_of_unknown_fields_cannot_forge_lines_of_a_log() -> None:
     assert str(caught.value).isprintable()
 
 
+def test_the_kinds_of_unknown_orders_cannot_forge_lines_of_a_log() -> None:
+    order = ClientRequest(0, 1, profile=GroupByLabel())
+    header, arrays = pack_request(order, "float16")
+    sent = json.loads(header)
+    sent["profile"]["kind"] = "a\n\x1b[2J"
+    with pytest.raises(MessageError, match=r"a\?\?\[2J") as caught:
+        unpack_request(json.dumps(sent), arrays)
+    assert str(caught.value).isprintable()
+
+
 def test_weights_that_no_message_can_carry_are_a_message_error() -> None:
     update = Update(0, None, {A: np.array([[np.nan]], np.float32)}, 5, 1.25, 100)
     with pytest.raises(MessageError, match=r"lower training\.lr"):
