@@ -3,7 +3,7 @@
 Every client trains one step on one row, so that a round consists almost only of overhead. The
 deployment has one SuperLink and one SuperNode per client, all on this machine.
 
-``python -m bench.engines [--full]``; needs ``pip install fedrouter[flower]``.
+``PYTHONPATH=tests python -m bench.engines [--full]``; needs ``pip install fedrouter[flower]``.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.flower_processes import Deployment, children
+from support.flower_processes import Deployment, children
 
 from bench.output import publish
 from fedrouter.config import Config, load_config

@@ -7,6 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported; no tes
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from support.clients import SPEC, client_of
 from support.toys import save_tiny_base, toy_settings, write_toy
 
@@ -18,6 +19,9 @@ from fedrouter.model.base_model import BaseModel
 from fedrouter.types import AdapterWeights
 
 torch.set_num_threads(1)  # on matrices this small, threads cost more than they give
+# Tests time nothing: on a busy machine any example may take long.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -236,7 +236,7 @@ configs = st.builds(
 
 
 @given(config=configs)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_dump_and_load_give_the_same_back(
     tmp_path_factory: pytest.TempPathFactory, config: Config
 ) -> None:

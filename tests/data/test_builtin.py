@@ -39,7 +39,7 @@ def test_numbers_and_order_of_rows():
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_same_seed_same_rows(seed):
     assert builtin_rows(4, 2, seed) == builtin_rows(4, 2, seed)
 

@@ -543,7 +543,7 @@ def test_a_conversation_is_never_on_both_sides() -> None:
     fraction=st.floats(0.05, 0.95),
     seed=st.integers(0, 5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_split_properties(keys: list[tuple[int, str | None]], fraction: float, seed: int) -> None:
     rows = [Row(f"q{key}", f"r{i}", task) for i, (key, task) in enumerate(keys)]
     try:

@@ -108,7 +108,7 @@ def test_seeds_differ() -> None:
         assert partition(rows, scenario, 3, seed=0) != partition(rows, scenario, 3, seed=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=7),
     scenario=st.sampled_from(SCENARIOS),
@@ -138,7 +138,7 @@ def test_what_every_scenario_promises(
         assert len(dealt) == len(rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tasks=st.integers(2, 9),
     clients=st.integers(1, 12),

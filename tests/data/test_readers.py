@@ -151,7 +151,7 @@ cells = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
     separator=st.sampled_from(SEPARATORS),
     table=st.lists(st.tuples(cells, cells), min_size=1, max_size=8),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_quoted_cells_come_back_under_every_separator(
     tmp_path_factory: pytest.TempPathFactory, separator: str, table: list[tuple[str, str]]
 ) -> None:

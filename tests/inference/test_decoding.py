@@ -85,7 +85,7 @@ def test_other_architectures_decode_as_generate_does(kind: str, cached: bool) ->
     assert [one.text.text for one in sequences] == expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(arrivals=st.lists(st.integers(0, 5), min_size=1, max_size=8), data=st.data())
 def test_whoever_joins_and_leaves_when_a_sequence_is_that_of_generate(
     model: MultiAdapterModel, arrivals: list[int], data: st.DataObject

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chat_templates import CHATS, chat_tokenizer
 from support.toys import byte_tokenizer
@@ -66,7 +66,7 @@ def test_prompts_are_those_of_apply_chat_template(name: str, kind: str) -> None:
         lambda texts: len(texts) % 2
     ),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 def test_any_harmless_conversation_is_that_of_apply_chat_template(
     name: str, system: str | None, texts: list[str]
 ) -> None:

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.places import SHARED
 from tokenizers import (
@@ -200,7 +200,7 @@ def test_decode_keeps_spaces_and_punctuation(name: str, response: str) -> None:
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_byte_level_decode_inverts_any_text(text: str) -> None:
     for name in ("byte_level", "llama3"):
         prompts = PromptFormat(TOKENIZERS[name])
@@ -298,7 +298,7 @@ def test_response_that_does_not_fit_says_what_to_change() -> None:
 
 @every_tokenizer
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=80))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 def test_lengths_hold_for_any_text(name: str, text: str) -> None:
     prompts = PromptFormat(TOKENIZERS[name], "### {instruction}\n", max_length=24)
     example = prompts.example(text, "yes")

@@ -359,7 +359,7 @@ def test_every_start_has_all_samples() -> None:
             check_reply(task, reply, EXPECTED)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.just(3)), elements=st.floats(-1e3, 1e3))
 )

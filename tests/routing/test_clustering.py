@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert first.labels.tobytes() == second.labels.tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(points=POINTS, k=st.integers(1, 5), seed=st.integers(0, 2**63 - 1))
 def test_every_cluster_is_non_empty_and_described_by_its_points(
     points: NDArray[np.float32], k: int, seed: int
@@ -85,7 +85,7 @@ def test_n_global_is_capped_at_the_number_of_local_tasks() -> None:
     assert tasks.centroids.shape == (2, 2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(points=POINTS, n_global=st.integers(1, 5), seed=st.integers(0, 99), data=st.data())
 def test_join_does_not_depend_on_the_order_of_the_profiles(
     points: NDArray[np.float32], n_global: int, seed: int, data: st.DataObject

@@ -187,7 +187,7 @@ def test_an_honest_clients_vector_is_uniform_for_the_server_and_colluders() -> N
             assert chisquare(counts).pvalue > 1e-4
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     values=st.lists(st.floats(-50, 50), min_size=2, max_size=8),
     bits=st.sampled_from([32, 64]),

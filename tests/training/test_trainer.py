@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.toys import toy_rows
 from torch import Tensor, nn
@@ -204,7 +204,7 @@ KINDS_OF_JOBS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(kinds=st.lists(KINDS_OF_JOBS, min_size=2, max_size=5), fuse=st.integers(2, 5))
 def test_fusion_changes_nothing_whatever_the_jobs_are(
     tiny_base: BaseModel, examples: list[Example], kinds: list[dict[str, Any]], fuse: int
