@@ -135,7 +135,7 @@ def test_products_and_robust_rules_exclude_each_other() -> None:
 @pytest.mark.parametrize("moves", ["federation.ranks=[2, 4]", "aggregation.ranks=svd"])
 @pytest.mark.parametrize("keeps", ["federation.error_feedback=true", "federation.deadline_s=5"])
 def test_nothing_refers_to_components_that_change_their_places(moves: str, keeps: str) -> None:
-    sets = [moves, "federation.transport=int8", keeps]
+    sets = [moves, "federation.transport=int4", keeps]
     with pytest.raises(ConfigError, match="puts them in another order") as error:
         load_config(None, sets)
     assert "\n" not in str(error.value)

@@ -27,7 +27,7 @@ def after(
 ) -> ServerState:
     """The state after a round in which the adapter "new" was trained and "old" was not."""
     sets = [
-        "federation.transport=int8",
+        "federation.transport=int4",
         f"federation.error_feedback={str(feedback).lower()}",
         "adapter.rank=4",
         f"aggregation.ranks={mean}",

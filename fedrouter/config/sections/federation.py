@@ -109,7 +109,7 @@ class FederationConfig(Section):
         "" if none does."""
         if self.late == "next" and (self.deadline_s is not None or self.over_selection > 1):
             return "federation.late = 'next'"
-        rounded = self.transport in ("int8", "int4")
+        rounded = self.transport == "int4"
         return "federation.error_feedback = true" if rounded and self.error_feedback else ""
 
     @property
