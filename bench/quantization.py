@@ -3,8 +3,8 @@
 - Each kind in a process of its own: megabytes of the weights, and seconds of processor time for two
   steps of training on two rows of 64 tokens.
 - Mixed federations: eight clients with two built-in tasks each, their numbers given; the server and
-  the clients that are not quantized hold the base in float32, and the scores are those of the
-  server's. The bases of all machines are in this process.
+  the clients that are not quantized hold the base in float32, and every client evaluates on its own
+  base. The bases of all machines are in this process.
 
 ``python -m bench.quantization --out FILE --model FOLDER [--seeds 1] [--only kinds|federations]``
 Finished cells are appended to the file and not measured again.
