@@ -146,7 +146,7 @@ def test_in_a_browser_it_fits_the_screen(run_copy: Path, tmp_path: Path, width: 
     assert found, shown.stderr[-500:]
     scroll_width, images, loaded = json.loads(found[1])
     assert scroll_width <= width
-    assert images == loaded == 9
+    assert images == loaded == 10
 
 
 def test_the_run_of_a_deployment_is_drawn_without_what_only_its_nodes_have(
