@@ -185,9 +185,17 @@ class SummedPrivateFedRouter(PrivateFedRouter):
                 return profile.centroids.astype(np.float64), profile.counts[0]
         return None
 
+    def add_assigned(self, state: TaskState, profiles: Sequence[TaskProfile]) -> TaskState:
+        """The state with more clients, of which the numbers of samples are not known."""
+        return super().add_assigned(state, [_uncounted(profile) for profile in profiles])
+
     def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
-        """The state with one more client, of which the numbers of samples are not known."""
-        return super().add_client(state, replace(profile, counts=(0,) * len(profile.tasks)))
+        """The same of one client."""
+        return super().add_client(state, _uncounted(profile))
+
+
+def _uncounted(profile: TaskProfile) -> TaskProfile:
+    return replace(profile, counts=(0,) * len(profile.tasks))
 
 
 def moved_center(geometry: TaskGeometry, mean: NDArray[np.float64]) -> TaskGeometry:
