@@ -50,7 +50,6 @@ class BaseModel:
         fingerprint: hex digest of the weights (rounded to bfloat16, so that it is the same
             whether they were loaded in float32 or in bfloat16), of the vocabulary, and of the chat
             template where prompts are written with it.
-        unquantized_fingerprint: the same of the weights that quantization leaves as they are.
         positions: tokens that a sequence may have at most.
         masks_padding: whether prompts can be generated from in batches.
         load_seconds: time that loading took.
@@ -71,7 +70,7 @@ class BaseModel:
         self.positions = _positions(model, config.max_length)
         template = tokenizer.get_chat_template() if self.prompts.template == "chat" else ""
         self.fingerprint = fingerprint(model, tokenizer, template)
-        self.unquantized_fingerprint = fingerprint(model, tokenizer, template, unquantized=True)
+        self._fingerprinted = tokenizer, template
         text = [id % embeddings for id in self.prompts.bare_ids("a b")]
         other = (text[-1] + 1) % embeddings
         check_causal(model, [*text, text[0]], other)
@@ -109,7 +108,11 @@ class BaseModel:
     def compared_fingerprint(self, *, mixed_quantization: bool) -> str:
         """The fingerprint that server and clients of a federation must share; with
         `federation.mixed_quantization` that of the unquantized weights."""
-        return self.unquantized_fingerprint if mixed_quantization else self.fingerprint
+        return self._unquantized_fingerprint if mixed_quantization else self.fingerprint
+
+    @cached_property
+    def _unquantized_fingerprint(self) -> str:
+        return fingerprint(self.model, *self._fingerprinted, unquantized=True)
 
     @property
     def device(self) -> torch.device:

@@ -7,11 +7,11 @@ adds movements to its own adapter, not to the rounded one that the client receiv
 the rounding of what it sends does not accumulate over rounds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fedrouter.errors import MessageError
-from fedrouter.protocol.messages import ClientReply, Update
+from fedrouter.protocol.messages import ClientReply
 from fedrouter.types import AdapterWeights, FloatArray
 
 
@@ -45,13 +45,7 @@ def restored(differences: AdapterWeights, start: AdapterWeights) -> dict[str, Fl
 
 def movements(reply: ClientReply, received: Mapping[str, AdapterWeights]) -> ClientReply:
     """A reply whose updates are differences to the adapters that they were trained from."""
-    return replace(
-        reply,
-        updates=tuple(
-            replace(update, weights=difference(update.weights, _start(update, received)))
-            for update in reply.updates
-        ),
-    )
+    return _with_changed(reply, received, difference)
 
 
 def with_weights(reply: ClientReply, sent: Mapping[str, AdapterWeights]) -> ClientReply:
@@ -64,17 +58,20 @@ def with_weights(reply: ClientReply, sent: Mapping[str, AdapterWeights]) -> Clie
     Raises:
         MessageError: a tensor is larger than that of the adapter.
     """
-    return replace(
-        reply,
-        updates=tuple(
-            replace(update, weights=restored(update.weights, _start(update, sent)))
-            for update in reply.updates
-        ),
-    )
+    return _with_changed(reply, sent, restored)
 
 
-def _start(update: Update, adapters: Mapping[str, AdapterWeights]) -> AdapterWeights:
-    return {} if update.adapter is None else adapters.get(update.adapter, {})
+def _with_changed(
+    reply: ClientReply,
+    adapters: Mapping[str, AdapterWeights],
+    change: Callable[[AdapterWeights, AdapterWeights], AdapterWeights],
+) -> ClientReply:
+    """A reply with each update's weights changed by those of its adapter."""
+    updates = []
+    for update in reply.updates:
+        start = {} if update.adapter is None else adapters.get(update.adapter, {})
+        updates.append(replace(update, weights=change(update.weights, start)))
+    return replace(reply, updates=tuple(updates))
 
 
 def _part(whole: FloatArray, name: str, array: FloatArray) -> FloatArray:

@@ -25,12 +25,14 @@ from fedrouter.protocol.update_sums import (
     TRAINING,
     adapter_of,
     movement_vector,
+    sent_matrices,
+    training_totals,
     update_layouts,
     weight_vector,
 )
 from fedrouter.routing.types import TaskProfile
 from fedrouter.secure_aggregation.fixed_point import Part, VectorLayout
-from fedrouter.types import moved, select_matrices
+from fedrouter.types import moved
 
 SENSITIVITY = 1.0  # of sums of vectors of length 1, to one sample or client
 LARGEST_DRAW = 8.3  # standard deviations; no draw of `normal_noise` is further from 0
@@ -196,14 +198,11 @@ def summed_private_updates(
     """
     if TRAINING not in sums:
         return ()
-    samples, losses, tokens = sums[TRAINING]
-    loss = max(0.0, float(losses / max(samples, 1)))
+    samples, loss, tokens = training_totals(sums)
     opened = [a for a in request.adapters if movement_vector(a) in sums]
     updates = []
     for slot, adapter in enumerate(opened):
-        sent = {o.send for o in request.train if adapter in o.adapters and o.send}
-        start = select_matrices(request.adapters[adapter], max(sent, key=len))
-        weights = moved(start, sums[movement_vector(adapter)])
+        weights = moved(sent_matrices(request, adapter), sums[movement_vector(adapter)])
         parts = [max(1, round(total / len(opened))) for total in (samples, tokens)]
         updates.append(Update(slot, adapter, weights, parts[0], loss, parts[1]))
     return tuple(updates)

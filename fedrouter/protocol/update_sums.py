@@ -92,6 +92,18 @@ def update_vectors(
     return dict(vectors)
 
 
+def training_totals(sums: Mapping[str, _Values]) -> tuple[float, float, float]:
+    """The samples of all training, their mean loss, and the tokens."""
+    samples, losses, tokens = sums[TRAINING].tolist()
+    return samples, max(0.0, losses / max(samples, 1)), tokens
+
+
+def sent_matrices(request: ClientRequest, adapter: str) -> AdapterWeights:
+    """The matrices of an adapter that clients were asked to send, as they were sent to them."""
+    sent = {o.send for o in request.train if adapter in o.adapters and o.send}
+    return select_matrices(request.adapters[adapter], max(sent, key=len))
+
+
 def summed_updates(request: ClientRequest, sums: Mapping[str, _Values]) -> tuple[Update, ...]:
     """The updates of all clients together: for each adapter whose sum was opened, the adapter plus
     the mean movement, with the mean loss of all training and a share in its tokens.
@@ -102,8 +114,7 @@ def summed_updates(request: ClientRequest, sums: Mapping[str, _Values]) -> tuple
     """
     if TRAINING not in sums:
         return ()
-    samples, losses, tokens = sums[TRAINING]
-    loss = max(0.0, float(losses / max(samples, 1)))
+    samples, loss, tokens = training_totals(sums)
     opened = [
         a for a in request.adapters if movement_vector(a) in sums and weight_vector(a) in sums
     ]
@@ -111,8 +122,7 @@ def summed_updates(request: ClientRequest, sums: Mapping[str, _Values]) -> tuple
     updates: list[Update] = []
     for adapter in opened:
         mean = sums[movement_vector(adapter)] / max(1, round(sums[weight_vector(adapter)][0]))
-        sent = {o.send for o in request.train if adapter in o.adapters and o.send}
-        start = select_matrices(request.adapters[adapter], max(sent, key=len))
+        start = sent_matrices(request, adapter)
         share = round(float(tokens * numbers[adapter] / sum(numbers.values())))
         updates.append(
             Update(len(updates), adapter, moved(start, mean), numbers[adapter], loss, share)

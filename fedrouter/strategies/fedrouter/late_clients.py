@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fedrouter.protocol.messages import ClientReply, ClientRequest, ProfileOrder
+from fedrouter.protocol.sums import ALL_CLIENTS
 from fedrouter.routing.clustering import nearest_tasks
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.base import Strategy, noting
@@ -59,11 +60,15 @@ class LateClients(Strategy[TaskState]):
     def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
         """The state with one more client. Its local tasks are assigned to the tasks that the
         profile names or, if it names none, to the nearest ones."""
-        geometry = state.geometry
-        nearest = profile.tasks or nearest_tasks(geometry, profile.centroids)
-        tasks = tuple(geometry.tasks[t] for t in nearest)
-        return replace(
-            state,
-            assignment={**state.assignment, profile.client: tasks},
-            counts={**state.counts, profile.client: profile.counts},
-        )
+        tasks = profile.tasks or nearest_tasks(state.geometry, profile.centroids)
+        return self.add_assigned(state, [replace(profile, tasks=tasks)])
+
+
+def without_counts(profiles: Iterable[TaskProfile]) -> list[TaskProfile]:
+    """The profiles of single clients under secure aggregation: which tasks each has is known, its
+    numbers of samples are not."""
+    return [
+        replace(profile, counts=(0,) * len(profile.tasks))
+        for profile in profiles
+        if profile.client != ALL_CLIENTS
+    ]

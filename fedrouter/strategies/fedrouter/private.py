@@ -40,6 +40,7 @@ from fedrouter.routing.federated_kmeans import standardization
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.seeding import generator
+from fedrouter.strategies.fedrouter.late_clients import without_counts
 from fedrouter.strategies.fedrouter.paper import FedRouter
 from fedrouter.strategies.fedrouter.refined import ASSIGN, LLOYD
 from fedrouter.strategies.fedrouter.state import TaskState, task_names
@@ -187,15 +188,7 @@ class SummedPrivateFedRouter(PrivateFedRouter):
 
     def add_assigned(self, state: TaskState, profiles: Sequence[TaskProfile]) -> TaskState:
         """The state with more clients, of which the numbers of samples are not known."""
-        return super().add_assigned(state, [_uncounted(profile) for profile in profiles])
-
-    def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
-        """The same of one client."""
-        return super().add_client(state, _uncounted(profile))
-
-
-def _uncounted(profile: TaskProfile) -> TaskProfile:
-    return replace(profile, counts=(0,) * len(profile.tasks))
+        return super().add_assigned(state, without_counts(profiles))
 
 
 def moved_center(geometry: TaskGeometry, mean: NDArray[np.float64]) -> TaskGeometry:

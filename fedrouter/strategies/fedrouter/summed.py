@@ -19,6 +19,7 @@ from fedrouter.routing.types import TaskProfile
 from fedrouter.routing.whitening import projection, sum_scatters
 from fedrouter.seeding import derive_seed
 from fedrouter.serialization import symmetric_matrix
+from fedrouter.strategies.fedrouter.late_clients import without_counts
 from fedrouter.strategies.fedrouter.merging import merge_tasks
 from fedrouter.strategies.fedrouter.refined import CLUSTER, LLOYD, RefinedFedRouter
 from fedrouter.strategies.fedrouter.state import TaskState
@@ -76,9 +77,7 @@ class SummedFedRouter(RefinedFedRouter):
     def _assign(self, state: TaskState, profiles: Iterable[TaskProfile]) -> TaskState:
         """Re-estimate the geometry, and merge tasks that too few clients have."""
         known = list(profiles)
-        state = replace(state, assignment={}, counts={})
-        for profile in known:
-            state = self.add_client(state, profile)
+        state = self.add_assigned(replace(state, assignment={}, counts={}), known)
         if not state.assignment:
             return replace(state, pending=())
         kept, scatters = sum_scatters(_sums(known))
@@ -86,11 +85,9 @@ class SummedFedRouter(RefinedFedRouter):
             state = _with_counts(self._refit(state, kept, scatters), kept[0])
         return merge_rare(state, self.config.privacy.min_clients)
 
-    def add_client(self, state: TaskState, profile: TaskProfile) -> TaskState:
-        """The state with one more client, of which the numbers of samples are not known."""
-        if profile.client == ALL_CLIENTS:
-            return state
-        return super().add_client(state, replace(profile, counts=(0,) * len(profile.tasks)))
+    def add_assigned(self, state: TaskState, profiles: Sequence[TaskProfile]) -> TaskState:
+        """The state with more clients, of which the numbers of samples are not known."""
+        return super().add_assigned(state, without_counts(profiles))
 
 
 def _sums(profiles: Iterable[TaskProfile]) -> list[TaskProfile]:
