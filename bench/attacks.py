@@ -10,7 +10,6 @@ run with the plain mean) that is lost.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 from sklearn.metrics import adjusted_rand_score
 
 from bench.hostile import ATTACKS, Hostile
-from bench.output import Cells, measure_missing, publish
+from bench.output import Cells, measure_missing, publish, read_records
 from fedrouter.config import Config, load_config
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.experiment import Experiment
@@ -137,11 +136,8 @@ def routed_ari(confusion: Mapping[str, Mapping[str, int]] | None) -> float | Non
 
 def read(path: Path) -> dict[Cell, dict[str, Any]]:
     """The cells that are in the file."""
-    if not path.exists():
-        return {}
     names = Cell.__dataclass_fields__
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return {Cell(**{name: record[name] for name in names}): record for record in records}
+    return {Cell(**{name: one[name] for name in names}): one for one in read_records(path)}
 
 
 def table(found: Mapping[Cell, Mapping[str, Any]]) -> Iterator[Cells]:

@@ -11,17 +11,15 @@ again.
 """
 
 import argparse
-import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.output import measure_missing, publish
+from bench.output import measure_missing, publish, read_records
+from bench.runs import finished_run
 from fedrouter.config import load_config
 from fedrouter.evaluation.shared_model import SharedModel
-from fedrouter.experiment import Experiment
 
 SLOW = "federation.devices=[{share=0.75}, {share=0.25, speed=100.0}]"
 DEADLINE = "federation.deadline_s=5"
@@ -59,9 +57,7 @@ SETTINGS = (
 def measured(strategy: str, case: str, seed: int, shared_model: SharedModel) -> dict[str, Any]:
     """The result of one run."""
     sets = [*SETTINGS, *CASES[case], f"strategy={strategy}", f"seed={seed}"]
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = Experiment(load_config(None, sets), shared_model=shared_model)
-        summary = experiment.run(Path(folder) / "run")
+    summary = finished_run(load_config(None, sets), shared_model)
     return {
         "strategy": strategy,
         "case": case,
@@ -76,9 +72,7 @@ def measured(strategy: str, case: str, seed: int, shared_model: SharedModel) -> 
 
 def read(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
     """The cells that are in the file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    records = map(json.loads, lines)
-    return {(one["strategy"], one["case"], one["seed"]): one for one in records}
+    return {(one["strategy"], one["case"], one["seed"]): one for one in read_records(path)}
 
 
 def main() -> None:

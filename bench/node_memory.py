@@ -23,7 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bench.output import measure_missing, publish
+from bench.output import measure_missing, publish, read_records
 from fedrouter.config import Config, dump_config, load_config
 from fedrouter.config.resolve import resolve
 
@@ -152,9 +152,7 @@ def peak(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def read(path: Path) -> dict[Case, dict[str, Any]]:
     """The measurements that are in the file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines]
-    return {tuple(one["case"]): one["found"] for one in records}  # type: ignore[misc]
+    return {tuple(one["case"]): one["found"] for one in read_records(path)}  # type: ignore[misc]
 
 
 def main() -> None:

@@ -34,6 +34,12 @@ def publish(name: str, title: str, rows: Sequence[Cells], notes: Sequence[str] =
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records in a file of `measure_missing`; none if there is no file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
 def measure_missing(
     path: Path, cells: Iterable[Cell], found: dict[Cell, Any], measure: Callable[[Cell], Cells]
 ) -> None:

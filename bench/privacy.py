@@ -14,8 +14,6 @@ then ``python -m bench.privacy --out FILE --table``
 """
 
 import argparse
-import json
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.membership import Embedder, deal, one_round, profile_attacks, trained
-from bench.output import Cells, measure_missing, publish
+from bench.output import Cells, measure_missing, publish, read_records
+from bench.runs import finished_run
 from fedrouter.adapters.lora import LoraSpec
 from fedrouter.config import Config, load_config
 from fedrouter.data.builtin import TASK_NAMES
 from fedrouter.evaluation.shared_model import SharedModel
-from fedrouter.experiment import Experiment
 
 SETTINGS = (
     "data.scenario=dual",
@@ -111,9 +109,7 @@ class Utility:
 
     def measure(self, shared_model: SharedModel) -> dict[str, Any]:
         """The scores of the run."""
-        with tempfile.TemporaryDirectory() as folder:
-            experiment = Experiment(self.config(), shared_model=shared_model)
-            summary = experiment.run(Path(folder) / "run")
+        summary = finished_run(self.config(), shared_model)
         scores, privacy = summary["metrics"], summary["privacy"]
         return {
             "loss": scores["global"]["loss"],
@@ -131,8 +127,7 @@ KINDS = {"membership": Membership, "utility": Utility}
 def read(path: Path) -> dict[Cell, dict[str, Any]]:
     """The cells that are in the file."""
     found: dict[Cell, dict[str, Any]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        record = json.loads(line)
+    for record in read_records(path):
         found[KINDS[record["kind"]](**record["cell"])] = record
     return found
 

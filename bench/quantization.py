@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.output import measure_missing, publish
+from bench.output import measure_missing, publish, read_records
 from fedrouter.adapters.lora import LoraSpec, initial_weights
 from fedrouter.client.client import Client
 from fedrouter.config import ModelConfig, load_config
@@ -188,8 +188,7 @@ def one_kind(model: str, kind: str) -> dict[str, Any]:
 def read(path: Path) -> dict[Cell, dict[str, Any]]:
     """The cells that are in the file."""
     found: dict[Cell, dict[str, Any]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        record = json.loads(line)
+    for record in read_records(path):
         found[CLASSES[record["class"]](**record["cell"])] = record
     return found
 

@@ -11,17 +11,15 @@ own.
 """
 
 import argparse
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.output import measure_missing, publish
+from bench.output import measure_missing, publish, read_records
+from bench.runs import finished_run
 from fedrouter.config import load_config
 from fedrouter.evaluation.shared_model import SharedModel
-from fedrouter.experiment import Experiment
 
 MIXED = "federation.ranks=[2, 4, 8, 16]"
 CASES: Mapping[str, tuple[str, ...]] = {
@@ -67,9 +65,7 @@ def measured(
 ) -> dict[str, Any]:
     """The result of one run."""
     sets = [*shared, *CASES[case], f"strategy={strategy}", f"seed={seed}"]
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = Experiment(load_config(None, sets), shared_model=shared_model)
-        summary = experiment.run(Path(folder) / "run")
+    summary = finished_run(load_config(None, sets), shared_model)
     return {
         "strategy": strategy,
         "ranks": case,
@@ -82,9 +78,7 @@ def measured(
 
 def read(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
     """The cells that are in the file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    records = map(json.loads, lines)
-    return {(one["strategy"], one["ranks"], one["seed"]): one for one in records}
+    return {(one["strategy"], one["ranks"], one["seed"]): one for one in read_records(path)}
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.output import measure_missing, publish
+from bench.output import measure_missing, publish, read_records
 from fedrouter.config import load_config
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.experiment import Experiment
@@ -64,8 +64,7 @@ def measured(case: str, seed: int, shared_model: SharedModel) -> dict[str, Any]:
 
 def read(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
     """The cells that are in the file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {(one["transport"], one["seed"]): one for one in map(json.loads, lines)}
+    return {(one["transport"], one["seed"]): one for one in read_records(path)}
 
 
 def rows(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[dict[str, Any]]:
