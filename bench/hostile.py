@@ -10,15 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.protocol.messages import (
-    ClientReply,
-    ClientRequest,
-    ClusterPrompts,
-    ComparedLosses,
-    Failure,
-    OrderWithGeometry,
-    Update,
-)
+from fedrouter.protocol.messages import ClientReply, ClientRequest, ComparedLosses, Failure, Update
+from fedrouter.protocol.profile_orders import ClusterPrompts, OrderWithGeometry
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator
 from fedrouter.server.engine import Engine, Traffic

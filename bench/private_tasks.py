@@ -22,7 +22,8 @@ from fedrouter.config.resolve import resolve
 from fedrouter.data.builtin import builtin_rows
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.embedding import EmbeddingSpec
-from fedrouter.protocol.messages import AssignToStarts, ClientReply
+from fedrouter.protocol.messages import ClientReply
+from fedrouter.protocol.profile_orders import AssignToStarts
 from fedrouter.routing.clustering import group, squared_distances
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator

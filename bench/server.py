@@ -22,7 +22,8 @@ from bench.pairs import seconds_of
 from fedrouter.config import ResolvedConfig, load_config
 from fedrouter.config.resolve import resolve
 from fedrouter.progress import Progress
-from fedrouter.protocol.messages import ClientReply, ClientRequest, ProfileOrder, Update
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Update
+from fedrouter.protocol.profile_orders import ProfileOrder
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.clustering import cluster, squared_distances
 from fedrouter.routing.router import Router

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from fedrouter.errors import FedRouterError
     from fedrouter.experiment import resume, run
     from fedrouter.inference.routed_model import Generation, Route, RoutedModel
-    from fedrouter.protocol.messages import SingleAdapter, TrainOrder
+    from fedrouter.protocol.messages import TrainOrder
+    from fedrouter.protocol.serving_rules import SingleAdapter
     from fedrouter.strategies import ServerState, Strategy
 
 __version__ = "0.1.0"
@@ -26,7 +27,7 @@ _HOMES = {
     "Row": "data.rows",
     "Section": "config",
     "ServerState": "strategies",
-    "SingleAdapter": "protocol.messages",
+    "SingleAdapter": "protocol.serving_rules",
     "Strategy": "strategies",
     "TrainOrder": "protocol.messages",
     "load_config": "config",

@@ -12,11 +12,11 @@ from fedrouter.data.rows import Row
 from fedrouter.errors import MessageError
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.embedding import LAST_TOKEN
-from fedrouter.protocol.messages import (
+from fedrouter.protocol.messages import Scope
+from fedrouter.protocol.serving_rules import (
     InstanceMixture,
     LowestLoss,
     RouteByTask,
-    Scope,
     Serving,
     SingleAdapter,
     TrueTask,

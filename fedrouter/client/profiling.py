@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fedrouter.client.context import RequestContext
 from fedrouter.errors import DataError, MessageError
-from fedrouter.protocol.messages import (
+from fedrouter.protocol.profile_orders import (
     AssignToNearest,
     AssignToStarts,
     ClusterPrompts,

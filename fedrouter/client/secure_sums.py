@@ -20,8 +20,9 @@ from fedrouter.client.releases import ClientReleases
 from fedrouter.config import PrivacyConfig
 from fedrouter.errors import MessageError, MissingExtraError
 from fedrouter.protocol.codec import pack_request
-from fedrouter.protocol.messages import AssignToNearest, ClientReply, ClientRequest
+from fedrouter.protocol.messages import ClientReply, ClientRequest
 from fedrouter.protocol.private_sums import noise_multiplier
+from fedrouter.protocol.profile_orders import AssignToNearest
 from fedrouter.protocol.sums import sum_layouts, sum_vectors
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.secure_aggregation.fixed_point import VectorLayout

@@ -23,8 +23,8 @@ from fedrouter.config.resolve import BUILTIN_BASE
 from fedrouter.errors import ExportError, ModelError
 from fedrouter.export.template import chat_template
 from fedrouter.inference.run_reader import read_adapters, read_router
-from fedrouter.model.base_model import fingerprint
 from fedrouter.model.chat_template import make_template
+from fedrouter.model.fingerprint import fingerprint
 from fedrouter.model.source import find_source
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.types import AdapterWeights

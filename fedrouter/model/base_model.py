@@ -28,12 +28,12 @@ from fedrouter.model.attention import use_float32_attention
 from fedrouter.model.batching import fixed_batches, length_batches, pad
 from fedrouter.model.checks import check_causal, check_finite, check_weights, masks_padding
 from fedrouter.model.embedding import PAPER_EMBEDDING, EmbeddingSpec, pool
+from fedrouter.model.fingerprint import fingerprint
 from fedrouter.model.hidden_states import HiddenStates
 from fedrouter.model.loading import load_pretrained, resolve_device
 from fedrouter.model.memory import release_memory, scoring_tokens
 from fedrouter.model.onednn import FEW_ROWS, use_onednn
 from fedrouter.model.prompt_format import PromptFormat
-from fedrouter.model.quantization import may_be_quantized
 from fedrouter.types import FloatArray
 
 # Shapes of the batches in which a CPU embeds texts with a model of less than SMALL parameters.
@@ -321,37 +321,6 @@ def _narrowing(kept: threading.local) -> Callable[[nn.Module, Any], tuple[Any, .
         return None if keep is None else (args[0][keep].unsqueeze(0), *args[1:])
 
     return narrow
-
-
-def fingerprint(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    chat_template: str = "",
-    *,
-    unquantized: bool = False,
-) -> str:
-    """Hex digest that tells base models apart, whatever dtype or device they were loaded in.
-
-    Args:
-        model: the base model.
-        tokenizer: its tokenizer.
-        chat_template: where prompts are written with it.
-        unquantized: take only the weights that quantization leaves as they are, so that a model and
-            its quantized copies have the same digest.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if unquantized and may_be_quantized(model, parameter):
-            continue
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        values = parameter.detach()
-        if values.is_floating_point():
-            values = values.to(torch.bfloat16).view(torch.int16)
-        digest.update(values.cpu().contiguous().numpy().tobytes())
-    for token, index in sorted(tokenizer.get_vocab().items()):
-        digest.update(f"{token}\x1f{index}\x1e".encode())
-    digest.update(chat_template.encode())
-    return digest.hexdigest()[:32]
 
 
 def _end_tokens(model: PreTrainedModel) -> frozenset[int]:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrouter.errors import MessageError
-from fedrouter.protocol.messages import ClientRequest, ReassignByLoss
+from fedrouter.protocol.messages import ClientRequest
 from fedrouter.protocol.movement import difference, restored
+from fedrouter.protocol.profile_orders import ReassignByLoss
 from fedrouter.protocol.quantization import from_int4, from_int8, to_int4, to_int8
 from fedrouter.types import AdapterWeights, FloatArray
 

@@ -4,14 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from fedrouter.errors import MessageError
 from fedrouter.protocol.limits import MAX_COUNT, MAX_TABLE, check_count, check_labels, check_loss
-from fedrouter.protocol.messages import (
-    FRACTIONS,
-    EvaluateOrder,
-    EvaluationReport,
-    LabelScores,
-    RouteByTask,
-    TrueTask,
-)
+from fedrouter.protocol.messages import FRACTIONS, EvaluateOrder, EvaluationReport, LabelScores
+from fedrouter.protocol.serving_rules import RouteByTask, TrueTask
 
 
 def check_evaluation(

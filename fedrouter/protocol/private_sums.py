@@ -12,14 +12,8 @@ from numpy.typing import NDArray
 from fedrouter.errors import MessageError
 from fedrouter.privacy.mechanism import clip_factor
 from fedrouter.privacy.private_sums import PrivateSums
-from fedrouter.protocol.messages import (
-    AssignToNearest,
-    AssignToStarts,
-    ClientRequest,
-    ProfileOrder,
-    TrainOrder,
-    Update,
-)
+from fedrouter.protocol.messages import ClientRequest, TrainOrder, Update
+from fedrouter.protocol.profile_orders import AssignToNearest, AssignToStarts, ProfileOrder
 from fedrouter.protocol.profile_sums import MAX_SAMPLES
 from fedrouter.protocol.update_sums import (
     TRAINING,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrouter.protocol.messages import (
+from fedrouter.protocol.profile_orders import (
     AssignToNearest,
     AssignToStarts,
     DescribeEmbeddings,

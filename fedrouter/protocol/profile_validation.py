@@ -10,14 +10,8 @@ import numpy as np
 
 from fedrouter.errors import MessageError
 from fedrouter.protocol.compression import MAX_NUMBER
-from fedrouter.protocol.limits import (
-    MAX_COUNT,
-    MAX_MOMENT,
-    MAX_TABLE,
-    check_count,
-    check_labels,
-)
-from fedrouter.protocol.messages import (
+from fedrouter.protocol.limits import MAX_COUNT, MAX_MOMENT, MAX_TABLE, check_count, check_labels
+from fedrouter.protocol.profile_orders import (
     AssignToNearest,
     AssignToStarts,
     ClusterPrompts,

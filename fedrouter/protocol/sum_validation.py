@@ -3,11 +3,8 @@
 from collections.abc import Mapping
 
 from fedrouter.errors import MessageError
-from fedrouter.protocol.messages import (
-    AssignToNearest,
-    ClientReply,
-    ClientRequest,
-)
+from fedrouter.protocol.messages import ClientReply, ClientRequest
+from fedrouter.protocol.profile_orders import AssignToNearest
 from fedrouter.secure_aggregation.fixed_point import VectorLayout, unsigned
 from fedrouter.secure_aggregation.keys import KEY_BYTES, NONCE_BYTES, PUBLIC_BYTES
 from fedrouter.secure_aggregation.messages import (

@@ -20,9 +20,10 @@ from fedrouter.strategies.centralized import Centralized
 from typing import Any
 
 from fedrouter.config import ResolvedConfig, registered
-from fedrouter.strategies.base import ServerState, Strategy
+from fedrouter.strategies.base import Strategy
 from fedrouter.strategies.compatibility import check_secure_aggregation
 from fedrouter.strategies.fedrouter.state import TaskState
+from fedrouter.strategies.state import ServerState
 
 
 def strategy_class(name: str) -> type[Strategy[Any]]:

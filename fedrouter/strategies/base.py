@@ -1,78 +1,25 @@
 """The interface of a strategy: one federated method, as pure functions of a serializable state."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import cos, pi
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
-
-from numpy.typing import NDArray
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from fedrouter.config import ResolvedConfig, Section
 from fedrouter.errors import ConfigError
 from fedrouter.privacy.budget import PrivacyLedger, PrivacyPlan
 from fedrouter.privacy.compatibility import check_compatible
 from fedrouter.privacy.private_sums import PrivateSums
-from fedrouter.protocol.messages import ClientReply, ClientRequest, Serving, TrainOrder
-from fedrouter.protocol.open_requests import OpenRequest
+from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder
+from fedrouter.protocol.serving_rules import Serving
 from fedrouter.routing.types import TaskProfile
 from fedrouter.secure_aggregation.rules import SumRules
-from fedrouter.serialization import ArrayTable, deserialize, serialize
 from fedrouter.strategies.aggregation import aggregate, opened_means, private_means
+from fedrouter.strategies.state import ServerState
 from fedrouter.types import AdapterWeights
 
 SHARED = "global"  # the name of the one adapter that all clients share
 PERSONAL = "personal"  # the name under which a client keeps an adapter of its own
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerState:
-    """The server's state after a round. A method that needs more fields has a subclass.
-
-    Attributes:
-        round: the last finished round; 0 before the first.
-        base: the base model's fingerprint.
-        adapters: name -> shared adapter (or its shared matrices).
-        pending: auxiliary exchanges to run before the next round, under names that the method
-            defines (see `Strategy.auxiliary_requests`).
-        excluded: the clients whose updates are left out, since they point against those of the
-            others.
-        privacy: what the run has released; None: without differential privacy.
-        open_requests: the requests whose replies are late.
-        speeds: client -> the optimizer steps per second that were last measured.
-
-    >>> import numpy as np
-    >>> from fedrouter import ServerState
-    >>> weights = {"layer.lora_A.weight": np.zeros((8, 4), np.float32)}
-    >>> state = ServerState(round=3, base="fingerprint", adapters={"global": weights})
-    >>> restored = ServerState.unpack(*state.pack())
-    >>> restored.round, list(restored.adapters)
-    (3, ['global'])
-    """
-
-    round: int
-    base: str
-    adapters: Mapping[str, AdapterWeights]
-    pending: tuple[str, ...] = ()
-    excluded: tuple[int, ...] = ()
-    privacy: PrivacyLedger | None = None
-    open_requests: tuple[OpenRequest, ...] = ()
-    speeds: Mapping[int, float] = field(default_factory=dict)
-
-    def pack(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Convert the state to named arrays and JSON, for a checkpoint."""
-        table = ArrayTable()
-        meta = json.loads(serialize(self, table))
-        return table.arrays, meta
-
-    @classmethod
-    def unpack(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Self:
-        """Restore a state from what `pack` returned.
-
-        Raises:
-            ValueError: the arrays or the JSON do not describe a state of this class.
-        """
-        return deserialize(cls, json.dumps(meta), ArrayTable(arrays))
 
 
 State = TypeVar("State", bound=ServerState)

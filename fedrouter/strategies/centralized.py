@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from fedrouter.config import register_strategy
 from fedrouter.protocol.messages import ClientRequest, TrainOrder
-from fedrouter.strategies.base import ServerState
 from fedrouter.strategies.fedavg import FedAvg
+from fedrouter.strategies.state import ServerState
 
 
 @register_strategy("centralized")

@@ -17,9 +17,11 @@ from pydantic import Field
 from fedrouter.config import ResolvedConfig, Section, register_strategy
 from fedrouter.config.sections.base import Count
 from fedrouter.errors import ConfigError
-from fedrouter.protocol.messages import ClientReply, Serving, SingleAdapter, TrainOrder
+from fedrouter.protocol.messages import ClientReply, TrainOrder
 from fedrouter.protocol.ranks import pad, rank_of
-from fedrouter.strategies.base import SHARED, ServerState, Strategy, cluster_names, noting
+from fedrouter.protocol.serving_rules import Serving, SingleAdapter
+from fedrouter.strategies.base import SHARED, Strategy, cluster_names, noting
+from fedrouter.strategies.state import ServerState
 from fedrouter.types import AdapterWeights, FloatArray, select_matrices
 
 

@@ -3,8 +3,10 @@
 from pydantic import Field
 
 from fedrouter.config import ResolvedConfig, Section, register_strategy
-from fedrouter.protocol.messages import Proximal, Serving, SingleAdapter, TrainOrder
-from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy, split_steps
+from fedrouter.protocol.messages import Proximal, TrainOrder
+from fedrouter.protocol.serving_rules import Serving, SingleAdapter
+from fedrouter.strategies.base import PERSONAL, SHARED, Strategy, split_steps
+from fedrouter.strategies.state import ServerState
 
 
 class DittoSettings(Section):

@@ -3,8 +3,10 @@ Data", 2017) of LoRA adapters, as in FedIT (Zhang et al., "Towards Building the 
 Federated Instruction Tuning", 2024)."""
 
 from fedrouter.config import register_strategy
-from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
-from fedrouter.strategies.base import SHARED, ServerState, Strategy
+from fedrouter.protocol.messages import TrainOrder
+from fedrouter.protocol.serving_rules import Serving, SingleAdapter
+from fedrouter.strategies.base import SHARED, Strategy
+from fedrouter.strategies.state import ServerState
 
 
 @register_strategy("fedavg")

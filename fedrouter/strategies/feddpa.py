@@ -14,16 +14,12 @@ from pydantic import Field
 from fedrouter.config import ResolvedConfig, Section, register_strategy
 from fedrouter.config.sections.base import Count
 from fedrouter.errors import ConfigError
-from fedrouter.protocol.messages import (
-    FrozenCompanion,
-    InstanceMixture,
-    Serving,
-    SingleAdapter,
-    TrainOrder,
-)
-from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, split_steps
+from fedrouter.protocol.messages import FrozenCompanion, TrainOrder
+from fedrouter.protocol.serving_rules import InstanceMixture, Serving, SingleAdapter
+from fedrouter.strategies.base import PERSONAL, SHARED, split_steps
 from fedrouter.strategies.fedavg import FedAvg
 from fedrouter.strategies.finetune import FinetuneSettings, TwoPhases
+from fedrouter.strategies.state import ServerState
 
 
 class FedDPASettings(Section):

@@ -4,8 +4,9 @@ from pydantic import Field
 
 from fedrouter.config import Section, register_strategy
 from fedrouter.protocol.messages import Proximal, TrainOrder
-from fedrouter.strategies.base import SHARED, ServerState
+from fedrouter.strategies.base import SHARED
 from fedrouter.strategies.fedavg import FedAvg
+from fedrouter.strategies.state import ServerState
 
 
 class FedProxSettings(Section):

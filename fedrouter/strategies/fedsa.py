@@ -4,9 +4,11 @@
 from collections.abc import Iterable
 
 from fedrouter.config import register_strategy
-from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
+from fedrouter.protocol.messages import TrainOrder
+from fedrouter.protocol.serving_rules import Serving, SingleAdapter
 from fedrouter.routing.types import TaskProfile
-from fedrouter.strategies.base import PERSONAL, SHARED, ServerState, Strategy
+from fedrouter.strategies.base import PERSONAL, SHARED, Strategy
+from fedrouter.strategies.state import ServerState
 from fedrouter.types import AdapterWeights, select_matrices
 
 

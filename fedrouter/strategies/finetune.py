@@ -6,9 +6,11 @@ from pydantic import Field
 from fedrouter.config import ResolvedConfig, Section, register_strategy
 from fedrouter.config.sections.base import Count
 from fedrouter.errors import ConfigError
-from fedrouter.protocol.messages import Serving, SingleAdapter, TrainOrder
-from fedrouter.strategies.base import PERSONAL, SHARED, ServerState
+from fedrouter.protocol.messages import TrainOrder
+from fedrouter.protocol.serving_rules import Serving, SingleAdapter
+from fedrouter.strategies.base import PERSONAL, SHARED
 from fedrouter.strategies.fedavg import FedAvg
+from fedrouter.strategies.state import ServerState
 
 
 class FinetuneSettings(Section):

@@ -6,10 +6,12 @@ from pydantic import Field
 
 from fedrouter.config import ResolvedConfig, Section, register_strategy
 from fedrouter.config.sections.base import Count
-from fedrouter.protocol.messages import LowestLoss, Serving, TrainOrder
+from fedrouter.protocol.messages import TrainOrder
+from fedrouter.protocol.serving_rules import LowestLoss, Serving
 from fedrouter.routing.types import TaskProfile
 from fedrouter.seeding import generator
-from fedrouter.strategies.base import ServerState, Strategy, cluster_names
+from fedrouter.strategies.base import Strategy, cluster_names
+from fedrouter.strategies.state import ServerState
 from fedrouter.types import AdapterWeights
 
 

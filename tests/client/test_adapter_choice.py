@@ -6,11 +6,8 @@ from fedrouter.client.adapter_choice import choose
 from fedrouter.client.client import Client
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.embedding import LAST_TOKEN
-from fedrouter.protocol.messages import (
-    ClientRequest,
-    InstanceMixture,
-    TrainOrder,
-)
+from fedrouter.protocol.messages import ClientRequest, TrainOrder
+from fedrouter.protocol.serving_rules import InstanceMixture
 from fedrouter.types import AdapterWeights
 
 

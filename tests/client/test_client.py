@@ -6,13 +6,8 @@ from support.clients import KEEP, ROWS, SPEC, client_of, profiled, train
 
 from fedrouter.client.client import Client
 from fedrouter.model.base_model import BaseModel
-from fedrouter.protocol.messages import (
-    ClientReply,
-    ClientRequest,
-    ClusterPrompts,
-    Comparison,
-    TrainOrder,
-)
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Comparison, TrainOrder
+from fedrouter.protocol.profile_orders import ClusterPrompts
 from fedrouter.types import AdapterWeights, select_matrices
 
 

@@ -10,18 +10,9 @@ from fedrouter.errors import DataError, MessageError
 from fedrouter.evaluation.metrics import pooled
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
-from fedrouter.protocol.messages import (
-    ClientRequest,
-    ClusterPrompts,
-    Comparison,
-    EvaluationReport,
-    GroupByLabel,
-    LowestLoss,
-    RouteByTask,
-    SingleAdapter,
-    TrainOrder,
-    TrueTask,
-)
+from fedrouter.protocol.messages import ClientRequest, Comparison, EvaluationReport, TrainOrder
+from fedrouter.protocol.profile_orders import ClusterPrompts, GroupByLabel
+from fedrouter.protocol.serving_rules import LowestLoss, RouteByTask, SingleAdapter, TrueTask
 from fedrouter.routing.types import TaskGeometry
 from fedrouter.types import AdapterWeights
 

@@ -10,15 +10,14 @@ from fedrouter.client.client import Client
 from fedrouter.data.rows import Row
 from fedrouter.errors import DataError
 from fedrouter.model.base_model import BaseModel
-from fedrouter.protocol.messages import (
+from fedrouter.protocol.messages import ClientRequest, TrainOrder
+from fedrouter.protocol.profile_orders import (
     AssignToNearest,
     AssignToStarts,
-    ClientRequest,
     ClusterPrompts,
     DetectNewTasks,
     GroupByLabel,
     ReassignByLoss,
-    TrainOrder,
 )
 from fedrouter.routing.types import TaskGeometry
 from fedrouter.types import AdapterWeights

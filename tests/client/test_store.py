@@ -8,13 +8,9 @@ from fedrouter.client.client import Client
 from fedrouter.errors import DataError, MessageError
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.codec import pack_request, unpack_request
-from fedrouter.protocol.messages import (
-    ClientRequest,
-    ClusterPrompts,
-    EvaluateOrder,
-    SingleAdapter,
-    TrainOrder,
-)
+from fedrouter.protocol.messages import ClientRequest, EvaluateOrder, TrainOrder
+from fedrouter.protocol.profile_orders import ClusterPrompts
+from fedrouter.protocol.serving_rules import SingleAdapter
 
 
 def test_rows_that_changed_since_the_profile_are_refused(

@@ -15,7 +15,8 @@ from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.codec import pack_request
 from fedrouter.protocol.compression import WeightsEncoder
-from fedrouter.protocol.messages import ClientRequest, EvaluateOrder, SingleAdapter
+from fedrouter.protocol.messages import ClientRequest, EvaluateOrder
+from fedrouter.protocol.serving_rules import SingleAdapter
 
 client_app = pytest.importorskip("fedrouter.engines.flower.client_app")
 records = pytest.importorskip("fedrouter.engines.flower.records")

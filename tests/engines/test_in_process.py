@@ -11,14 +11,9 @@ from fedrouter.model.base_model import BaseModel
 from fedrouter.progress import Progress
 from fedrouter.protocol.codec import pack_reply, pack_request, unpack_reply, unpack_request
 from fedrouter.protocol.compression import TransportDtype, WeightsEncoder, decode, encode
-from fedrouter.protocol.messages import (
-    ClientReply,
-    ClientRequest,
-    ClusterPrompts,
-    Failure,
-    TrainOrder,
-)
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Failure, TrainOrder
 from fedrouter.protocol.movement import difference, restored, with_weights
+from fedrouter.protocol.profile_orders import ClusterPrompts
 from fedrouter.training.trainer import train
 from fedrouter.types import AdapterWeights
 

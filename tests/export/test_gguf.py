@@ -21,7 +21,7 @@ from fedrouter.export.gguf_base import can_write_base, write_gguf_base
 from fedrouter.export.llama_names import LlamaCppNames
 from fedrouter.export.ollama import go_template
 from fedrouter.export.source import ExportSource, read_source
-from fedrouter.model.base_model import fingerprint
+from fedrouter.model.fingerprint import fingerprint
 
 IDS = torch.arange(20, 60).unsqueeze(0)
 SPEC = LoraSpec(rank=2, alpha=6, dropout=0.0, targets="all-linear")

@@ -16,7 +16,8 @@ from fedrouter.config import ModelConfig, load_config
 from fedrouter.errors import ConfigError, MissingExtraError
 from fedrouter.experiment import run
 from fedrouter.model import quantization
-from fedrouter.model.base_model import BaseModel, fingerprint
+from fedrouter.model.base_model import BaseModel
+from fedrouter.model.fingerprint import fingerprint
 from fedrouter.model.quantization import quantization_options
 from fedrouter.training.trainer import TrainJob, train
 

@@ -18,7 +18,6 @@ from fedrouter.protocol.codec import (
 )
 from fedrouter.protocol.compression import TransportDtype, WeightsEncoder
 from fedrouter.protocol.messages import (
-    AssignToNearest,
     ClientReply,
     ClientRequest,
     ComparedLosses,
@@ -26,18 +25,19 @@ from fedrouter.protocol.messages import (
     EvaluateOrder,
     EvaluationReport,
     FrozenCompanion,
-    GroupByLabel,
-    InstanceMixture,
     LabelScores,
-    LowestLoss,
     Proximal,
-    ReassignByLoss,
+    TrainOrder,
+    Update,
+)
+from fedrouter.protocol.profile_orders import AssignToNearest, GroupByLabel, ReassignByLoss
+from fedrouter.protocol.serving_rules import (
+    InstanceMixture,
+    LowestLoss,
     RouteByTask,
     Serving,
     SingleAdapter,
-    TrainOrder,
     TrueTask,
-    Update,
 )
 from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 

@@ -13,28 +13,32 @@ from numpy.typing import NDArray
 from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_reply, pack_request, unpack_reply, unpack_request
 from fedrouter.protocol.messages import (
-    AssignToNearest,
-    AssignToStarts,
     ClientReply,
     ClientRequest,
-    ClusterPrompts,
     ComparedLosses,
     Comparison,
-    DescribeEmbeddings,
-    DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
-    GroupByLabel,
-    InstanceMixture,
     LabelScores,
-    LowestLoss,
     Proximal,
+    TrainOrder,
+    Update,
+)
+from fedrouter.protocol.profile_orders import (
+    AssignToNearest,
+    AssignToStarts,
+    ClusterPrompts,
+    DescribeEmbeddings,
+    DetectNewTasks,
+    GroupByLabel,
     ReassignByLoss,
+)
+from fedrouter.protocol.serving_rules import (
+    InstanceMixture,
+    LowestLoss,
     RouteByTask,
     SingleAdapter,
-    TrainOrder,
     TrueTask,
-    Update,
 )
 from fedrouter.routing.types import (
     RoutingPolicy,

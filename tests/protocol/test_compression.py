@@ -17,15 +17,9 @@ from fedrouter.protocol.compression import (
     encode,
     received,
 )
-from fedrouter.protocol.messages import (
-    ClientRequest,
-    ClusterPrompts,
-    Comparison,
-    EvaluateOrder,
-    ReassignByLoss,
-    SingleAdapter,
-    TrainOrder,
-)
+from fedrouter.protocol.messages import ClientRequest, Comparison, EvaluateOrder, TrainOrder
+from fedrouter.protocol.profile_orders import ClusterPrompts, ReassignByLoss
+from fedrouter.protocol.serving_rules import SingleAdapter
 from fedrouter.routing.types import TaskGeometry
 
 FLOATS = st.floats(-60000, 60000, width=32).map(lambda x: x if abs(x) > 1e-30 else 0.0)

@@ -7,7 +7,8 @@ import pytest
 
 from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_reply, unpack_reply
-from fedrouter.protocol.messages import AssignToNearest, ClientReply, ClientRequest, Update
+from fedrouter.protocol.messages import ClientReply, ClientRequest, Update
+from fedrouter.protocol.profile_orders import AssignToNearest
 from fedrouter.protocol.sum_validation import CIPHERTEXT_BYTES, check_sum_reply
 from fedrouter.routing.types import TaskGeometry
 from fedrouter.secure_aggregation.fixed_point import Part, VectorLayout

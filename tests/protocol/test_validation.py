@@ -11,26 +11,28 @@ from hypothesis.extra import numpy as hnp
 from fedrouter.errors import MessageError
 from fedrouter.protocol.messages import (
     FRACTIONS,
-    AssignToNearest,
-    AssignToStarts,
     ClientReply,
     ClientRequest,
-    ClusterPrompts,
     ComparedLosses,
     Comparison,
-    DescribeEmbeddings,
-    DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
-    GroupByLabel,
     LabelScores,
-    ProfileOrder,
-    ReassignByLoss,
-    RouteByTask,
     TrainOrder,
     Update,
 )
+from fedrouter.protocol.profile_orders import (
+    AssignToNearest,
+    AssignToStarts,
+    ClusterPrompts,
+    DescribeEmbeddings,
+    DetectNewTasks,
+    GroupByLabel,
+    ProfileOrder,
+    ReassignByLoss,
+)
 from fedrouter.protocol.profile_validation import largest_number
+from fedrouter.protocol.serving_rules import RouteByTask
 from fedrouter.protocol.validation import ExpectedArrays, check_reply
 from fedrouter.routing import whitening
 from fedrouter.routing.clustering import cluster

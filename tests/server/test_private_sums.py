@@ -14,7 +14,8 @@ pytest.importorskip("dp_accounting", reason="the extra privacy is not installed"
 
 from fedrouter.errors import ConfigError
 from fedrouter.progress import Progress
-from fedrouter.protocol.messages import ClientRequest, ClusterPrompts, DescribeEmbeddings
+from fedrouter.protocol.messages import ClientRequest
+from fedrouter.protocol.profile_orders import ClusterPrompts, DescribeEmbeddings
 from fedrouter.routing.types import TaskProfile
 from fedrouter.secure_aggregation.messages import KeysOrder, MaskOrder, UnmaskOrder
 from fedrouter.server.rounds import FinishedRound, exchanges, rounds

@@ -13,17 +13,14 @@ from support.scripted_clients import DIMENSION, INITIAL, ScriptedClient, Scripte
 from fedrouter.deploy.certificates import make_node_key
 from fedrouter.errors import ConfigError
 from fedrouter.progress import Progress
-from fedrouter.protocol.messages import (
+from fedrouter.protocol.messages import ClientReply, ClientRequest, EvaluateOrder, TrainOrder
+from fedrouter.protocol.profile_orders import (
     AssignToNearest,
     AssignToStarts,
-    ClientReply,
-    ClientRequest,
     DescribeEmbeddings,
-    EvaluateOrder,
     ProfileOrder,
-    SingleAdapter,
-    TrainOrder,
 )
+from fedrouter.protocol.serving_rules import SingleAdapter
 from fedrouter.routing.federated_kmeans import lloyd_step, standardization
 from fedrouter.routing.types import Standardization, TaskGeometry
 from fedrouter.routing.whitening import fit_geometry, sum_scatters

@@ -11,7 +11,8 @@ from support.masked_clients import MaskedEngine
 from support.scripted_clients import ScriptedClient
 
 from fedrouter.client.secure_sums import read_participant
-from fedrouter.protocol.messages import AssignToNearest, ClientReply, ClientRequest
+from fedrouter.protocol.messages import ClientReply, ClientRequest
+from fedrouter.protocol.profile_orders import AssignToNearest
 from fedrouter.protocol.profile_sums import SCATTER, profile_layouts
 from fedrouter.routing.types import Standardization, TaskGeometry, TaskProfile
 from fedrouter.secure_aggregation.masks import common_mask, mask_secret

@@ -21,18 +21,18 @@ from fedrouter.errors import ConfigError
 from fedrouter.protocol.messages import (
     ClientReply,
     ClientRequest,
-    ClusterPrompts,
-    DescribeEmbeddings,
     FrozenCompanion,
-    GroupByLabel,
+    Proximal,
+    TrainOrder,
+    Update,
+)
+from fedrouter.protocol.profile_orders import ClusterPrompts, DescribeEmbeddings, GroupByLabel
+from fedrouter.protocol.serving_rules import (
     InstanceMixture,
     LowestLoss,
-    Proximal,
     RouteByTask,
     SingleAdapter,
-    TrainOrder,
     TrueTask,
-    Update,
 )
 from fedrouter.routing.types import Scatter, TaskGeometry, TaskProfile
 from fedrouter.strategies import ServerState, Strategy, TaskState, make_strategy, strategy_class

@@ -11,14 +11,9 @@ from fedrouter.engines.in_process import InProcessEngine
 from fedrouter.evaluation.shared_model import SharedModel
 from fedrouter.model.base_model import BaseModel
 from fedrouter.protocol.compression import TransportDtype
-from fedrouter.protocol.messages import (
-    ClientRequest,
-    EvaluateOrder,
-    EvaluationReport,
-    ProfileOrder,
-    Serving,
-    TrainOrder,
-)
+from fedrouter.protocol.messages import ClientRequest, EvaluateOrder, EvaluationReport, TrainOrder
+from fedrouter.protocol.profile_orders import ProfileOrder
+from fedrouter.protocol.serving_rules import Serving
 from fedrouter.routing.types import TaskProfile
 from fedrouter.types import AdapterWeights
 from support.configs import resolved

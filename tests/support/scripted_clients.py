@@ -19,27 +19,28 @@ from fedrouter.errors import MessageError
 from fedrouter.protocol.codec import pack_reply, unpack_reply
 from fedrouter.protocol.messages import (
     FRACTIONS,
-    AssignToNearest,
-    AssignToStarts,
     ClientReply,
     ClientRequest,
-    ClusterPrompts,
     ComparedLosses,
-    DescribeEmbeddings,
-    DetectNewTasks,
     EvaluateOrder,
     EvaluationReport,
     Failure,
-    GroupByLabel,
     LabelScores,
+    Update,
+)
+from fedrouter.protocol.profile_orders import (
+    AssignToNearest,
+    AssignToStarts,
+    ClusterPrompts,
+    DescribeEmbeddings,
+    DetectNewTasks,
+    GroupByLabel,
     ProfileOrder,
     ReassignByLoss,
-    RouteByTask,
-    TrueTask,
-    Update,
     asks_scatter,
     settles_local_tasks,
 )
+from fedrouter.protocol.serving_rules import RouteByTask, TrueTask
 from fedrouter.protocol.validation import ExpectedArrays
 from fedrouter.routing.clustering import cluster, group, squared_distances
 from fedrouter.routing.types import TaskProfile

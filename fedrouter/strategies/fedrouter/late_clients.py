@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from fedrouter.protocol.messages import ClientReply, ClientRequest, ProfileOrder
+from fedrouter.protocol.messages import ClientReply, ClientRequest
+from fedrouter.protocol.profile_orders import ProfileOrder
 from fedrouter.protocol.sums import ALL_CLIENTS
 from fedrouter.routing.clustering import nearest_tasks
 from fedrouter.routing.types import TaskProfile

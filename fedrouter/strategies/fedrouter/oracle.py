@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from fedrouter.config import register_strategy
-from fedrouter.protocol.messages import GroupByLabel, ProfileOrder, Serving, TrueTask
+from fedrouter.protocol.profile_orders import GroupByLabel, ProfileOrder
+from fedrouter.protocol.serving_rules import Serving, TrueTask
 from fedrouter.routing.clustering import GlobalTasks
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies.fedrouter.paper import FedRouter

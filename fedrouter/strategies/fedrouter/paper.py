@@ -7,14 +7,9 @@ step 3 is `routing.router.route`.
 
 from collections.abc import Iterable, Sequence
 
-from fedrouter.protocol.messages import (
-    ClientRequest,
-    ClusterPrompts,
-    ProfileOrder,
-    RouteByTask,
-    Serving,
-    TrainOrder,
-)
+from fedrouter.protocol.messages import ClientRequest, TrainOrder
+from fedrouter.protocol.profile_orders import ClusterPrompts, ProfileOrder
+from fedrouter.protocol.serving_rules import RouteByTask, Serving
 from fedrouter.routing.bounds import bounded_profile, largest_total
 from fedrouter.routing.clustering import GlobalTasks, join
 from fedrouter.routing.router import Router, policy

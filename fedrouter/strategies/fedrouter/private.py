@@ -27,14 +27,9 @@ from numpy.typing import NDArray
 from fedrouter.config import ResolvedConfig
 from fedrouter.privacy.budget import PrivacyLedger
 from fedrouter.privacy.mechanism import noisy_sum
-from fedrouter.protocol.messages import (
-    AssignToNearest,
-    AssignToStarts,
-    ClientReply,
-    ClientRequest,
-    ProfileOrder,
-)
+from fedrouter.protocol.messages import ClientReply, ClientRequest
 from fedrouter.protocol.private_sums import SENSITIVITY, part_of_sums
+from fedrouter.protocol.profile_orders import AssignToNearest, AssignToStarts, ProfileOrder
 from fedrouter.protocol.sums import ALL_CLIENTS
 from fedrouter.routing.federated_kmeans import standardization
 from fedrouter.routing.router import Router

@@ -18,11 +18,10 @@ from typing import ClassVar
 import numpy as np
 
 from fedrouter.config import ResolvedConfig
-from fedrouter.protocol.messages import (
+from fedrouter.protocol.messages import ClientReply, ClientRequest
+from fedrouter.protocol.profile_orders import (
     AssignToNearest,
     AssignToStarts,
-    ClientReply,
-    ClientRequest,
     ClusterPrompts,
     DescribeEmbeddings,
     ProfileOrder,

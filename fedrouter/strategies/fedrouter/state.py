@@ -12,7 +12,7 @@ from fedrouter.routing.history import Event
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
 from fedrouter.routing.whitening import distance_moments
-from fedrouter.strategies.base import ServerState
+from fedrouter.strategies.state import ServerState
 from fedrouter.types import FloatArray
 
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrouter.protocol.messages import AssignToNearest, ClientReply, ProfileOrder
+from fedrouter.protocol.messages import ClientReply
+from fedrouter.protocol.profile_orders import AssignToNearest, ProfileOrder
 from fedrouter.protocol.sums import ALL_CLIENTS
 from fedrouter.routing.clustering import squared_distances
 from fedrouter.routing.federated_kmeans import DRAWN_ITERATIONS, drawn_centroids

@@ -19,14 +19,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from fedrouter.protocol.messages import (
+from fedrouter.protocol.messages import ClientReply, ClientRequest, TrainOrder
+from fedrouter.protocol.profile_orders import (
     AssignToNearest,
-    ClientReply,
-    ClientRequest,
     DetectNewTasks,
     ProfileOrder,
     ReassignByLoss,
-    TrainOrder,
 )
 from fedrouter.routing.clustering import nearest_tasks
 from fedrouter.routing.search import SEARCH

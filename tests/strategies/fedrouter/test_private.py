@@ -12,8 +12,9 @@ from support.profiles import assigned, described
 pytest.importorskip("dp_accounting", reason="the extra privacy is not installed")
 
 from fedrouter.errors import ConfigError, PrivacyError
-from fedrouter.protocol.messages import AssignToNearest, AssignToStarts, ClientReply
+from fedrouter.protocol.messages import ClientReply
 from fedrouter.protocol.private_sums import part_of_sums
+from fedrouter.protocol.profile_orders import AssignToNearest, AssignToStarts
 from fedrouter.routing.types import TaskProfile
 from fedrouter.strategies import make_strategy
 from fedrouter.strategies.fedrouter.private import PrivateFedRouter

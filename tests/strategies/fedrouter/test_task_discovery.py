@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support.three_tasks import NAMES, arrived, method, reply, state
 
-from fedrouter.protocol.messages import ClientReply, ComparedLosses, DetectNewTasks
+from fedrouter.protocol.messages import ClientReply, ComparedLosses
+from fedrouter.protocol.profile_orders import DetectNewTasks
 from fedrouter.routing.history import Event
 from fedrouter.routing.router import Router
 from fedrouter.routing.types import TaskGeometry, TaskProfile
