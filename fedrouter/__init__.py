@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from fedrouter.data.rows import Row
     from fedrouter.errors import FedRouterError
     from fedrouter.experiment import resume, run
-    from fedrouter.inference.routed_model import Generation, Route, RoutedModel
+    from fedrouter.inference.routed_model import RoutedModel
+    from fedrouter.inference.types import Generation, Route
     from fedrouter.protocol.messages import TrainOrder
     from fedrouter.protocol.serving_rules import SingleAdapter
     from fedrouter.strategies import ServerState, Strategy
@@ -21,8 +22,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Config": "config",
     "FedRouterError": "errors",
-    "Generation": "inference.routed_model",
-    "Route": "inference.routed_model",
+    "Generation": "inference.types",
+    "Route": "inference.types",
     "RoutedModel": "inference.routed_model",
     "Row": "data.rows",
     "Section": "config",

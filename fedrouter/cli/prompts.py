@@ -13,7 +13,7 @@ from fedrouter.cli.options import AsJson, OfClient, RunDir
 from fedrouter.errors import DataError
 
 if TYPE_CHECKING:
-    from fedrouter.inference.routed_model import Route
+    from fedrouter.inference.types import Route
 
 PROMPT_KEYS = ("prompt", "instruction")  # of a JSON object; the second is that of training rows
 

@@ -1,7 +1,6 @@
 """A finished run as a model: the router picks the adapter that answers each prompt."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -15,6 +14,7 @@ from fedrouter.inference.conversation import read_conversation, user_text
 from fedrouter.inference.decoding import DecodingBatch, GeneratedSequence, new_sequence
 from fedrouter.inference.run_reader import read_adapters, read_router
 from fedrouter.inference.sampling import Sampling, SamplingOptions
+from fedrouter.inference.types import Generation, Route
 from fedrouter.model.base_model import BaseModel
 from fedrouter.model.embedding import EmbeddingSpec
 from fedrouter.model.prompt_format import Conversation
@@ -23,47 +23,6 @@ from fedrouter.routing.types import AdapterMixture
 from fedrouter.seeding import derive_seed
 from fedrouter.storage.run_folder import RunFolder
 from fedrouter.types import FloatArray
-
-
-@dataclass(frozen=True)
-class Route:
-    """The routing decision for a prompt.
-
-    Attributes:
-        prompt: the prompt.
-        task: the id of the nearest global task.
-        confidence: the posterior probability of this task among those to choose from, in [0, 1].
-        known: whether the prompt lies within `router.threshold` of a task; if not,
-            `router.fallback` decides what answers it.
-        distances: the tasks with the prompt's distance to each, in the router's space, the nearest
-            first; empty if nothing is routed.
-
-    >>> from fedrouter import Route
-    >>> route = Route("Which city is this?", "task-02", confidence=0.97, known=True)
-    >>> route.task
-    'task-02'
-    """
-
-    prompt: str
-    task: str
-    confidence: float
-    known: bool
-    distances: tuple[tuple[str, float], ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True)
-class Generation(Route):
-    """A routing decision and the generated response.
-
-    Attributes:
-        text: the response, without special tokens.
-
-    >>> from fedrouter import Generation
-    >>> Generation("2 + 2?", "task-00", confidence=0.9, known=True, text="4").text
-    '4'
-    """
-
-    text: str = ""
 
 
 class RoutedModel:

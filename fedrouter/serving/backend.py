@@ -5,7 +5,7 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fedrouter.inference.routed_model import Route
+from fedrouter.inference.types import Route
 from fedrouter.serving.metrics import Metrics
 from fedrouter.serving.responses import Json
 from fedrouter.serving.schema import ChatRequest, CompletionRequest

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from fedrouter.data.rows import Message
 from fedrouter.errors import RequestError
 from fedrouter.inference.conversation import user_text
-from fedrouter.inference.routed_model import Route, RoutedModel
+from fedrouter.inference.routed_model import RoutedModel
+from fedrouter.inference.types import Route
 from fedrouter.routing.types import AdapterMixture
 from fedrouter.serving.requests import unknown_model
 

@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from fedrouter.data.rows import Message
 from fedrouter.errors import RequestError
-from fedrouter.inference.routed_model import Route, RoutedModel
+from fedrouter.inference.routed_model import RoutedModel
+from fedrouter.inference.types import Route
 from fedrouter.serving.decision import route_prompts
 from fedrouter.serving.engine import Engine
 from fedrouter.serving.metrics import Metrics

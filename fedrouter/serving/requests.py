@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from fedrouter.data.rows import Message
 from fedrouter.errors import FedRouterError
-from fedrouter.inference.routed_model import Route
 from fedrouter.inference.sampling import Sampling, TokenLogprob
+from fedrouter.inference.types import Route
 from fedrouter.routing.types import AdapterMixture
 
 
