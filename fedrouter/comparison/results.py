@@ -12,6 +12,8 @@ A JSON object::
                FedRouter, paired by seed, {mean, low, high, n} for local and global
     equal_bytes  for each scenario with evaluations during training: the scores of each strategy
                at the same number of bytes (`comparison.equal_bytes`)
+    over_tasks   for each scenario: the differences to FedRouter in ROUGE-1 and loss, paired by task
+               (`comparison.over_tasks`)
     derived    interference, generalization, oracle_gap: relative differences in ROUGE-1, in %
     warnings   differences in trained tokens that make the comparison unfair
     failures   the cells that failed, with their reasons
@@ -23,11 +25,11 @@ from typing import Any, Literal
 
 from fedrouter.comparison.equal_bytes import at_equal_bytes, evaluations
 from fedrouter.comparison.grid import Cell
+from fedrouter.comparison.over_tasks import METHOD, over_tasks
 from fedrouter.comparison.statistics import paired_difference, spread
 from fedrouter.config import scenario_names, strategy_names
 from fedrouter.strategies import strategy_class
 
-METHOD = "fedrouter"  # the strategy that all others are compared with
 ORACLE = "oracle"
 SCOPES = ("local", "global")
 SCORES = ("rouge1", "rouge2", "rougeL", "exact_match", "loss")
@@ -75,6 +77,7 @@ def combine(
         "cells": cells,
         "summary": _summary(cells),
         "equal_bytes": at_equal_bytes(cells),
+        "over_tasks": over_tasks(cells),
         "derived": {
             "interference": _gain(cells, "dual", "local", _rivals("shared", "personalized")),
             "generalization": _gain(cells, "single", "global", _rivals("personalized")),

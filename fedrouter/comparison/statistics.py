@@ -1,8 +1,11 @@
-"""Means over seeds, and differences paired by seed."""
+"""Means over seeds, and differences paired by seed or by task."""
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
+from typing import TypeVar
+
+Key = TypeVar("Key", int, str)  # a seed or a task
 
 CONFIDENCE = 0.95
 
@@ -13,19 +16,19 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def paired_difference(
-    of: Mapping[int, float], to: Mapping[int, float]
+    of: Mapping[Key, float], to: Mapping[Key, float]
 ) -> dict[str, float | int | None] | None:
-    """The mean of `of` minus `to` over the seeds that both have, with a confidence interval.
+    """The mean of `of` minus `to` over the keys that both have, with a confidence interval.
 
     Args:
-        of: seed -> value.
-        to: seed -> value.
+        of: seed or task -> value.
+        to: seed or task -> value.
 
     Returns:
         mean; low, high: the 95 % confidence interval mean -+ t(0.975, n - 1) sd / sqrt(n) of
-        Student's t, None for a single seed; n: the number of seeds. None without a shared seed.
+        Student's t, None for a single key; n: the number of keys. None without a shared key.
     """
-    differences = [of[seed] - to[seed] for seed in sorted(of.keys() & to.keys())]
+    differences = [of[key] - to[key] for key in sorted(of.keys() & to.keys())]
     n = len(differences)
     if n == 0:
         return None

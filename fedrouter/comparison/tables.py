@@ -10,8 +10,10 @@ SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "exact_match": "exact match"
 HOW_TO_READ = (
     "Mean ± standard deviation over seeds. The column difference is the strategy's ROUGE-1 minus "
     "FedRouter's (negative: FedRouter is better), paired by seed, with a 95 % confidence interval. "
-    "Strategies are sorted by ROUGE-1, at equal bytes by loss. References use information that a "
-    "federation does not have; they are not ranked."
+    "Differences over tasks are paired by task, each task a mean over seeds: in ROUGE-1 (negative: "
+    "FedRouter is better) and in loss (positive: FedRouter is better). Strategies are sorted by "
+    "ROUGE-1, at equal bytes by loss. References use information that a federation does not have; "
+    "they are not ranked."
 )
 
 Row = tuple[str, ...]
@@ -36,15 +38,20 @@ class Table:
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """The tables of each scenario: scores on the clients' own tasks, on all tasks, costs and, if
-    runs were evaluated during training, scores at equal bytes."""
+    """The tables of each scenario: scores on the clients' own tasks, on all tasks, differences over
+    tasks, costs and, if runs were evaluated during training, scores at equal bytes."""
     shown = []
     for scenario in dict.fromkeys(entry["scenario"] for entry in results["summary"]):
         entries = [entry for entry in results["summary"] if entry["scenario"] == scenario]
         for scope, name in SCOPES.items():
             shown.append(_scores(f"{scenario}: scores on {name}", entries, scope))
-        shown.append(_usage(f"{scenario}: costs", entries))
         kinds = {entry["strategy"]: entry["kind"] for entry in entries}
+        shown += [
+            _over_tasks(found, kinds)
+            for found in results.get("over_tasks", ())  # which older files lack
+            if found["scenario"] == scenario
+        ]
+        shown.append(_usage(f"{scenario}: costs", entries))
         shown += [
             _equal_bytes(found, kinds)
             for found in results.get("equal_bytes", ())  # which older files lack
@@ -110,6 +117,28 @@ def _scores(title: str, entries: Sequence[Entry], scope: str) -> Table:
 
     columns = ("strategy", *SCORES.values(), "difference", "seeds")
     return _table(title, columns, [(row(entry), entry) for entry in sorted(entries, key=rank)])
+
+
+def _over_tasks(found: Mapping[str, Any], kinds: Mapping[str, str]) -> Table:
+    """The differences to FedRouter, paired by task, in the order of the strategies."""
+
+    def row(entry: Entry) -> Row:
+        pairs = [(scope, name) for scope in SCOPES for name in ("rouge1", "loss")]
+        tasks = entry["local"]["loss"] or entry["global"]["loss"]
+        return (
+            entry["strategy"],
+            *(_difference(entry[scope][name]) for scope, name in pairs),
+            str(tasks["n"]) if tasks else NOTHING,
+            str(entry["seeds"]),
+        )
+
+    title = f"{found['scenario']}: differences to FedRouter over tasks"
+    names = (f"{name}, {scope}" for scope in SCOPES for name in ("ROUGE-1", "loss"))
+    return _table(
+        title,
+        ("strategy", *names, "tasks", "seeds"),
+        [(row(one), {**one, "kind": kinds[one["strategy"]]}) for one in found["strategies"]],
+    )
 
 
 def _usage(title: str, entries: Sequence[Entry]) -> Table:
