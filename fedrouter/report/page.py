@@ -12,6 +12,7 @@ h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem
 p { margin: .4rem 0; max-width: 46rem; } .lead { color: #555; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1rem; align-items: start; }
+.row > .table, .row > figure:has(> .table) { grid-column: 1 / -1; }
 figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
 img { width: 100%; max-width: 40rem; height: auto; display: block; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
