@@ -54,6 +54,7 @@ NOT_RUN = {
     "tests/serving/test_follow.py",
     r"fedrouter run --set data.train=flan8|fedrouter run .*model.dtype=bfloat16": "needs flan8",
     r"python scripts/(pretrain|evaluate)_nano": "hours: tests/scripts",
+    r"python scripts/make_reasoning_rows": "an extra: tests/scripts/test_make_reasoning_rows.py",
     r"python -m bench": "minutes to hours of measurements, most on data that is not shipped",
 }
 SLOW = r"fedrouter compare|.* --engine flower"
@@ -110,6 +111,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, toy_run: Path, tiny_folder: P
         task = {} if name == "rows" else {"task": "toy"}
         lines = [{"instruction": r.instruction, "response": r.response, **task} for r in rows]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "reasoning").mkdir()
+    for name in ("train.jsonl", "test.jsonl"):
+        shutil.copy(folder / name, folder / "reasoning" / name)
     table = [f'"{r.instruction}",{r.response},site-{i % 5}' for i, r in enumerate(rows)]
     (folder / "rows.csv").write_text("\n".join(["request,reply,site", *table]))
     (folder / "my.toml").write_text("[federation]\nclients = 3\n")
