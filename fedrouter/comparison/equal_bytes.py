@@ -9,10 +9,10 @@ with what evaluations during training send, and without the final evaluation.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedrouter.comparison.grid import SCOPES
 from fedrouter.comparison.statistics import spread
 
 Entry = Mapping[str, Any]
-SCOPES = ("local", "global")
 
 
 def evaluations(

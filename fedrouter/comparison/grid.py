@@ -8,6 +8,9 @@ from fedrouter.config.resolve import resolve
 from fedrouter.errors import ConfigError
 from fedrouter.strategies import make_strategy
 
+METHOD = "fedrouter"  # the strategy that all others are compared with
+SCOPES = ("local", "global")  # the test rows that a cell is scored on
+
 # Keys that overrides may not set: the grid sets them, or all cells share their values.
 GRID_KEYS = ("strategy", "seed", "data.scenario", "compare")
 SHARED_KEYS = ("model", "engine.device")

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from fedrouter.comparison.grid import METHOD, SCOPES
 from fedrouter.comparison.statistics import paired_difference
 
 Entry = Mapping[str, Any]
-METHOD = "fedrouter"  # the strategy that all others are compared with
-SCOPES = ("local", "global")
 SCORES = ("rouge1", "loss")
 
 
@@ -27,14 +26,16 @@ def over_tasks(cells: Sequence[Entry]) -> list[dict[str, Any]]:
     """
     tables = []
     for scenario in dict.fromkeys(cell["scenario"] for cell in cells):
-        own = [cell for cell in cells if cell["scenario"] == scenario and cell["by_task"]]
-        ours = {cell["seed"]: cell["by_task"] for cell in own if cell["strategy"] == METHOD}
-        others = dict.fromkeys(cell["strategy"] for cell in own if cell["strategy"] != METHOD)
-        rows = []
-        for name in others:
-            theirs = {cell["seed"]: cell["by_task"] for cell in own if cell["strategy"] == name}
-            if seeds := sorted(theirs.keys() & ours.keys()):
-                rows.append(_row(name, [theirs[s] for s in seeds], [ours[s] for s in seeds]))
+        runs: dict[str, dict[int, Entry]] = {}  # strategy -> seed -> scores by task
+        for cell in cells:
+            if cell["scenario"] == scenario and cell["by_task"]:
+                runs.setdefault(cell["strategy"], {})[cell["seed"]] = cell["by_task"]
+        ours = runs.pop(METHOD, {})
+        rows = [
+            _row(name, [theirs[seed] for seed in seeds], [ours[seed] for seed in seeds])
+            for name, theirs in runs.items()
+            if (seeds := sorted(theirs.keys() & ours.keys()))
+        ]
         if rows:
             tables.append({"scenario": scenario, "strategies": rows})
     return tables

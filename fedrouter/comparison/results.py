@@ -24,14 +24,13 @@ from statistics import fmean
 from typing import Any, Literal
 
 from fedrouter.comparison.equal_bytes import at_equal_bytes, evaluations
-from fedrouter.comparison.grid import Cell
-from fedrouter.comparison.over_tasks import METHOD, over_tasks
+from fedrouter.comparison.grid import METHOD, SCOPES, Cell
+from fedrouter.comparison.over_tasks import over_tasks
 from fedrouter.comparison.statistics import paired_difference, spread
 from fedrouter.config import scenario_names, strategy_names
 from fedrouter.strategies import strategy_class
 
 ORACLE = "oracle"
-SCOPES = ("local", "global")
 SCORES = ("rouge1", "rouge2", "rougeL", "exact_match", "loss")
 COSTS = ("tokens", "bytes_up", "bytes_down", "seconds")
 TOKEN_TOLERANCE = 0.05  # largest relative difference in trained tokens without a warning

@@ -1,12 +1,15 @@
 """The results of a comparison as tables, notes and a Markdown page."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 NOTHING = "-"  # a value that was not measured
 SCOPES = {"local": "the clients' own tasks (local)", "global": "all tasks (global)"}
 SCORES = {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "exact_match": "exact match", "loss": "loss"}
+PAIRS = {  # the columns of tables with both scopes
+    (scope, name): f"{SCORES[name]}, {scope}" for scope in SCOPES for name in ("rouge1", "loss")
+}
 HOW_TO_READ = (
     "Mean ± standard deviation over seeds. The column difference is the strategy's ROUGE-1 minus "
     "FedRouter's (negative: FedRouter is better), paired by seed, with a 95 % confidence interval. "
@@ -43,21 +46,18 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     shown = []
     for scenario in dict.fromkeys(entry["scenario"] for entry in results["summary"]):
         entries = [entry for entry in results["summary"] if entry["scenario"] == scenario]
-        for scope, name in SCOPES.items():
-            shown.append(_scores(f"{scenario}: scores on {name}", entries, scope))
         kinds = {entry["strategy"]: entry["kind"] for entry in entries}
-        shown += [
-            _over_tasks(found, kinds)
-            for found in results.get("over_tasks", ())  # which older files lack
-            if found["scenario"] == scenario
-        ]
-        shown.append(_usage(f"{scenario}: costs", entries))
-        shown += [
-            _equal_bytes(found, kinds)
-            for found in results.get("equal_bytes", ())  # which older files lack
-            if found["scenario"] == scenario
-        ]
+        for scope, name in SCOPES.items():
+            shown.append(_scores(f"{scenario}: scores on {name}", entries, scope, kinds))
+        shown += [_over_tasks(found, kinds) for found in _of(results, "over_tasks", scenario)]
+        shown.append(_usage(f"{scenario}: costs", entries, kinds))
+        shown += [_equal_bytes(found, kinds) for found in _of(results, "equal_bytes", scenario)]
     return shown
+
+
+def _of(results: Mapping[str, Any], key: str, scenario: str) -> list[Mapping[str, Any]]:
+    """The entries of a scenario under a key, which older files lack."""
+    return [found for found in results.get(key, ()) if found["scenario"] == scenario]
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
@@ -102,7 +102,7 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def _scores(title: str, entries: Sequence[Entry], scope: str) -> Table:
+def _scores(title: str, entries: Sequence[Entry], scope: str, kinds: Mapping[str, str]) -> Table:
     def row(entry: Entry) -> Row:
         scores = entry[scope] or {}
         return (
@@ -116,32 +116,27 @@ def _scores(title: str, entries: Sequence[Entry], scope: str) -> Table:
         return -entry[scope]["rouge1"]["mean"] if entry[scope] else 0.0
 
     columns = ("strategy", *SCORES.values(), "difference", "seeds")
-    return _table(title, columns, [(row(entry), entry) for entry in sorted(entries, key=rank)])
+    return _table(title, columns, map(row, sorted(entries, key=rank)), kinds)
 
 
 def _over_tasks(found: Mapping[str, Any], kinds: Mapping[str, str]) -> Table:
     """The differences to FedRouter, paired by task, in the order of the strategies."""
 
     def row(entry: Entry) -> Row:
-        pairs = [(scope, name) for scope in SCOPES for name in ("rouge1", "loss")]
         tasks = entry["local"]["loss"] or entry["global"]["loss"]
         return (
             entry["strategy"],
-            *(_difference(entry[scope][name]) for scope, name in pairs),
+            *(_difference(entry[scope][name]) for scope, name in PAIRS),
             str(tasks["n"]) if tasks else NOTHING,
             str(entry["seeds"]),
         )
 
     title = f"{found['scenario']}: differences to FedRouter over tasks"
-    names = (f"{name}, {scope}" for scope in SCOPES for name in ("ROUGE-1", "loss"))
-    return _table(
-        title,
-        ("strategy", *names, "tasks", "seeds"),
-        [(row(one), {**one, "kind": kinds[one["strategy"]]}) for one in found["strategies"]],
-    )
+    columns = ("strategy", *PAIRS.values(), "tasks", "seeds")
+    return _table(title, columns, map(row, found["strategies"]), kinds)
 
 
-def _usage(title: str, entries: Sequence[Entry]) -> Table:
+def _usage(title: str, entries: Sequence[Entry], kinds: Mapping[str, str]) -> Table:
     """The costs; those of simulated time only if there is some."""
     simulated = any(entry.get("simulated_s") for entry in entries)
 
@@ -158,18 +153,14 @@ def _usage(title: str, entries: Sequence[Entry]) -> Table:
 
     time = ("seconds", "simulated s") if simulated else ("seconds",)
     columns = ("strategy", "MB up", "MB down", *time, "trained tokens", "seeds")
-    return _table(title, columns, [(row(entry), entry) for entry in entries])
+    return _table(title, columns, map(row, entries), kinds)
 
 
 def _equal_bytes(found: Mapping[str, Any], kinds: Mapping[str, str]) -> Table:
     """The scores of a scenario's strategies at equal bytes, by the loss on all tasks."""
 
     def row(entry: Entry) -> Row:
-        scores = [
-            _spread((entry[scope] or {}).get(name), ".3f")
-            for scope in SCOPES
-            for name in ("rouge1", "loss")
-        ]
+        scores = [_spread((entry[scope] or {}).get(name), ".3f") for scope, name in PAIRS]
         sent = _spread(entry["round"], ".1f"), _spread(entry["bytes"], ".2f", unit=1e6)
         return (entry["strategy"], *scores, *sent, str(entry["seeds"]))
 
@@ -178,23 +169,17 @@ def _equal_bytes(found: Mapping[str, Any], kinds: Mapping[str, str]) -> Table:
         return float(scores["loss"]["mean"]) if scores else 0.0
 
     title = f"{found['scenario']}: scores at equal bytes, up to {found['bytes'] / 1e6:.2f} MB"
-    columns = (
-        "strategy",
-        *(f"{name}, {scope}" for scope in SCOPES for name in ("ROUGE-1", "loss")),
-        "rounds",
-        "MB",
-        "seeds",
-    )
-    entries = sorted(found["strategies"], key=rank)
-    return _table(
-        title, columns, [(row(one), {**one, "kind": kinds[one["strategy"]]}) for one in entries]
-    )
+    columns = ("strategy", *PAIRS.values(), "rounds", "MB", "seeds")
+    return _table(title, columns, map(row, sorted(found["strategies"], key=rank)), kinds)
 
 
-def _table(title: str, columns: Row, rows: Sequence[tuple[Row, Entry]]) -> Table:
-    ranked = tuple(row for row, entry in rows if entry["kind"] != "reference")
-    below = tuple(row for row, entry in rows if entry["kind"] == "reference")
-    return Table(title, columns, ranked, below)
+def _table(title: str, columns: Row, rows: Iterable[Row], kinds: Mapping[str, str]) -> Table:
+    """A table of rows that begin with a strategy, the references below the others."""
+    ranked: list[Row] = []
+    below: list[Row] = []
+    for row in rows:
+        (below if kinds[row[0]] == "reference" else ranked).append(row)
+    return Table(title, columns, tuple(ranked), tuple(below))
 
 
 def _spread(found: Mapping[str, float | None] | None, form: str, unit: float = 1.0) -> str:
